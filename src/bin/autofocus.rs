@@ -1,0 +1,21 @@
+//! All nodes in one process; frames are handed over without copying.
+//!
+//! The virtual microscope runs only when the camera's source is `sim`: its stage would otherwise stand in for a real one.
+
+use std::process::ExitCode;
+
+use hhnet::nodes::{camera, classifier, focus_controller, sim_microscope, stepper_bridge};
+use tokio::sync::watch;
+
+fn main() -> ExitCode {
+    hhnet::ros::app::main(|process| {
+        let (sim_out, sim_in) = watch::channel(None);
+        let (camera_out, camera_in) = watch::channel(None);
+        let app = process.app();
+        process.add(sim_microscope::run(app.clone(), Some(sim_out)));
+        process.add(camera::run(app.clone(), Some(sim_in), Some(camera_out)));
+        process.add(classifier::run(app.clone(), Some(camera_in)));
+        process.add(focus_controller::run(app.clone()));
+        process.add(stepper_bridge::run(app));
+    })
+}

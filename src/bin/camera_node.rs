@@ -1,0 +1,9 @@
+//! Frames from the virtual microscope, a folder or a recorded stack.
+
+use std::process::ExitCode;
+
+use hhnet::nodes::camera;
+
+fn main() -> ExitCode {
+    hhnet::ros::app::main(|process| process.add(camera::run(process.app(), None, None)))
+}

@@ -1,0 +1,9 @@
+//! One focus estimate for the newest frame.
+
+use std::process::ExitCode;
+
+use hhnet::nodes::classifier;
+
+fn main() -> ExitCode {
+    hhnet::ros::app::main(|process| process.add(classifier::run(process.app(), None)))
+}

@@ -1,0 +1,66 @@
+//! The command line.
+
+#[cfg(feature = "onnx")]
+#[path = "hhnet/bench.rs"]
+mod bench;
+#[path = "hhnet/dataset.rs"]
+mod dataset;
+#[cfg(feature = "onnx")]
+#[path = "hhnet/evaluate.rs"]
+mod evaluate;
+#[path = "hhnet/features.rs"]
+mod features;
+#[path = "hhnet/sim.rs"]
+mod sim;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Signed single-image autofocus: the virtual microscope and its tools.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Frames of the virtual microscope.
+    #[command(subcommand)]
+    Sim(sim::Command),
+    /// Labelled patches for training and scoring.
+    #[command(subcommand)]
+    Dataset(dataset::Command),
+    /// The 18 handcrafted features of an image.
+    Features(features::Arguments),
+    /// Score a model on labelled patches.
+    #[cfg(feature = "onnx")]
+    Evaluate(evaluate::Arguments),
+    /// How long one decision takes.
+    #[cfg(feature = "onnx")]
+    Bench(bench::Arguments),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Sim(command) => sim::run(command),
+        Command::Dataset(command) => dataset::run(command),
+        Command::Features(arguments) => features::run(&arguments),
+        #[cfg(feature = "onnx")]
+        Command::Evaluate(arguments) => evaluate::run(&arguments),
+        #[cfg(feature = "onnx")]
+        Command::Bench(arguments) => bench::run(&arguments),
+    }
+}

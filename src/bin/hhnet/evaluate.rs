@@ -1,0 +1,125 @@
+//! `hhnet evaluate`: how well a model judges frames, rendered now or labelled patches on disk.
+
+#[path = "evaluate/report.rs"]
+mod report;
+#[path = "evaluate/scores.rs"]
+mod scores;
+#[path = "evaluate/shards.rs"]
+mod shards;
+#[path = "evaluate/slides.rs"]
+mod slides;
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use hhnet::drivers::onnx::OnnxNetwork;
+use hhnet::network::{ClassifierConfig, Network as _, PatchPrediction};
+use hhnet::objective::Objective;
+use scores::Scores;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// ONNX model.
+    #[arg(long)]
+    model: PathBuf,
+    /// Folder of a data set (see `hhnet dataset`) to judge; without it, slides are rendered.
+    #[arg(long, conflicts_with_all = ["slides", "seed", "protocol", "shifted"])]
+    data: Option<PathBuf>,
+    /// Slides to render, seven frames each.
+    #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    slides: u32,
+    /// Seed of the first slide; the others follow it. Training uses 1 and up, 100000, 200000 and 300000 and up.
+    #[arg(long, default_value_t = 5_000_000)]
+    seed: u64,
+    /// Heights of the frames.
+    #[arg(long, value_enum, default_value_t = Protocol::Continuous)]
+    protocol: Protocol,
+    /// Optics, stain and density outside the ranges that training draws from.
+    #[arg(long)]
+    shifted: bool,
+    /// Threads of one inference.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    threads: u16,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    json: bool,
+    /// Folder for report.json, report.md and its pictures; made if missing.
+    #[arg(long)]
+    report: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Protocol {
+    /// Seven separated heights, one in the middle of each class, as in the paper's data set.
+    Paper,
+    /// Any height, classes balanced.
+    Continuous,
+    /// Nothing to judge: empty glass, lamp off, lamp nearly off, saturated camera.
+    Blank,
+}
+
+/// One frame: its true defocus and what the network said of its patches.
+struct JudgedFrame {
+    z_um: f64,
+    patches: Vec<PatchPrediction>,
+    /// Time from the frame to its estimate, where a whole frame was judged.
+    seconds: Option<f64>,
+}
+
+/// Opens the model, judges every frame, prints the scores.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let mut network = OnnxNetwork::open(&arguments.model, arguments.threads.into())?;
+    let card = network.card().clone();
+    if arguments.data.is_none() && arguments.protocol == Protocol::Blank {
+        let report = slides::judge_blank(network, arguments)?;
+        return Ok(writeln!(std::io::stdout().lock(), "{report:#}")?);
+    }
+    let (protocol, source, frames) = match &arguments.data {
+        Some(folder) => {
+            let frames = shards::judge(&mut network, folder)?;
+            ("data", folder.display().to_string(), frames)
+        }
+        None => {
+            let (name, source) = describe(arguments);
+            (name, source, slides::judge(network, arguments)?)
+        }
+    };
+    let depth_um = Objective::by_name(&card.objective)
+        .map_or(2.0 * card.class_edges.in_focus_um, |o| o.depth_of_field_um());
+    let scores = Scores::of(&frames, &card.class_edges, depth_um)?;
+    let report = scores.report(&card.model_id, protocol, &source);
+    if let Some(folder) = &arguments.report {
+        report::write(
+            folder,
+            &report,
+            &frames,
+            &ClassifierConfig::for_edges(&card.class_edges),
+        )?;
+    }
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        writeln!(out, "{report:#}")?;
+    } else if let serde_json::Value::Object(entries) = report {
+        for (name, value) in entries {
+            if name != "confusion" && name != "reliability" {
+                writeln!(out, "{name:>28}  {value}")?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Name of the protocol and a sentence about where the frames come from.
+fn describe(arguments: &Arguments) -> (&'static str, String) {
+    let name = match (arguments.protocol, arguments.shifted) {
+        (Protocol::Paper, false) => "paper",
+        (Protocol::Continuous, false) => "continuous",
+        (Protocol::Blank, _) => "blank",
+        (Protocol::Paper, true) => "paper, shifted",
+        (Protocol::Continuous, true) => "continuous, shifted",
+    };
+    let Arguments { slides, seed, .. } = arguments;
+    (name, format!("{slides} slides rendered from seed {seed}"))
+}

@@ -1,0 +1,284 @@
+//! The emulated controller behind a real pseudo-terminal, for the virtual microscope.
+//!
+//! Whoever opens the port talks to an [`Emulator`] running in real time, through the same serial stack as with hardware.
+//! The simulated camera asks an [`EmulatedStage`] where the lens really is. A symbolic link gives the port a stable
+//! name; the port can be closed and opened any number of times.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::pty::openpty;
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use nix::unistd::ttyname;
+
+use super::serial::Clock;
+use crate::protocol::grbl_emulator::{Emulator, EmulatorConfig};
+use crate::stage::Axis;
+use crate::units::Instant;
+
+/// Longest wait of the emulation thread, which bounds how fast it ends.
+const LONGEST_WAIT: Duration = Duration::from_millis(20);
+/// Wait while nobody has the port open.
+const CLOSED_WAIT: Duration = Duration::from_millis(5);
+
+/// Why an emulated port could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EmulatedPortError {
+    /// No pseudo-terminal.
+    #[error("cannot make a pseudo-terminal: {0}; is /dev/pts mounted?")]
+    Terminal(#[from] Errno),
+    /// No link.
+    #[error("cannot link the emulated port at {}: {source}", path.display())]
+    Link {
+        /// Where the link should be.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Something else is there.
+    #[error("cannot link the emulated port at {}: something that is not a link is there; remove it", path.display())]
+    InTheWay {
+        /// Where the link should be.
+        path: PathBuf,
+    },
+    /// No thread.
+    #[error("cannot start the emulation thread: {0}")]
+    Thread(io::Error),
+}
+
+/// The emulated machine, shared between the port and the simulated camera.
+#[derive(Clone)]
+pub struct EmulatedStage {
+    emulator: Arc<Mutex<Emulator>>,
+    clock: Clock,
+}
+
+impl std::fmt::Debug for EmulatedStage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("EmulatedStage")
+    }
+}
+
+impl EmulatedStage {
+    /// A machine that is powered up at its first use.
+    pub fn new(config: EmulatorConfig, clock: Clock) -> Self {
+        Self {
+            emulator: Arc::new(Mutex::new(Emulator::new(config))),
+            clock,
+        }
+    }
+
+    /// Where an axis really was at `at` (not later than now, exact for the last 2 s), µm.
+    pub fn position_um(&self, axis: Axis, at: Instant) -> f64 {
+        self.lock().position_um(axis, at)
+    }
+
+    /// The real velocity of an axis at `at`, µm/s.
+    pub fn um_per_s(&self, axis: Axis, at: Instant) -> f64 {
+        self.lock().um_per_s(axis, at)
+    }
+
+    /// When the last committed motion ends (in the past if at rest).
+    pub fn motion_end(&self) -> Instant {
+        self.lock().motion_end()
+    }
+
+    /// Cuts the power and restores it: see [`Emulator::power_cut`].
+    pub fn power_cut(&self) {
+        let now = (self.clock)();
+        self.lock().power_cut(now);
+    }
+
+    /// Presses a limit switch: see [`Emulator::trip_limit`].
+    pub fn trip_limit(&self) {
+        let now = (self.clock)();
+        self.lock().trip_limit(now);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Emulator> {
+        self.emulator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A pseudo-terminal with an emulated controller behind it. Dropping it unplugs it.
+#[derive(Debug)]
+pub struct EmulatedPort {
+    link: PathBuf,
+    device: PathBuf,
+    stage: EmulatedStage,
+    running: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl EmulatedPort {
+    /// Plugs a new machine in at `link`.
+    ///
+    /// # Errors
+    /// If there is no pseudo-terminal to be had or the link cannot be made.
+    pub fn open(link: &Path, config: EmulatorConfig, clock: Clock) -> Result<Self, EmulatedPortError> {
+        Self::attach(link, EmulatedStage::new(config, clock))
+    }
+
+    /// Plugs an existing machine in at `link`, replacing a link that is there.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn attach(link: &Path, stage: EmulatedStage) -> Result<Self, EmulatedPortError> {
+        let ends = openpty(None, None)?;
+        let mut settings = tcgetattr(&ends.slave)?;
+        cfmakeraw(&mut settings);
+        tcsetattr(&ends.slave, SetArg::TCSANOW, &settings)?;
+        let device = ttyname(&ends.slave)?;
+        let flags = OFlag::from_bits_truncate(fcntl(&ends.master, FcntlArg::F_GETFL)?);
+        fcntl(&ends.master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        // The far end belongs to whoever opens it; kept open here, closing it would go unnoticed.
+        drop(ends.slave);
+        place_link(&device, link)?;
+        let running = Arc::new(AtomicBool::new(true));
+        let cable = Cable {
+            master: ends.master.into(),
+            stage: stage.clone(),
+            running: Arc::clone(&running),
+        };
+        let thread = std::thread::Builder::new()
+            .name("emulated-stage".to_owned())
+            .spawn(move || cable.run())
+            .map_err(EmulatedPortError::Thread)?;
+        Ok(Self {
+            link: link.to_owned(),
+            device,
+            stage,
+            running,
+            thread: Some(thread),
+        })
+    }
+
+    /// The stable name of the port.
+    pub fn link(&self) -> &Path {
+        &self.link
+    }
+
+    /// The pseudo-terminal itself.
+    pub fn device(&self) -> &Path {
+        &self.device
+    }
+
+    /// The machine behind the port.
+    pub fn stage(&self) -> &EmulatedStage {
+        &self.stage
+    }
+
+    /// Where an axis really was at `at`, µm.
+    pub fn position_um(&self, axis: Axis, at: Instant) -> f64 {
+        self.stage.position_um(axis, at)
+    }
+}
+
+impl Drop for EmulatedPort {
+    fn drop(&mut self) {
+        self.running.store(false, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has nothing left to stop.
+            _ = thread.join().is_ok();
+        }
+        if fs::read_link(&self.link).is_ok_and(|target| target == self.device) {
+            // Nothing to be done about a link that cannot be removed; the next start replaces it.
+            _ = fs::remove_file(&self.link).is_ok();
+        }
+    }
+}
+
+/// Makes `link` point to `device`, at once and not in steps.
+fn place_link(device: &Path, link: &Path) -> Result<(), EmulatedPortError> {
+    if link
+        .symlink_metadata()
+        .is_ok_and(|metadata| !metadata.is_symlink())
+    {
+        return Err(EmulatedPortError::InTheWay {
+            path: link.to_owned(),
+        });
+    }
+    let mut aside = link.as_os_str().to_owned();
+    aside.push(format!(".{}", std::process::id()));
+    let aside = PathBuf::from(aside);
+    let failed = |source| EmulatedPortError::Link {
+        path: link.to_owned(),
+        source,
+    };
+    if aside.symlink_metadata().is_ok() {
+        fs::remove_file(&aside).map_err(failed)?;
+    }
+    std::os::unix::fs::symlink(device, &aside).map_err(failed)?;
+    fs::rename(&aside, link).map_err(failed)
+}
+
+/// The near end of the pseudo-terminal and what is behind it.
+struct Cable {
+    master: File,
+    stage: EmulatedStage,
+    running: Arc<AtomicBool>,
+}
+
+impl Cable {
+    fn run(mut self) {
+        let mut unsent: Vec<u8> = Vec::new();
+        while self.running.load(Ordering::Acquire) {
+            let now = (self.stage.clock)();
+            let (output, wakeup) = {
+                let mut emulator = self.stage.lock();
+                (emulator.poll(now), emulator.next_wakeup(now))
+            };
+            unsent.extend(output);
+            self.write(&mut unsent);
+            let wait = wakeup.map_or(LONGEST_WAIT, |at| at.since(now)).min(LONGEST_WAIT);
+            self.wait_and_read(wait);
+        }
+    }
+
+    /// Sends what the terminal takes; a real line does not wait either.
+    fn write(&mut self, unsent: &mut Vec<u8>) {
+        while !unsent.is_empty() {
+            match self.master.write(unsent) {
+                Ok(count) if count > 0 => {
+                    unsent.drain(..count);
+                }
+                _ => {
+                    unsent.clear();
+                }
+            }
+        }
+    }
+
+    fn wait_and_read(&mut self, wait: Duration) {
+        // Rounded up to a whole millisecond: output is a trickle, and bytes may go in small groups.
+        let wait_ms = u16::try_from(wait.as_micros().div_ceil(1000))
+            .unwrap_or(u16::MAX)
+            .max(1);
+        let mut fds = [PollFd::new(self.master.as_fd(), PollFlags::POLLIN)];
+        if poll(&mut fds, PollTimeout::from(wait_ms)).is_err() {
+            return;
+        }
+        let events = fds[0].revents().unwrap_or(PollFlags::empty());
+        if events.contains(PollFlags::POLLIN) {
+            let mut buffer = [0; 512];
+            if let Ok(count) = self.master.read(&mut buffer) {
+                let now = (self.stage.clock)();
+                self.stage.lock().receive(&buffer[..count], now);
+                return;
+            }
+        }
+        if events.contains(PollFlags::POLLHUP) {
+            // Nobody has the port open.
+            std::thread::sleep(CLOSED_WAIT);
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! Everything that does I/O without ROS.
+
+#[cfg(feature = "serial")]
+pub mod emulated_port;
+#[cfg(feature = "camera")]
+pub mod image_files;
+#[cfg(feature = "onnx")]
+pub mod onnx;
+#[cfg(feature = "serial")]
+pub mod serial;

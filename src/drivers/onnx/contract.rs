@@ -1,0 +1,233 @@
+//! The model contract: names, types, shapes and metadata.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ort::session::Session;
+use ort::value::{Outlet, TensorElementType, ValueType};
+
+use super::OnnxError;
+use crate::classes::{CLASSES, ClassEdges};
+use crate::features::FEATURES;
+use crate::network::ModelCard;
+use crate::patches::PATCH;
+
+/// A tensor of the contract; the first axis, n, is in every one of them and free.
+struct Tensor {
+    name: &'static str,
+    element: TensorElementType,
+    /// The axes after the first.
+    rest: &'static [usize],
+}
+
+const INPUTS: [Tensor; 2] = [
+    Tensor {
+        name: "patches",
+        element: TensorElementType::Uint8,
+        rest: &[PATCH, PATCH, 3],
+    },
+    Tensor {
+        name: "handcrafted",
+        element: TensorElementType::Float32,
+        rest: &[FEATURES],
+    },
+];
+
+const OUTPUTS: [Tensor; 3] = [
+    Tensor {
+        name: "probabilities",
+        element: TensorElementType::Float32,
+        rest: &[CLASSES],
+    },
+    Tensor {
+        name: "defocus_um",
+        element: TensorElementType::Float32,
+        rest: &[],
+    },
+    Tensor {
+        name: "log_variance",
+        element: TensorElementType::Float32,
+        rest: &[],
+    },
+];
+
+impl Tensor {
+    /// Whether the outlet is this tensor. A graph need not know the shapes of its outputs; they are tried out.
+    fn is(&self, outlet: &Outlet) -> bool {
+        let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+            return false;
+        };
+        let [first, rest @ ..] = &shape[..] else {
+            return false;
+        };
+        let fits = rest.len() == self.rest.len()
+            && rest
+                .iter()
+                .zip(self.rest)
+                .all(|(&got, &wanted)| got == -1 || got == wanted as i64);
+        outlet.name() == self.name && *ty == self.element && *first == -1 && fits
+    }
+
+    fn describe(&self) -> String {
+        let rest: String = self.rest.iter().map(|side| format!(", {side}")).collect();
+        format!("{} {} [n{rest}]", self.name, element_name(self.element))
+    }
+}
+
+/// Refuses other inputs than the two, and outputs that lack one of the three.
+pub(super) fn check(session: &Session, path: &Path) -> Result<(), OnnxError> {
+    let (inputs, outputs) = (session.inputs(), session.outputs());
+    let all_there = |needed: &[Tensor], found: &[Outlet]| {
+        needed
+            .iter()
+            .all(|tensor| found.iter().any(|outlet| tensor.is(outlet)))
+    };
+    let wrong = |kind, needed: &[Tensor], found: &[Outlet]| OnnxError::Contract {
+        path: path.into(),
+        kind,
+        found: list(found.iter().map(describe)),
+        needed: list(needed.iter().map(Tensor::describe)),
+    };
+    if inputs.len() != INPUTS.len() || !all_there(&INPUTS, inputs) {
+        return Err(wrong("inputs", &INPUTS, inputs));
+    }
+    if !all_there(&OUTPUTS, outputs) {
+        return Err(wrong("outputs", &OUTPUTS, outputs));
+    }
+    Ok(())
+}
+
+fn list(entries: impl Iterator<Item = String>) -> String {
+    entries.collect::<Vec<_>>().join(" and ")
+}
+
+fn describe(outlet: &Outlet) -> String {
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
+        return format!("{} (not a tensor)", outlet.name());
+    };
+    let sides: Vec<_> = shape
+        .iter()
+        .map(|&side| {
+            if side < 0 {
+                "?".to_owned()
+            } else {
+                side.to_string()
+            }
+        })
+        .collect();
+    format!("{} {} [{}]", outlet.name(), element_name(*ty), sides.join(", "))
+}
+
+/// Element types as numpy and ONNX call them.
+fn element_name(element: TensorElementType) -> String {
+    match element {
+        TensorElementType::Float32 => "float32".to_owned(),
+        TensorElementType::Float16 => "float16".to_owned(),
+        TensorElementType::Float64 => "float64".to_owned(),
+        TensorElementType::Uint8 => "uint8".to_owned(),
+        TensorElementType::Int8 => "int8".to_owned(),
+        TensorElementType::Int64 => "int64".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// The model's card from its metadata.
+pub(super) fn card(session: &Session, path: &Path, model_id: Arc<str>) -> Result<ModelCard, OnnxError> {
+    let metadata = session.metadata().map_err(|error| OnnxError::Refused {
+        path: path.into(),
+        reason: super::one_line(&error.to_string()),
+    })?;
+    let text = |key| metadata.custom(key).unwrap_or_default();
+    let required = |key, needed: &'static str| {
+        let found = text(key);
+        if found.is_empty() {
+            Err(bad_entry(path, key, &found, needed))
+        } else {
+            Ok(found)
+        }
+    };
+    let edges_text = text("hhnet_class_edges_um");
+    let edges_needed = "the class edges in µm, a JSON array of four positive numbers that increase";
+    let class_edges = edges(&edges_text)
+        .ok_or_else(|| bad_entry(path, "hhnet_class_edges_um", &edges_text, edges_needed))?;
+    let pixel_text = text("hhnet_pixel_size_um");
+    let pixel_size_um = pixel_text
+        .trim()
+        .parse()
+        .ok()
+        .filter(|&side: &f64| side.is_finite() && side > 0.0);
+    let pixel_size_um = pixel_size_um.ok_or_else(|| {
+        bad_entry(
+            path,
+            "hhnet_pixel_size_um",
+            &pixel_text,
+            "the side of a pixel on the slide in µm",
+        )
+    })?;
+    Ok(ModelCard {
+        model_id,
+        class_edges,
+        objective: required("hhnet_objective", "the name of an objective, for example 40x0.65")?,
+        pixel_size_um,
+        training_set: text("hhnet_training_set"),
+        scores: text("hhnet_scores"),
+    })
+}
+
+fn bad_entry(path: &Path, key: &'static str, found: &str, needed: &'static str) -> OnnxError {
+    let found = if found.is_empty() {
+        "nothing".to_owned()
+    } else {
+        format!("'{found}'")
+    };
+    OnnxError::Metadata {
+        path: path.into(),
+        key,
+        found,
+        needed,
+    }
+}
+
+fn edges(text: &str) -> Option<ClassEdges> {
+    let [in_focus_um, near_um, middle_um, far_um]: [f64; 4] = serde_json::from_str(text).ok()?;
+    let sound = 0.0 < in_focus_um
+        && in_focus_um < near_um
+        && near_um < middle_um
+        && middle_um < far_um
+        && far_um.is_finite();
+    sound.then_some(ClassEdges {
+        in_focus_um,
+        near_um,
+        middle_um,
+        far_um,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_must_increase() {
+        assert_eq!(edges("[0.7, 5, 11.4, 30]").unwrap().middle_um, 11.4);
+        for text in [
+            "",
+            "[1, 2, 3]",
+            "[1, 2, 3, 4, 5]",
+            "[0, 1, 2, 3]",
+            "[1, 3, 2, 4]",
+            "[1, 2, 3, null]",
+            "{}",
+        ] {
+            assert!(edges(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_contract_reads_as_documented() {
+        assert_eq!(
+            list(INPUTS.iter().map(Tensor::describe)),
+            "patches uint8 [n, 300, 300, 3] and handcrafted float32 [n, 18]"
+        );
+    }
+}

@@ -1,0 +1,292 @@
+//! Networks from ONNX files, run by ONNX Runtime.
+//!
+//! The runtime's library is loaded when the first model is opened: from the path in `ORT_DYLIB_PATH`, else
+//! `libonnxruntime.so` from where the system looks for libraries. A model keeps this contract:
+//!
+//! | | name | type | shape |
+//! |---|---|---|---|
+//! | input | `patches` | uint8 | [n, 300, 300, 3] |
+//! | input | `handcrafted` | float32 | [n, 18], not standardised |
+//! | output | `probabilities` | float32 | [n, 7], order 4, 3, 2, 1, 0, -1, -2 |
+//! | output | `defocus_um` | float32 | [n] |
+//! | output | `log_variance` | float32 | [n] |
+//!
+//! and carries in its metadata `hhnet_class_edges_um` (JSON array: in focus, near, middle, far), `hhnet_objective` and
+//! `hhnet_pixel_size_um`; `hhnet_training_set` and `hhnet_scores` may be missing. Everything is checked when the file is
+//! opened, so that a model that opens also answers.
+
+mod contract;
+mod file;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ndarray::{Array2, Array4, ArrayView2, ArrayView4, Axis};
+use ort::environment::Environment;
+use ort::session::{Session, SessionOutputs};
+use ort::value::TensorRef;
+use sha2::{Digest as _, Sha256};
+
+use crate::classes::CLASSES;
+use crate::features::FEATURES;
+use crate::network::{ModelCard, Network, NetworkError, PatchPrediction};
+use crate::patches::PATCH;
+use crate::vote;
+
+/// A model from a file, ready to run.
+pub struct OnnxNetwork {
+    session: Session,
+    card: ModelCard,
+}
+
+impl OnnxNetwork {
+    /// Opens the model at `path` to run on `threads` CPU threads, which sleep between frames instead of spinning.
+    ///
+    /// # Errors
+    /// If the file is missing or not a model that keeps the contract, or ONNX Runtime cannot be loaded.
+    pub fn open(path: impl AsRef<Path>, threads: usize) -> Result<Self, OnnxError> {
+        let path = path.as_ref();
+        let bytes = read(path)?;
+        match file::inspect(&bytes) {
+            Err(file::NotOnnx) => return Err(OnnxError::NotOnnx { path: path.into() }),
+            Ok(file::Weights::Outside) => return Err(OnnxError::ExternalData { path: path.into() }),
+            Ok(file::Weights::Inside) => (),
+        }
+        let environment = environment()?;
+        let refused = |reason: String| OnnxError::Refused {
+            path: path.into(),
+            reason: one_line(&reason),
+        };
+        let session = session(&environment, &bytes, threads.max(1)).map_err(refused)?;
+        contract::check(&session, path)?;
+        let card = contract::card(&session, path, model_id(path, &bytes))?;
+        let mut network = Self { session, card };
+        network.try_out().map_err(refused)?;
+        Ok(network)
+    }
+
+    /// Judges one black patch: a graph may promise shapes and types that it does not keep.
+    fn try_out(&mut self) -> Result<(), String> {
+        let (patches, handcrafted) = (Array4::zeros((1, PATCH, PATCH, 3)), Array2::zeros((1, FEATURES)));
+        let answer = self
+            .infer(patches.view(), handcrafted.view())
+            .map_err(|error| error.to_string())?;
+        match answer.as_slice() {
+            [one] if vote::decide(&one.probabilities).is_some() => Ok(()),
+            _ => Err("its probabilities for a black patch do not add up to 1".to_owned()),
+        }
+    }
+
+    fn inference_error(&self, patches: usize, reason: &dyn std::fmt::Display) -> NetworkError {
+        let reason = one_line(&reason.to_string());
+        NetworkError::Inference {
+            model: self.card.model_id.clone(),
+            patches,
+            reason,
+        }
+    }
+}
+
+impl Network for OnnxNetwork {
+    fn infer(
+        &mut self,
+        patches: ArrayView4<'_, u8>,
+        handcrafted: ArrayView2<'_, f32>,
+    ) -> Result<Vec<PatchPrediction>, NetworkError> {
+        let (count, rows) = (patches.len_of(Axis(0)), handcrafted.len_of(Axis(0)));
+        if count != rows {
+            return Err(NetworkError::Mismatch { patches: count, rows });
+        }
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let answer = run(&mut self.session, patches, handcrafted);
+        let answer = answer.map_err(|error| self.inference_error(count, &error))?;
+        if answer.len() != count {
+            let model = self.card.model_id.clone();
+            return Err(NetworkError::WrongCount {
+                model,
+                patches: count,
+                answers: answer.len(),
+            });
+        }
+        Ok(answer)
+    }
+
+    fn card(&self) -> &ModelCard {
+        &self.card
+    }
+}
+
+fn run(
+    session: &mut Session,
+    patches: ArrayView4<'_, u8>,
+    handcrafted: ArrayView2<'_, f32>,
+) -> ort::Result<Vec<PatchPrediction>> {
+    let patches = TensorRef::from_array_view(patches)?;
+    let handcrafted = TensorRef::from_array_view(handcrafted)?;
+    predictions(&session.run(ort::inputs!["patches" => patches, "handcrafted" => handcrafted])?)
+}
+
+fn predictions(outputs: &SessionOutputs<'_>) -> ort::Result<Vec<PatchPrediction>> {
+    let numbers = |name: &str| {
+        let output = outputs
+            .get(name)
+            .ok_or_else(|| ort::Error::new(format!("it has no output {name}")))?;
+        Ok::<_, ort::Error>(output.try_extract_tensor::<f32>()?.1)
+    };
+    let (rows, _) = numbers("probabilities")?.as_chunks::<CLASSES>();
+    let (defocus_um, log_variance) = (numbers("defocus_um")?, numbers("log_variance")?);
+    let answers = rows.iter().zip(defocus_um.iter().zip(log_variance));
+    Ok(answers
+        .map(|(&probabilities, (&defocus_um, &log_variance))| PatchPrediction {
+            probabilities,
+            defocus_um,
+            log_variance,
+        })
+        .collect())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, OnnxError> {
+    std::fs::read(path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => OnnxError::Missing { path: path.into() },
+        _ => OnnxError::Unreadable {
+            path: path.into(),
+            source,
+        },
+    })
+}
+
+/// File name and the first 12 hexadecimal digits of the SHA-256.
+fn model_id(path: &Path, bytes: &[u8]) -> Arc<str> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let digits: String = Sha256::digest(bytes)
+        .iter()
+        .take(6)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    format!("{name} {digits}").into()
+}
+
+/// The process's one environment of ONNX Runtime; loads the library the first time.
+fn environment() -> Result<Environment, OnnxError> {
+    static ENVIRONMENT: Mutex<Option<Environment>> = Mutex::new(None);
+    let mut kept = ENVIRONMENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(environment) = &*kept {
+        return Ok(environment.clone());
+    }
+    let named = std::env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty());
+    let library = named.map_or_else(|| PathBuf::from("libonnxruntime.so"), PathBuf::from);
+    let failed = |reason: String| OnnxError::Runtime {
+        library: library.clone(),
+        reason: one_line(&reason),
+    };
+    let builder = ort::init_from(&library).map_err(|error| failed(error.to_string()))?;
+    let environment = builder
+        .with_name("hhnet")
+        .with_telemetry(false)
+        .build()
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(kept.insert(environment).clone())
+}
+
+fn session(environment: &Environment, bytes: &[u8], threads: usize) -> Result<Session, String> {
+    let builder = Session::builder(environment).map_err(text)?;
+    let builder = builder.with_intra_threads(threads).map_err(text)?;
+    let builder = builder.with_intra_op_spinning(false).map_err(text)?;
+    let mut builder = builder.with_inter_op_spinning(false).map_err(text)?;
+    builder.commit_from_memory(bytes).map_err(text)
+}
+
+/// The message alone: a builder's errors own the builder, which is not Send.
+fn text<R>(error: ort::Error<R>) -> String {
+    error.message().to_owned()
+}
+
+/// The text on one line: the runtime's messages have breaks.
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A model cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OnnxError {
+    /// No such file.
+    #[error("there is no model {path}: give the path of an ONNX file, for example models/hhnet_fast.onnx")]
+    Missing {
+        /// Path of the model.
+        path: PathBuf,
+    },
+    /// The file cannot be read.
+    #[error("cannot read the model {path}: {source}; give the path of a readable file")]
+    Unreadable {
+        /// Path of the model.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Not an ONNX file.
+    #[error("{path} is not an ONNX file or is cut short: copy or export the model again")]
+    NotOnnx {
+        /// Path of the model.
+        path: PathBuf,
+    },
+    /// The weights are elsewhere.
+    #[error(
+        "model {path} keeps weights in another file: save it as one file (onnx.save without external data)"
+    )]
+    ExternalData {
+        /// Path of the model.
+        path: PathBuf,
+    },
+    /// ONNX Runtime's library cannot be loaded.
+    #[error(
+        "cannot load ONNX Runtime from {library} ({reason}): set ORT_DYLIB_PATH to libonnxruntime.so of version 1.{} or \
+         newer",
+        ort::MINOR_VERSION
+    )]
+    Runtime {
+        /// The library that was tried.
+        library: PathBuf,
+        /// What the loader said.
+        reason: String,
+    },
+    /// ONNX Runtime refuses the model.
+    #[error(
+        "ONNX Runtime cannot run the model {path}: {reason}; export it again, for an opset the runtime knows"
+    )]
+    Refused {
+        /// Path of the model.
+        path: PathBuf,
+        /// What the runtime said.
+        reason: String,
+    },
+    /// Other inputs or outputs than the contract's.
+    #[error(
+        "model {path} has the {kind} {found} but needs {needed}: export it with those names, types and shapes"
+    )]
+    Contract {
+        /// Path of the model.
+        path: PathBuf,
+        /// `inputs` or `outputs`.
+        kind: &'static str,
+        /// What it has.
+        found: String,
+        /// What it needs.
+        needed: String,
+    },
+    /// Metadata missing or senseless.
+    #[error(
+        "model {path} has {found} as metadata {key} but needs {needed}: add it when exporting (metadata_props)"
+    )]
+    Metadata {
+        /// Path of the model.
+        path: PathBuf,
+        /// Name of the entry.
+        key: &'static str,
+        /// What it says.
+        found: String,
+        /// What it should say.
+        needed: &'static str,
+    },
+}

@@ -1,0 +1,283 @@
+//! Closed loops in virtual time: a stage that follows at once, an estimator with latency.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A stage, a lens and a classifier with latency, stepped every 10 ms.
+struct Loop {
+    controller: FocusController,
+    z_um: f64,
+    lowest_um: f64,
+    focus_um: f64,
+    /// Beyond this depth the sign is not in the picture and everything looks too far.
+    blind_below_um: f64,
+    latency: Duration,
+    now: Instant,
+    pending: Vec<Observation>,
+    last_exposure: Instant,
+}
+
+const TICK: Duration = Duration::from_millis(10);
+
+impl Loop {
+    fn new(law: Law, start_um: f64, latency_ms: u64) -> Self {
+        let mut controller = FocusController::new(
+            FocusConfig {
+                law,
+                ..FocusConfig::default()
+            }
+            .checked()
+            .unwrap(),
+        );
+        let now = Instant::from_nanos(1_000_000_000);
+        controller.enable(now);
+        Self {
+            controller,
+            z_um: start_um,
+            lowest_um: start_um,
+            focus_um: 0.0,
+            blind_below_um: 1e3,
+            latency: Duration::from_millis(latency_ms),
+            now,
+            pending: Vec::new(),
+            last_exposure: now,
+        }
+    }
+
+    fn observe(&self, trusted: bool) -> Observation {
+        let defocus = Micrometres(self.z_um - self.focus_um);
+        let seen = if defocus.0 < -self.blind_below_um {
+            -defocus
+        } else {
+            defocus
+        };
+        let index = self.controller.config.edges.classify(seen);
+        let other_side = if defocus.abs().0 > self.blind_below_um {
+            0.4
+        } else {
+            0.0
+        };
+        Observation {
+            index,
+            defocus: Some(seen),
+            other_side,
+            trusted,
+            exposed: self.now,
+        }
+    }
+
+    fn tick(&mut self, see: bool, trusted: bool) -> f64 {
+        if see && self.now.since(self.last_exposure) >= Duration::from_millis(50) {
+            self.pending.push(self.observe(trusted));
+            self.last_exposure = self.now;
+        }
+        while self
+            .pending
+            .first()
+            .is_some_and(|first| self.now.since(first.exposed) >= self.latency)
+        {
+            let observation = self.pending.remove(0);
+            self.controller.handle_observation(observation);
+        }
+        let velocity = self.controller.poll(self.now);
+        let motion = if velocity == 0.0 {
+            Motion::Still
+        } else {
+            Motion::Moving
+        };
+        self.z_um += velocity * TICK.as_secs_f64();
+        self.lowest_um = self.lowest_um.min(self.z_um);
+        self.now = self.now + TICK;
+        self.controller.handle_stage(StageReport {
+            z: Some(Micrometres(self.z_um)),
+            motion,
+            at: self.now,
+        });
+        velocity
+    }
+
+    fn run(&mut self, seconds: f64) {
+        self.controller.handle_stage(StageReport {
+            z: Some(Micrometres(self.z_um)),
+            motion: Motion::Still,
+            at: self.now,
+        });
+        let end = self.now + Duration::from_secs_f64(seconds);
+        while self.now < end && *self.controller.phase() != Phase::InFocus {
+            self.tick(true, true);
+        }
+    }
+}
+
+#[test]
+fn algorithm_1_speeds() {
+    let controller = FocusController::new(FocusConfig::default());
+    let speeds = DistanceIndex::ALL.map(|index| controller.speed(index));
+    for (speed, expected) in speeds
+        .into_iter()
+        .zip([223.7, 134.22, 89.48, 44.74, 0.0, -44.74, -89.48])
+    {
+        assert!((speed - expected).abs() < 1e-9, "{speed} {expected}");
+    }
+}
+
+#[test]
+fn the_verbatim_law_focuses_when_decisions_are_quick() {
+    let mut fast = Loop::new(Law::Paper, 40.0, 0);
+    fast.run(10.0);
+    assert_eq!(*fast.controller.phase(), Phase::InFocus);
+    assert!(fast.z_um.abs() < 3.0, "{}", fast.z_um);
+}
+
+#[test]
+fn the_verbatim_law_hunts_where_stepwise_settles() {
+    let mut paper = Loop::new(Law::Paper, 40.0, 200);
+    let mut crossings = 0;
+    let mut before = 40.0_f64;
+    paper.controller.handle_stage(StageReport {
+        z: Some(Micrometres(40.0)),
+        motion: Motion::Still,
+        at: paper.now,
+    });
+    for _ in 0..1000 {
+        paper.tick(true, true);
+        crossings += usize::from(before.signum() != paper.z_um.signum());
+        before = paper.z_um;
+    }
+    assert!(crossings > 5, "expected hunting, saw {crossings} crossings");
+
+    let mut stepwise = Loop::new(Law::Stepwise, 40.0, 200);
+    stepwise.run(10.0);
+    assert_eq!(*stepwise.controller.phase(), Phase::InFocus);
+    assert!(stepwise.z_um.abs() < 0.5, "{}", stepwise.z_um);
+}
+
+#[test]
+fn no_motion_without_fresh_trusted_estimates() {
+    for law in [Law::Paper, Law::Stepwise] {
+        let mut blind = Loop::new(law, 40.0, 0);
+        blind.controller.handle_stage(StageReport {
+            z: Some(Micrometres(40.0)),
+            motion: Motion::Still,
+            at: blind.now,
+        });
+        assert!(
+            (0..1000).all(|_| blind.tick(true, false) == 0.0),
+            "{law:?} moved on untrusted estimates"
+        );
+        let mut silent = Loop::new(law, 40.0, 0);
+        silent.controller.handle_stage(StageReport {
+            z: Some(Micrometres(40.0)),
+            motion: Motion::Still,
+            at: silent.now,
+        });
+        for _ in 0..30 {
+            silent.tick(true, true);
+        }
+        for _ in 0..150 {
+            silent.tick(false, true);
+        }
+        assert_eq!(
+            silent.tick(false, true),
+            0.0,
+            "{law:?} kept moving on stale estimates"
+        );
+        for _ in 0..600 {
+            silent.tick(false, true);
+        }
+        assert!(matches!(silent.controller.phase(), Phase::Failed(reason) if reason.contains("no estimate")));
+    }
+}
+
+#[test]
+fn frames_exposed_in_motion_do_not_decide_the_next_step() {
+    let mut run = Loop::new(Law::Stepwise, 40.0, 0);
+    run.controller.handle_stage(StageReport {
+        z: Some(Micrometres(40.0)),
+        motion: Motion::Still,
+        at: run.now,
+    });
+    while run.tick(true, true) == 0.0 {}
+    let in_motion = run.observe(true);
+    while run.tick(false, true) != 0.0 {}
+    run.controller.handle_observation(in_motion);
+    assert_eq!(run.controller.poll(run.now), 0.0);
+}
+
+#[test]
+fn a_dead_stage_ends_the_run() {
+    let mut run = Loop::new(Law::Stepwise, 40.0, 0);
+    run.controller.handle_stage(StageReport {
+        z: None,
+        motion: Motion::Unavailable,
+        at: run.now,
+    });
+    assert_eq!(run.controller.poll(run.now), 0.0);
+    assert!(matches!(run.controller.phase(), Phase::Failed(reason) if reason.contains("stage")));
+}
+
+#[test]
+fn settings_out_of_range_are_named() {
+    let check = |config: FocusConfig, word: &str| {
+        let message = config.checked().unwrap_err().to_string();
+        assert!(message.contains(word), "{message}");
+    };
+    check(
+        FocusConfig {
+            default_speed_um_per_s: f64::NAN,
+            ..FocusConfig::default()
+        },
+        "default_speed",
+    );
+    check(
+        FocusConfig {
+            z_min: Micrometres(1.0),
+            z_max: Micrometres(1.0),
+            ..FocusConfig::default()
+        },
+        "z_min",
+    );
+    check(
+        FocusConfig {
+            z_max: Micrometres(f64::INFINITY),
+            ..FocusConfig::default()
+        },
+        "z_max",
+    );
+}
+
+proptest! {
+    #[test]
+    fn stepwise_focuses_from_anywhere(start_um in -60.0..60.0_f64, latency_ms in 0_u64..400) {
+        let mut run = Loop::new(Law::Stepwise, start_um, latency_ms);
+        run.run(20.0);
+        prop_assert_eq!(run.controller.phase(), &Phase::InFocus);
+        prop_assert!(run.z_um.abs() < 0.72, "ended at {}", run.z_um);
+        prop_assert!(run.lowest_um >= start_um.min(-1.0), "dipped to {} from {}", run.lowest_um, start_um);
+    }
+
+    #[test]
+    fn stepwise_finds_the_sign_where_the_picture_hides_it(start_um in -60.0..60.0_f64, latency_ms in 0_u64..400) {
+        let mut run = Loop::new(Law::Stepwise, start_um, latency_ms);
+        run.blind_below_um = 25.0;
+        run.run(25.0);
+        prop_assert_eq!(run.controller.phase(), &Phase::InFocus);
+        prop_assert!(run.z_um.abs() < 0.72, "ended at {}", run.z_um);
+        prop_assert!(run.lowest_um >= start_um.min(-1.0) - 1.0, "dipped to {} from {}", run.lowest_um, start_um);
+    }
+
+    #[test]
+    fn lies_never_lead_past_the_limits(start_um in -99.0..299.0_f64, index in 0_usize..7, stepwise: bool) {
+        let law = if stepwise { Law::Stepwise } else { Law::Paper };
+        let mut run = Loop::new(law, start_um, 0);
+        run.controller.handle_stage(StageReport { z: Some(Micrometres(start_um)), motion: Motion::Still, at: run.now });
+        for _ in 0..2000 {
+            let lie = Observation { index: DistanceIndex::from_class(index), defocus: None,
+                other_side: 0.0, trusted: true, exposed: run.now };
+            run.controller.handle_observation(lie);
+            run.tick(false, true);
+            prop_assert!((-100.0..=300.0).contains(&run.z_um), "reached {}", run.z_um);
+        }
+    }
+}

@@ -1,0 +1,394 @@
+//! The contract every model keeps, and the classifier that turns one frame into one [`Estimate`] with it.
+//!
+//! A network sees n patches (uint8 RGB [n, 300, 300, 3]) and the 18 features of their frame, once per patch
+//! (float32 [n, 18], not standardised), and answers with a distribution over the seven classes, a signed defocus and the
+//! logarithm of its variance for each patch. How it computes them is its own affair; [`crate::drivers`] has the networks
+//! that read ONNX files.
+
+use std::sync::Arc;
+
+use ndarray::{Array2, ArrayView2, ArrayView4};
+
+use crate::classes::{CLASSES, ClassEdges, DistanceIndex};
+use crate::features::{FEATURES, Handcrafted};
+use crate::frame::Frame;
+use crate::patches::{self, Grid, ImageTooSmall};
+use crate::units::Micrometres;
+use crate::vote::{self, Fusion, Measurement, Probabilities, Voting};
+
+/// The logarithm of a variance is taken as at most this far from 0: standard deviations of 0.0025 to 400 µm.
+const LOG_VARIANCE_LIMIT: f64 = 12.0;
+
+/// Mean luminance of a frame that was exposed, grey levels: below it the lamp is off, above it all but the darkest is clipped.
+const EXPOSED: std::ops::RangeInclusive<f64> = 12.0..=250.0;
+
+/// What a network says about one patch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PatchPrediction {
+    /// Probability of each class, in the order 4, 3, 2, 1, 0, -1, -2; adds up to 1.
+    pub probabilities: Probabilities,
+    /// Signed defocus, µm; positive: the lens is too far from the slide. NaN if the model does not estimate it.
+    pub defocus_um: f32,
+    /// Natural logarithm of the variance of `defocus_um` in µm². NaN if the model does not estimate it.
+    pub log_variance: f32,
+}
+
+impl PatchPrediction {
+    /// The patch's defocus, if the model states one.
+    pub fn measurement(&self) -> Option<Measurement> {
+        let log_variance = f64::from(self.log_variance).clamp(-LOG_VARIANCE_LIMIT, LOG_VARIANCE_LIMIT);
+        let stated = self.defocus_um.is_finite() && !log_variance.is_nan();
+        stated.then(|| Measurement {
+            defocus_um: self.defocus_um.into(),
+            variance_um2: log_variance.exp(),
+        })
+    }
+}
+
+/// What a model says about itself.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelCard {
+    /// File name and the first 12 hexadecimal digits of the file's SHA-256.
+    pub model_id: Arc<str>,
+    /// Heights the classes were trained on.
+    pub class_edges: ClassEdges,
+    /// Objective it was trained for, for example `40x0.65`.
+    pub objective: String,
+    /// Side of a pixel in the object plane it was trained for, µm.
+    pub pixel_size_um: f64,
+    /// Identity of the training set; empty if the model does not say.
+    pub training_set: String,
+    /// Scores on held-out data, as JSON; empty if the model does not say.
+    pub scores: String,
+}
+
+/// A model that is ready to judge patches.
+pub trait Network {
+    /// Judges patches [n, 300, 300, 3] with the features [n, 18] of the frame each comes from; n predictions in order.
+    ///
+    /// # Errors
+    /// If the two disagree about n, or inference fails.
+    fn infer(
+        &mut self,
+        patches: ArrayView4<'_, u8>,
+        handcrafted: ArrayView2<'_, f32>,
+    ) -> Result<Vec<PatchPrediction>, NetworkError>;
+
+    /// What the model says about itself.
+    fn card(&self) -> &ModelCard;
+}
+
+/// A network did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    /// Patches and features do not belong together.
+    #[error("{patches} patches came with {rows} rows of features: give one row of 18 for each patch")]
+    Mismatch {
+        /// Patches given.
+        patches: usize,
+        /// Rows of features given.
+        rows: usize,
+    },
+    /// The runtime refused or failed.
+    #[error("model {model} failed on {patches} patches: {reason}; check the model with `hhnet evaluate`")]
+    Inference {
+        /// Model id.
+        model: Arc<str>,
+        /// Patches given.
+        patches: usize,
+        /// What the runtime said.
+        reason: String,
+    },
+    /// The answer is not one prediction per patch.
+    #[error(
+        "model {model} answered {answers} predictions for {patches} patches: export it with a dynamic first axis"
+    )]
+    WrongCount {
+        /// Model id.
+        model: Arc<str>,
+        /// Patches given.
+        patches: usize,
+        /// Predictions returned.
+        answers: usize,
+    },
+}
+
+/// How a [`Classifier`] decides.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ClassifierConfig {
+    /// How the patches vote.
+    pub voting: Voting,
+    /// Certainty of the image below which an estimate is not trusted, 0 to 1.
+    pub min_certainty: f32,
+    /// [Contrast](patches::contrast) below which a patch is blank and is not shown to the network, grey levels, 0 to 128.
+    pub min_contrast: f32,
+    /// Valid patches an estimate needs to be trusted, at least 1.
+    pub min_patches: usize,
+    /// Standard deviation of the defocus, relative to it, above which an estimate farther away than index 1 reaches is not
+    /// trusted, above 0: images of a specimen stay below 0.2, empty glass is above 1.
+    pub max_relative_stddev: f64,
+    /// Heights of the classes: where vote and defocus name classes that are not neighbours, the estimate is not trusted. Patches of
+    /// empty glass guess a class and say themselves that they do not know the height.
+    pub edges: ClassEdges,
+    /// Exponent of the voted distribution before it is stated, 0.1 to 10: patches that agree know more together than their mean
+    /// says. Set on held-out slides so that of the images that state 90 %, nine in ten are right.
+    pub sharpness: f64,
+    /// Part of the patches' errors that they have in common (see [`vote::fuse`]), 0 to 1.
+    pub patch_correlation: f64,
+    /// Seed of the places of the four crops whose correlations are features 13 to 18.
+    pub crop_seed: u64,
+}
+
+impl Default for ClassifierConfig {
+    fn default() -> Self {
+        Self::for_edges(&ClassEdges::default())
+    }
+}
+
+impl ClassifierConfig {
+    /// The usual settings for a model of these classes.
+    pub fn for_edges(edges: &ClassEdges) -> Self {
+        Self {
+            voting: Voting::default(),
+            min_certainty: 0.5,
+            min_contrast: 0.6,
+            min_patches: 1,
+            max_relative_stddev: 0.4,
+            edges: *edges,
+            sharpness: 1.5,
+            patch_correlation: 0.5,
+            crop_seed: 0,
+        }
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let rows = [
+            ("min_certainty", f64::from(self.min_certainty), 0.0, 1.0),
+            ("min_contrast", f64::from(self.min_contrast), 0.0, 128.0),
+            ("min_patches", self.min_patches as f64, 1.0, f64::MAX),
+            (
+                "max_relative_stddev",
+                self.max_relative_stddev,
+                f64::MIN_POSITIVE,
+                f64::MAX,
+            ),
+            ("sharpness", self.sharpness, 0.1, 10.0),
+            ("patch_correlation", self.patch_correlation, 0.0, 1.0),
+        ];
+        match rows
+            .into_iter()
+            .find(|&(_, value, least, most)| !(least..=most).contains(&value))
+        {
+            Some((name, value, least, most)) => Err(ConfigError {
+                name,
+                value,
+                least,
+                most,
+            }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A setting outside its range.
+#[derive(Debug, thiserror::Error)]
+#[error("classifier setting {name} is {value}, it must be {least} to {most}")]
+pub struct ConfigError {
+    name: &'static str,
+    value: f64,
+    least: f64,
+    most: f64,
+}
+
+/// What one frame says about the distance to focus.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Estimate {
+    /// Voted class; 0 (which moves nothing) if no patch could be judged.
+    pub index: DistanceIndex,
+    /// Certainty of the voted distribution, 0 to 1.
+    pub certainty: f32,
+    /// Voted probability of each class, in the order 4, 3, 2, 1, 0, -1, -2; adds up to 1.
+    pub probabilities: Probabilities,
+    /// Signed distance from focus; positive: the lens is too far. None if the model does not estimate it.
+    pub defocus: Option<Micrometres>,
+    /// Standard deviation of `defocus`.
+    pub defocus_stddev: Option<Micrometres>,
+    /// Patches that voted.
+    pub patches_used: usize,
+    /// False: the frame holds too little to judge, or the answer is too uncertain to act on.
+    pub trusted: bool,
+}
+
+impl Estimate {
+    /// "I do not know": every class equally likely, not trusted.
+    pub const UNKNOWN: Self = Self {
+        index: DistanceIndex::IN_FOCUS,
+        certainty: 0.0,
+        probabilities: [1.0 / CLASSES as f32; CLASSES],
+        defocus: None,
+        defocus_stddev: None,
+        patches_used: 0,
+        trusted: false,
+    };
+
+    /// The estimate that these patches of one frame make.
+    pub fn from_patches(predictions: &[PatchPrediction], config: &ClassifierConfig) -> Self {
+        let valid = || {
+            predictions
+                .iter()
+                .filter(|patch| vote::decide(&patch.probabilities).is_some())
+        };
+        let Some(vote) = config.voting.poll(valid().map(|patch| &patch.probabilities)) else {
+            return Self::UNKNOWN;
+        };
+        let probabilities = sharpened(&vote.probabilities, config.sharpness);
+        let certainty = vote::certainty(&probabilities);
+        let measurements: Vec<_> = valid().filter_map(PatchPrediction::measurement).collect();
+        let fusion: Option<Fusion> = vote::fuse(&measurements, config.patch_correlation);
+        let is_plausible = |fusion: &Fusion| {
+            let class = config.edges.classify(Micrometres(fusion.defocus_um));
+            let relative_um = config.max_relative_stddev * fusion.defocus_um.abs();
+            let is_known = fusion.stddev_um <= relative_um.max(config.edges.near_um);
+            is_known && (class.value() - vote.index.value()).abs() <= 1
+        };
+        Self {
+            index: vote.index,
+            certainty,
+            probabilities,
+            defocus: fusion.map(|fusion| Micrometres(fusion.defocus_um)),
+            defocus_stddev: fusion.map(|fusion| Micrometres(fusion.stddev_um)),
+            patches_used: vote.voters,
+            trusted: vote.voters >= config.min_patches
+                && certainty >= config.min_certainty
+                && fusion.as_ref().is_none_or(is_plausible),
+        }
+    }
+}
+
+/// The distribution with its entries raised to a power; the likeliest stays the likeliest.
+fn sharpened(probabilities: &Probabilities, exponent: f64) -> Probabilities {
+    let powers = probabilities.map(|p| f64::from(p).powf(exponent));
+    let sum: f64 = powers.iter().sum();
+    powers.map(|power| (power / sum) as f32)
+}
+
+/// Frames in, estimates out. Keeps its buffers from frame to frame.
+pub struct Classifier<N> {
+    network: N,
+    config: ClassifierConfig,
+    grid: Option<Grid>,
+    /// Patches of the grid that the network saw last.
+    chosen: Vec<usize>,
+    pixels: Vec<u8>,
+}
+
+impl<N: Network> Classifier<N> {
+    /// A classifier that asks `network`.
+    ///
+    /// # Errors
+    /// If a setting is outside its range.
+    pub fn new(network: N, config: ClassifierConfig) -> Result<Self, ConfigError> {
+        config.check()?;
+        Ok(Self {
+            network,
+            config,
+            grid: None,
+            chosen: Vec::new(),
+            pixels: Vec::new(),
+        })
+    }
+
+    /// Decides by other settings from the next frame on.
+    ///
+    /// # Errors
+    /// If one of them is outside its range; the old ones stay.
+    pub fn set_config(&mut self, config: ClassifierConfig) -> Result<(), ConfigError> {
+        config.check()?;
+        self.config = config;
+        Ok(())
+    }
+
+    /// By what it decides.
+    pub fn config(&self) -> &ClassifierConfig {
+        &self.config
+    }
+
+    /// Top left corners (x, y) of the patches that [`Self::judge_patches`] judged last, in its order.
+    pub fn judged_origins(&self) -> impl Iterator<Item = (usize, usize)> {
+        let origins = self.grid.as_ref().map_or(&[][..], |grid| grid.origins());
+        self.chosen.iter().filter_map(|&at| origins.get(at).copied())
+    }
+
+    /// The network it asks.
+    pub fn network(&self) -> &N {
+        &self.network
+    }
+
+    /// Judges one frame: grid, blank patches dropped, features, network, vote and fusion.
+    ///
+    /// A frame without a usable patch (empty glass, black, saturated) is not an error but [`Estimate::UNKNOWN`].
+    ///
+    /// # Errors
+    /// If the frame is smaller than a patch, or the network fails.
+    pub fn classify(&mut self, frame: &Frame) -> Result<Estimate, ClassifyError> {
+        Ok(Estimate::from_patches(&self.judge_patches(frame)?, &self.config))
+    }
+
+    /// The network's answers for the patches of a frame that are not blank, in the order of the grid; none for an empty
+    /// frame.
+    ///
+    /// # Errors
+    /// As for [`Self::classify`].
+    pub fn judge_patches(&mut self, frame: &Frame) -> Result<Vec<PatchPrediction>, ClassifyError> {
+        self.chosen.clear();
+        if !EXPOSED.contains(&patches::mean_luminance(frame)) {
+            return Ok(Vec::new());
+        }
+        let grid = match self.grid.take() {
+            Some(grid) if grid.fits(frame) => grid,
+            _ => Grid::centred(frame.width(), frame.height())?,
+        };
+        let grid = self.grid.insert(grid);
+        let contrast = |at: &usize| patches::contrast(frame, grid.origins()[*at]);
+        self.chosen
+            .extend((0..grid.origins().len()).filter(|at| contrast(at) >= self.config.min_contrast));
+        let chosen = self.chosen.as_slice();
+        if chosen.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (features, patches) = rayon::join(
+            || Handcrafted::of(frame, self.config.crop_seed),
+            || grid.extract_into(frame, chosen, &mut self.pixels),
+        );
+        let patches = patches?;
+        let handcrafted =
+            Array2::from_shape_fn((chosen.len(), FEATURES), |(_, feature)| features.values[feature]);
+        let predictions = self.network.infer(patches, handcrafted.view())?;
+        if predictions.len() != chosen.len() {
+            let model = self.network.card().model_id.clone();
+            Err(NetworkError::WrongCount {
+                model,
+                patches: chosen.len(),
+                answers: predictions.len(),
+            })?;
+        }
+        Ok(predictions)
+    }
+}
+
+/// A frame could not be judged.
+#[derive(Debug, thiserror::Error)]
+pub enum ClassifyError {
+    /// The frame holds no patch.
+    #[error(transparent)]
+    TooSmall(#[from] ImageTooSmall),
+    /// The grid belongs to another size of frame.
+    #[error(transparent)]
+    Grid(#[from] patches::WrongSize),
+    /// The network did not answer.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,245 @@
+//! The classifier around a network whose answers are known.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::units::Instant;
+
+/// Answers every patch with a fixed prediction and remembers what it was shown.
+struct Parrot {
+    card: ModelCard,
+    answer: PatchPrediction,
+    answers: Option<usize>,
+    shown: Vec<usize>,
+    features: Vec<f32>,
+}
+
+impl Network for Parrot {
+    fn infer(
+        &mut self,
+        patches: ArrayView4<'_, u8>,
+        handcrafted: ArrayView2<'_, f32>,
+    ) -> Result<Vec<PatchPrediction>, NetworkError> {
+        assert_eq!((patches.len_of(ndarray::Axis(0)), FEATURES), handcrafted.dim());
+        self.shown.push(handcrafted.nrows());
+        self.features = handcrafted.iter().copied().collect();
+        Ok(vec![self.answer; self.answers.unwrap_or(handcrafted.nrows())])
+    }
+
+    fn card(&self) -> &ModelCard {
+        &self.card
+    }
+}
+
+fn sure(class: usize, defocus_um: f32) -> PatchPrediction {
+    let mut probabilities = [0.01; CLASSES];
+    probabilities[class] = 0.94;
+    PatchPrediction {
+        probabilities,
+        defocus_um,
+        log_variance: -2.0,
+    }
+}
+
+fn classifier(answer: PatchPrediction) -> Classifier<Parrot> {
+    let card = ModelCard {
+        model_id: "parrot".into(),
+        class_edges: ClassEdges::default(),
+        objective: "40x0.65".to_owned(),
+        pixel_size_um: 0.08625,
+        training_set: String::new(),
+        scores: String::new(),
+    };
+    let parrot = Parrot {
+        card,
+        answer,
+        answers: None,
+        shown: Vec::new(),
+        features: Vec::new(),
+    };
+    Classifier::new(parrot, ClassifierConfig::default()).unwrap()
+}
+
+/// Bright glass with a dark square in the patches chosen by column.
+fn frame(width: usize, height: usize, ground: u8, stained: impl Fn(usize) -> bool) -> Frame {
+    let pixel = |at: usize| {
+        let (x, y) = (at % width, at / width);
+        if stained(x / 300) && x % 300 < 100 && y % 300 < 100 {
+            [ground / 2; 3]
+        } else {
+            [ground; 3]
+        }
+    };
+    Frame::new(
+        width,
+        height,
+        (0..width * height).flat_map(pixel).collect(),
+        Instant::default(),
+        0,
+    )
+    .unwrap()
+}
+
+#[test]
+fn stained_patches_vote() {
+    let mut classifier = classifier(sure(3, 2.5));
+    let picture = frame(900, 600, 220, |column| column != 1);
+    let estimate = classifier.classify(&picture).unwrap();
+    assert_eq!(
+        (estimate.index.value(), estimate.patches_used, estimate.trusted),
+        (1, 4, true)
+    );
+    assert!((estimate.defocus.unwrap().0 - 2.5).abs() < 1e-9);
+    assert!(estimate.defocus_stddev.unwrap().0 > 0.0);
+    assert_eq!(
+        classifier.network().features[..FEATURES],
+        Handcrafted::of(&picture, 0).values
+    );
+    assert_eq!(
+        classifier.network().features[..FEATURES],
+        classifier.network().features[3 * FEATURES..]
+    );
+}
+
+#[test]
+fn a_vote_that_its_own_defocus_contradicts_is_not_trusted() {
+    let check = |class: usize, defocus_um: f32, expected: bool| {
+        let estimate = Estimate::from_patches(&[sure(class, defocus_um); 8], &ClassifierConfig::default());
+        assert_eq!(estimate.trusted, expected, "class {class}, {defocus_um} µm");
+    };
+    check(0, 40.0, true);
+    check(0, 29.0, true);
+    check(0, 2.4, false);
+    check(4, 1.0, true);
+    check(4, 8.0, false);
+    check(6, 3.0, false);
+}
+
+#[test]
+fn frames_that_show_nothing_are_unknown_and_never_reach_the_network() {
+    let mut classifier = classifier(sure(0, 60.0));
+    for ground in [0, 200, 255] {
+        assert_eq!(
+            classifier.classify(&frame(600, 600, ground, |_| false)).unwrap(),
+            Estimate::UNKNOWN
+        );
+    }
+    assert!(classifier.network().shown.is_empty());
+}
+
+#[test]
+fn sizes_may_change_between_frames() {
+    let mut classifier = classifier(sure(4, 0.0));
+    for (width, height, patches) in [(900, 600, 6), (300, 300, 1), (650, 320, 2), (900, 600, 6)] {
+        assert_eq!(
+            classifier
+                .classify(&frame(width, height, 220, |_| true))
+                .unwrap()
+                .patches_used,
+            patches
+        );
+    }
+    assert!(matches!(
+        classifier.classify(&frame(299, 400, 220, |_| true)),
+        Err(ClassifyError::TooSmall(_))
+    ));
+}
+
+#[test]
+fn doubt_is_not_trusted() {
+    let vague = PatchPrediction {
+        probabilities: [1.0 / 7.0; CLASSES],
+        defocus_um: f32::NAN,
+        log_variance: f32::NAN,
+    };
+    let estimate = classifier(vague)
+        .classify(&frame(600, 600, 220, |_| true))
+        .unwrap();
+    assert_eq!(
+        (estimate.trusted, estimate.defocus, estimate.patches_used),
+        (false, None, 4)
+    );
+    let broken = PatchPrediction {
+        probabilities: [f32::NAN; CLASSES],
+        ..sure(0, 1.0)
+    };
+    assert_eq!(
+        classifier(broken)
+            .classify(&frame(600, 600, 220, |_| true))
+            .unwrap(),
+        Estimate::UNKNOWN
+    );
+}
+
+#[test]
+fn a_miscounting_network_is_an_error() {
+    let mut classifier = classifier(sure(4, 0.0));
+    classifier.network.answers = Some(3);
+    let error = classifier
+        .classify(&frame(600, 600, 220, |_| true))
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("3 predictions for 4 patches"), "{error}");
+}
+
+#[test]
+fn settings_are_checked_and_named() {
+    let check = |config: ClassifierConfig, name: &str| {
+        let message = config.check().unwrap_err().to_string();
+        assert!(message.contains(name), "{message}");
+    };
+    let default = ClassifierConfig::default();
+    check(
+        ClassifierConfig {
+            min_certainty: 1.1,
+            ..default
+        },
+        "min_certainty",
+    );
+    check(
+        ClassifierConfig {
+            min_certainty: f32::NAN,
+            ..default
+        },
+        "min_certainty",
+    );
+    check(
+        ClassifierConfig {
+            min_contrast: -1.0,
+            ..default
+        },
+        "min_contrast",
+    );
+    check(
+        ClassifierConfig {
+            min_patches: 0,
+            ..default
+        },
+        "min_patches",
+    );
+    check(
+        ClassifierConfig {
+            patch_correlation: 2.0,
+            ..default
+        },
+        "patch_correlation",
+    );
+}
+
+proptest! {
+    #[test]
+    fn estimates_are_sane_whatever_the_network_says(
+        rows in proptest::collection::vec((proptest::array::uniform7(any::<f32>()), any::<f32>(), any::<f32>()), 0..40),
+        good in 0usize..3,
+    ) {
+        let wild = rows.iter().map(|&(probabilities, defocus_um, log_variance)| {
+            PatchPrediction { probabilities, defocus_um, log_variance }
+        });
+        let predictions: Vec<_> = wild.chain(std::iter::repeat_n(sure(4, 0.1), good)).collect();
+        let estimate = Estimate::from_patches(&predictions, &ClassifierConfig::default());
+        prop_assert!((0.0..=1.0).contains(&estimate.certainty));
+        prop_assert!((estimate.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-4);
+        prop_assert!(estimate.defocus.is_none_or(|z| z.0.is_finite()));
+        prop_assert!(!estimate.trusted || estimate.patches_used > 0);
+    }
+}

@@ -1,0 +1,264 @@
+//! `camera`: frames from the virtual microscope, a folder of images, or a recorded z-stack.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use r2r::hhnet::msg::About;
+use r2r::sensor_msgs::msg::{CameraInfo, Image, JointState};
+use r2r::{Publisher, QosProfile};
+
+use super::frames::{FrameInput, Preview, Shot, ShotReceiver, ShotSender, publish_if_wanted};
+use crate::drivers::image_files::{ImageFolder, Pixels, ZStack};
+use crate::frame::Frame;
+use crate::parameters;
+use crate::preview::Picture;
+use crate::ros::app::App;
+use crate::ros::convert::header;
+use crate::ros::diagnostics::{Diagnostics, Severity};
+use crate::ros::lifecycle::Lifecycle;
+use crate::ros::node::{Builder, Newest, newest_reliable};
+use crate::ros::params::Checked;
+use crate::ros::presence::{Presence, Work, capabilities};
+use crate::units::{Instant, Micrometres};
+
+parameters! {
+    /// Parameters of the camera node.
+    CameraParameters in "camera" {
+        /// Where frames come from: `sim`, `folder` or `zstack`.
+        source: String = "sim",
+        /// Folder of images, for sources `folder` and `zstack`.
+        path: String = "",
+        /// Frames per second, for sources `folder` and `zstack`.
+        rate: f64 [0.01..=1000.0] = 10.0,
+        /// Height of the stage at which the z-stack's zero lies, m.
+        stack_zero: f64 = 0.0,
+        /// `frame_id` of the images.
+        frame_id: String = "camera_optical_frame",
+        /// Most pictures per second on `image_raw/compressed`.
+        preview_rate: f64 [0.1..=60.0, live] = 5.0,
+        /// Configure and activate the node at start, without waiting for `~/change_state`.
+        autostart: bool = true,
+    }
+}
+
+impl Checked for CameraParameters {}
+
+/// What the source needs to hear from other nodes; handles of a node are made before it spins.
+struct Feeds {
+    sim: Option<FrameInput>,
+    joints: Option<Newest<JointState>>,
+    /// Newest height of the stage.
+    z: Micrometres,
+}
+
+enum Source {
+    Sim,
+    Folder(ImageFolder),
+    ZStack { stack: ZStack, zero: Micrometres },
+}
+
+/// Runs the node; `sim` are the virtual microscope's frames if it is in this process, `out` takes what is captured.
+///
+/// # Errors
+/// Bad parameters, an unusable source.
+pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -> Result<()> {
+    let mut node = Builder::new("camera")?;
+    let mut live = node.parameters::<CameraParameters>(app.clock)?;
+    let parameters = live.borrow_and_update().clone();
+    let mut feeds = Feeds {
+        sim: None,
+        joints: None,
+        z: Micrometres(0.0),
+    };
+    match parameters.source.as_str() {
+        "sim" => feeds.sim = Some(FrameInput::new(sim, &mut node, "sim/image_raw")?),
+        "zstack" => feeds.joints = Some(node.subscribe("joint_states", QosProfile::default())?),
+        _ => {}
+    }
+    let mut outlets = Outlets {
+        images: node.publisher("image_raw", newest_reliable())?,
+        infos: node.publisher("camera_info", newest_reliable())?,
+        preview: Preview::new(&mut node, "image_raw/compressed")?,
+        out,
+        frame_id: parameters.frame_id.as_str().into(),
+    };
+    let diagnostics = Diagnostics::new(&mut node, "frames", &parameters.source)?;
+    let mut presence = Presence::new(&mut node, app.clock)?;
+    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let name = node.name().to_owned();
+    let spinning = node.spin()?;
+    presence.introduce(About {
+        capabilities: capabilities(&["image_raw", "image_raw/compressed", "camera_info"]),
+        device: parameters.device(),
+        ..About::default()
+    });
+    presence.set(Work::inactive());
+
+    let mut pace = tokio::time::interval(Duration::from_secs_f64(1.0 / parameters.rate));
+    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut sequence = 0_u64;
+    while let Some(wish) = lifecycle.configure(&app).await {
+        let Some(mut source) = wish.settle(open(&parameters))? else {
+            continue;
+        };
+        tracing::info!(node = name, "frames come from source '{}'", parameters.source);
+        let mut is_active = false;
+        let mut reported = sequence;
+        let leaving = loop {
+            tokio::select! {
+                () = app.stopped() => break None,
+                wish = lifecycle.next() => {
+                    if let Some(wish) = wish.switch(&mut is_active) {
+                        break Some(wish);
+                    }
+                    if !is_active {
+                        presence.set(Work::inactive());
+                    }
+                }
+                shot = capture(&mut source, &mut feeds, &mut pace, &app, sequence), if is_active => {
+                    match shot? {
+                        Some(frame) => outlets.publish(frame, live.borrow_and_update().preview_rate),
+                        // The virtual microscope has ended, and says itself why.
+                        None => return Ok(()),
+                    }
+                    sequence += 1;
+                }
+                _ = second.tick() => {
+                    let frames = sequence - std::mem::replace(&mut reported, sequence);
+                    let (severity, message) = match (is_active, frames) {
+                        (false, _) => (Severity::Warn, "not active"),
+                        (true, 0) => (Severity::Warn, "no frame in the last second"),
+                        (true, _) => (Severity::Ok, "frames arrive"),
+                    };
+                    diagnostics.publish(app.clock.now(), severity, message, &[
+                        ("frames_per_second", frames.to_string()),
+                        ("frames", sequence.to_string()),
+                    ]);
+                    if is_active {
+                        presence.set(if frames > 0 { Work::Busy(message.into()) } else { Work::Fault(message.into()) });
+                    }
+                }
+            }
+        };
+        drop(source);
+        presence.set(Work::inactive());
+        if let Some(wish) = leaving {
+            wish.done();
+        }
+    }
+    drop(spinning);
+    Ok(())
+}
+
+impl CameraParameters {
+    /// What the frames come from, for `~/about`.
+    fn device(&self) -> String {
+        match self.source.as_str() {
+            "sim" => "virtual".to_owned(),
+            source => format!("{source} {}", self.path),
+        }
+    }
+}
+
+fn open(parameters: &CameraParameters) -> Result<Source> {
+    let path = Path::new(&parameters.path);
+    Ok(match parameters.source.as_str() {
+        "sim" => Source::Sim,
+        "folder" => Source::Folder(ImageFolder::open(path).context("camera source 'folder'")?),
+        "zstack" => Source::ZStack {
+            stack: ZStack::open(path).context("camera source 'zstack'")?,
+            zero: Micrometres::from_metres(parameters.stack_zero),
+        },
+        other => bail!("unknown camera source '{other}': choose sim, folder or zstack"),
+    })
+}
+
+/// The next frame of any source; `None` when the source has ended.
+async fn capture(
+    source: &mut Source,
+    feeds: &mut Feeds,
+    pace: &mut tokio::time::Interval,
+    app: &App,
+    sequence: u64,
+) -> Result<Option<Arc<Frame>>> {
+    match source {
+        Source::Sim => {
+            let Some(input) = &mut feeds.sim else {
+                return Ok(None);
+            };
+            match input.next().await {
+                Some(shot) => Ok(Some(shot?.frame)),
+                None => Ok(None),
+            }
+        }
+        Source::Folder(folder) => {
+            pace.tick().await;
+            let stamp = app.clock.now();
+            let pixels = tokio::task::block_in_place(|| folder.next_image())?;
+            Ok(Some(to_frame(pixels, stamp, sequence)?))
+        }
+        Source::ZStack { stack, zero } => {
+            let Some(joints) = &mut feeds.joints else {
+                return Ok(None);
+            };
+            loop {
+                tokio::select! {
+                    _ = pace.tick() => break,
+                    Some(state) = joints.next() => {
+                        if let Some(height) = super::stage_z(&state) {
+                            feeds.z = height;
+                        }
+                    }
+                }
+            }
+            let stamp = app.clock.now();
+            let (_, pixels) = tokio::task::block_in_place(|| stack.nearest(feeds.z - *zero))?;
+            Ok(Some(to_frame(pixels.clone(), stamp, sequence)?))
+        }
+    }
+}
+
+fn to_frame(pixels: Pixels, stamp: Instant, sequence: u64) -> Result<Arc<Frame>> {
+    Ok(Arc::new(Frame::new(
+        pixels.width,
+        pixels.height,
+        pixels.rgb,
+        stamp,
+        sequence,
+    )?))
+}
+
+struct Outlets {
+    images: Publisher<Image>,
+    infos: Publisher<CameraInfo>,
+    preview: Preview,
+    out: Option<ShotSender>,
+    frame_id: Arc<str>,
+}
+
+impl Outlets {
+    /// The image in step with its info, same stamp and frame; a small picture of it at most `preview_rate` times a second.
+    fn publish(&mut self, frame: Arc<Frame>, preview_rate: f64) {
+        let shot = Shot {
+            frame,
+            frame_id: self.frame_id.clone(),
+        };
+        publish_if_wanted(&self.images, &shot);
+        // An all-zero K says that the camera is not calibrated. Publishing fails only while the process ends.
+        drop(self.infos.publish(&CameraInfo {
+            header: header(shot.frame.stamp, &shot.frame_id),
+            height: shot.frame.height() as u32,
+            width: shot.frame.width() as u32,
+            distortion_model: "plumb_bob".to_owned(),
+            ..CameraInfo::default()
+        }));
+        let picture = |frame: &Frame| tokio::task::block_in_place(|| Picture::of(frame));
+        self.preview.show(&shot, preview_rate, picture);
+        if let Some(out) = &self.out {
+            out.send_replace(Some(shot));
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! `classifier`: one focus estimate for the newest frame; frames that arrive meanwhile are skipped, never queued.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant as MonotonicInstant};
+
+use anyhow::{Context as _, Result, bail};
+use r2r::QosProfile;
+use r2r::hhnet::msg::{About, FocusEstimate};
+
+use super::frames::{FrameInput, Preview, ShotReceiver};
+use crate::classes::ClassEdges;
+use crate::drivers::onnx::OnnxNetwork;
+use crate::network::{Classifier, ClassifierConfig, Estimate, Network};
+use crate::parameters;
+use crate::preview::Picture;
+use crate::ros::app::App;
+use crate::ros::convert::header;
+use crate::ros::diagnostics::{Diagnostics, Severity};
+use crate::ros::lifecycle::Lifecycle;
+use crate::ros::node::Builder;
+use crate::ros::params::Checked;
+use crate::ros::presence::{Presence, Work, capabilities, limits};
+
+/// The model that ships for an objective, below the package's share folder.
+fn shipped_name(objective: &str) -> String {
+    match objective {
+        "40x0.65" => "models/hhnet_fast.onnx".to_owned(),
+        other => format!("models/hhnet_fast_{other}.onnx"),
+    }
+}
+
+parameters! {
+    /// Parameters of the classifier node.
+    ClassifierParameters in "classifier" {
+        /// Path of the ONNX model; empty for the one that ships for the objective.
+        model: String = "",
+        /// The objective in use; a model for another one is refused.
+        objective: String = "40x0.65",
+        /// Threads of one inference.
+        threads: i64 [1.0..=64.0] = 2,
+        /// Certainty of the image below which an estimate is not trusted.
+        min_certainty: f64 [0.0..=1.0, live] = 0.5,
+        /// Seed of the places of the four crops whose correlations are features 13 to 18.
+        crop_seed: i64 [live] = 0,
+        /// Most pictures per second on `focus/overlay/compressed`.
+        overlay_rate: f64 [0.1..=60.0, live] = 5.0,
+        /// Configure and activate the node at start, without waiting for `~/change_state`.
+        autostart: bool = true,
+    }
+}
+
+impl Checked for ClassifierParameters {}
+
+impl ClassifierParameters {
+    fn config(&self, edges: &ClassEdges) -> ClassifierConfig {
+        ClassifierConfig {
+            min_certainty: self.min_certainty as f32,
+            crop_seed: self.crop_seed as u64,
+            ..ClassifierConfig::for_edges(edges)
+        }
+    }
+}
+
+/// Numbers for the diagnostics of one second.
+#[derive(Default)]
+struct Tally {
+    frames: u64,
+    refused: u64,
+    last_refusal: String,
+    decision_ms: Vec<f64>,
+    /// From the middle of the exposure to the decision.
+    frame_age_ms: Vec<f64>,
+}
+
+/// Runs the node; `frames` are the camera's if it is in this process.
+///
+/// # Errors
+/// A model that is missing or foreign, bad parameters.
+pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
+    let mut node = Builder::new("classifier")?;
+    let mut live = node.parameters::<ClassifierParameters>(app.clock)?;
+    let parameters = live.borrow_and_update().clone();
+    let mut input = FrameInput::new(frames, &mut node, "image_raw")?;
+    let publisher = node.publisher::<FocusEstimate>("focus", QosProfile::default())?;
+    let mut overlay = Preview::new(&mut node, "focus/overlay/compressed")?;
+    let mut diagnostics = Diagnostics::new(&mut node, "network", "none")?;
+    let mut presence = Presence::new(&mut node, app.clock)?;
+    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let name = node.name().to_owned();
+    let spinning = node.spin()?;
+    presence.set(Work::inactive());
+
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut tally = Tally::default();
+    while let Some(wish) = lifecycle.configure(&app).await {
+        let opened = open_classifier(&live.borrow_and_update());
+        let Some(mut classifier) = wish.settle(opened)? else {
+            continue;
+        };
+        let card = classifier.network().card().clone();
+        tracing::info!(node = name, "model {}, {}", card.model_id, card.objective);
+        diagnostics.set_hardware_id(&card.model_id);
+        presence.introduce(About {
+            capabilities: capabilities(&["focus", "focus/overlay/compressed"]),
+            limits: limits([
+                ("min_certainty", parameters.min_certainty),
+                ("pixel_size", card.pixel_size_um * 1e-6),
+            ]),
+            model: card.model_id.to_string(),
+            ..About::default()
+        });
+        let mut is_active = false;
+        let leaving = loop {
+            let shot = tokio::select! {
+                () = app.stopped() => break None,
+                wish = lifecycle.next() => {
+                    if let Some(wish) = wish.switch(&mut is_active) {
+                        break Some(wish);
+                    }
+                    if !is_active {
+                        presence.set(Work::inactive());
+                    }
+                    continue;
+                }
+                _ = second.tick() => {
+                    report(&diagnostics, &mut presence, &std::mem::take(&mut tally), &app, is_active);
+                    continue;
+                }
+                shot = input.next(), if is_active => shot,
+            };
+            // The camera has ended, and says itself why.
+            let Some(shot) = shot else { return Ok(()) };
+            if live.has_changed().unwrap_or(false) {
+                classifier.set_config(live.borrow_and_update().config(&card.class_edges))?;
+            }
+            let received = MonotonicInstant::now();
+            let outcome = shot.and_then(|shot| {
+                let patches = tokio::task::block_in_place(|| classifier.judge_patches(&shot.frame))?;
+                Ok((shot, patches))
+            });
+            match outcome {
+                Ok((shot, patches)) => {
+                    let estimate = Estimate::from_patches(&patches, classifier.config());
+                    let decision = received.elapsed();
+                    tally.frames += 1;
+                    tally.decision_ms.push(1e3 * decision.as_secs_f64());
+                    let age = app.clock.now().since(shot.frame.stamp);
+                    tally.frame_age_ms.push(1e3 * age.as_secs_f64());
+                    let message = FocusEstimate {
+                        header: header(shot.frame.stamp, &shot.frame_id),
+                        ..to_message(&estimate, decision, &card.model_id)
+                    };
+                    // Publishing fails only while the process ends.
+                    drop(publisher.publish(&message));
+                    overlay.show(&shot, live.borrow().overlay_rate, |frame| {
+                        let mut picture = Picture::of(frame);
+                        for (origin, patch) in classifier.judged_origins().zip(&patches) {
+                            picture.mark(origin, &patch.probabilities);
+                        }
+                        picture
+                    });
+                }
+                Err(error) => {
+                    tally.refused += 1;
+                    tally.last_refusal = format!("{error:#}");
+                    tracing::warn!(node = name, "frame refused: {}", tally.last_refusal);
+                }
+            }
+        };
+        drop(classifier);
+        presence.set(Work::inactive());
+        if let Some(wish) = leaving {
+            wish.done();
+        }
+    }
+    drop(spinning);
+    Ok(())
+}
+
+fn open_classifier(parameters: &ClassifierParameters) -> Result<Classifier<OnnxNetwork>> {
+    let network = open_model(parameters)?;
+    let config = parameters.config(&network.card().class_edges);
+    Ok(Classifier::new(network, config)?)
+}
+
+fn open_model(parameters: &ClassifierParameters) -> Result<OnnxNetwork> {
+    let path = if parameters.model.is_empty() {
+        shipped_model(&parameters.objective)?
+    } else {
+        PathBuf::from(&parameters.model)
+    };
+    let threads = usize::try_from(parameters.threads)
+        .ok()
+        .filter(|threads| (1..=64).contains(threads));
+    let threads =
+        threads.with_context(|| format!("classifier threads must be 1 to 64, not {}", parameters.threads))?;
+    let network = OnnxNetwork::open(&path, threads)?;
+    let trained_for = &network.card().objective;
+    if *trained_for != parameters.objective {
+        bail!(
+            "model {} is for objective {trained_for}, not {}: set classifier.model to one trained for it (make train)",
+            path.display(),
+            parameters.objective
+        );
+    }
+    Ok(network)
+}
+
+/// The shipped model, from the installed package or the working directory.
+fn shipped_model(objective: &str) -> Result<PathBuf> {
+    let name = shipped_name(objective);
+    let prefixes = std::env::var_os("AMENT_PREFIX_PATH").unwrap_or_default();
+    let installed = std::env::split_paths(&prefixes).map(|prefix| prefix.join("share/hhnet").join(&name));
+    installed.chain([PathBuf::from(&name)]).find(|path| path.exists()).with_context(|| {
+        format!("no model for objective {objective} is installed ({name}): build the package, or set classifier.model to one that `make train` made")
+    })
+}
+
+fn to_message(estimate: &Estimate, decision: Duration, model_id: &Arc<str>) -> FocusEstimate {
+    FocusEstimate {
+        distance_index: estimate.index.value(),
+        certainty: estimate.certainty,
+        probabilities: estimate.probabilities.to_vec(),
+        defocus: estimate.defocus.map_or(f64::NAN, |defocus| defocus.as_metres()),
+        defocus_stddev: estimate
+            .defocus_stddev
+            .map_or(f64::NAN, |stddev| stddev.as_metres()),
+        patches_used: estimate.patches_used as u16,
+        trusted: estimate.trusted,
+        decision_time: decision.as_secs_f64(),
+        model_id: model_id.to_string(),
+        ..FocusEstimate::default()
+    }
+}
+
+fn report(diagnostics: &Diagnostics, presence: &mut Presence, tally: &Tally, app: &App, is_active: bool) {
+    let median = |times: &[f64]| {
+        let mut sorted = times.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        format!("{:.1}", sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN))
+    };
+    let (severity, message) = match (tally.frames, tally.refused) {
+        _ if !is_active => (Severity::Warn, "not active"),
+        (0, 0) => (Severity::Warn, "no frame in the last second"),
+        (_, 0) => (Severity::Ok, "judging frames"),
+        (_, _) => (Severity::Error, tally.last_refusal.as_str()),
+    };
+    diagnostics.publish(
+        app.clock.now(),
+        severity,
+        message,
+        &[
+            ("frames", tally.frames.to_string()),
+            ("refused", tally.refused.to_string()),
+            ("decision_ms_median", median(&tally.decision_ms)),
+            ("frame_age_ms_median", median(&tally.frame_age_ms)),
+        ],
+    );
+    if is_active {
+        presence.set(match severity {
+            Severity::Ok => Work::Busy(message.into()),
+            Severity::Warn => Work::Idle(message.into()),
+            Severity::Error => Work::Fault(message.into()),
+        });
+    }
+}

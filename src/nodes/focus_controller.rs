@@ -1,0 +1,526 @@
+//! `focus_controller`: estimates in, velocity along z out, while enabled.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use futures::StreamExt;
+use r2r::geometry_msgs::msg::{Twist, TwistStamped, Vector3};
+use r2r::hhnet::action::Autofocus;
+use r2r::hhnet::msg::{About, FocusEstimate, FocusState, StageState};
+use r2r::std_srvs::srv::{SetBool, Trigger};
+use r2r::{Publisher, QosProfile, ServiceRequest};
+
+use crate::classes::{ClassEdges, DistanceIndex};
+use crate::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase, StageReport};
+use crate::objective::Objective;
+use crate::parameters;
+use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
+use crate::ros::app::App;
+use crate::ros::convert::{from_time, header};
+use crate::ros::diagnostics::{Diagnostics, Severity};
+use crate::ros::lifecycle::{Change, Lifecycle, Wish};
+use crate::ros::node::{Builder, latched, newest_reliable};
+use crate::ros::params::Checked;
+use crate::ros::presence::{Presence, Work, capabilities, limits};
+use crate::units::{Instant, Micrometres};
+
+/// Period of velocity commands; a tenth of the bridge's command timeout.
+const COMMAND_PERIOD: Duration = Duration::from_millis(20);
+
+/// Time for the stage to stand before a deactivation is answered all the same.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// Why nothing is done before activation.
+const INACTIVE: &str = "the focus controller is not active: call ~/change_state";
+
+/// Zero velocities sent after the last motion, so that one lost message does not delay a stop.
+const STOP_REPEATS: u32 = 5;
+
+parameters! {
+    /// Parameters of the focus controller node.
+    FocusControllerParameters in "focus_controller" {
+        /// Control law: `stepwise` (bounded steps, look after each) or `paper` (Algorithm 1 as printed).
+        mode: String [live] = "stepwise",
+        /// The paper's default speed, m/s.
+        default_speed: f64 [0.000001..=0.01, live] = 0.0002237,
+        /// Objective in use; its depth of field sets class edges and tolerance.
+        objective: String = "40x0.65",
+        /// Lowest permitted height of the lens, m.
+        z_min: f64 = -100e-6,
+        /// Highest permitted height of the lens, m.
+        z_max: f64 = 300e-6,
+        /// An estimate exposed longer ago than this is not acted on, s.
+        estimate_timeout: f64 [0.01..=60.0, live] = 1.0,
+        /// Rest between standstill and the first exposure that counts, s.
+        settle: f64 [0.0..=10.0, live] = 0.03,
+        /// A run that has not reached focus after this time is given up, s.
+        run_timeout: f64 [0.1..=3600.0, live] = 30.0,
+        /// Begin to focus as soon as the stage is ready, without waiting for `~/enable`.
+        enabled: bool = false,
+        /// Configure and activate the node at start, without waiting for `~/change_state`.
+        autostart: bool = true,
+    }
+}
+
+impl Checked for FocusControllerParameters {
+    fn check(&self) -> Result<()> {
+        self.config().map(drop)
+    }
+}
+
+impl FocusControllerParameters {
+    fn config(&self) -> Result<FocusConfig> {
+        let objective = Objective::by_name(&self.objective)?;
+        let seconds = |name: &str, value: f64| {
+            Duration::try_from_secs_f64(value)
+                .with_context(|| format!("focus_controller {name} is {value} s"))
+        };
+        let config = FocusConfig {
+            law: match self.mode.as_str() {
+                "stepwise" => Law::Stepwise,
+                "paper" => Law::Paper,
+                other => bail!("unknown focus_controller mode '{other}': choose stepwise or paper"),
+            },
+            default_speed_um_per_s: self.default_speed * 1e6,
+            edges: ClassEdges::for_objective(&objective),
+            tolerance_um: 0.25 * objective.depth_of_field_um(),
+            z_min: Micrometres::from_metres(self.z_min),
+            z_max: Micrometres::from_metres(self.z_max),
+            estimate_timeout: seconds("estimate_timeout", self.estimate_timeout)?,
+            settle: seconds("settle", self.settle)?,
+            run_timeout: seconds("run_timeout", self.run_timeout)?,
+            ..FocusConfig::default()
+        };
+        config.checked().context("focus_controller")
+    }
+}
+
+/// Everything the controller reacts to.
+enum Event {
+    Estimate(FocusEstimate),
+    Stage(StageState),
+    Goal(GoalRequest<Autofocus::Action>),
+    Enable(ServiceRequest<SetBool::Service>),
+    Stop(ServiceRequest<Trigger::Service>),
+    Life(Wish),
+    Tick,
+    Second,
+    Shutdown,
+}
+
+/// Runs the node.
+///
+/// # Errors
+/// Bad parameters.
+pub async fn run(app: App) -> Result<()> {
+    let mut node = Builder::new("focus_controller")?;
+    let mut live = node.parameters::<FocusControllerParameters>(app.clock)?;
+    let parameters = live.borrow_and_update().clone();
+    let mut controller = FocusController::new(parameters.config()?);
+    let mut estimates = node.subscribe::<FocusEstimate>("focus", QosProfile::default())?;
+    let mut stages = node.subscribe::<StageState>("stage_state", QosProfile::default())?;
+    let mut enables = node.service::<SetBool::Service>("~/enable")?;
+    let mut stops = node.service::<Trigger::Service>("~/stop")?;
+    let mut goals = ActionServer::<Autofocus::Action>::new(&mut node, "autofocus", app.clock)?;
+    let mut run = None;
+    let mut known = Known {
+        index: 0,
+        defocus: f64::NAN,
+        z: f64::NAN,
+        motion: Motion::Unavailable,
+    };
+    let mut outlets = Outlets {
+        commands: node.publisher("cmd_vel", newest_reliable())?,
+        states: node.publisher("focus_state", latched())?,
+        diagnostics: Diagnostics::new(&mut node, "focus", "none")?,
+        presence: Presence::new(&mut node, app.clock)?,
+        name: node.name().to_owned(),
+        published: None,
+        stop_repeats: 0,
+    };
+    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let mut is_active = false;
+    let mut leaving: Option<(Wish, Instant)> = None;
+    let spinning = node.spin()?;
+    outlets.introduce(&parameters);
+    // A motion controller boots when its port is opened; enabled before that, the run would end at once.
+    let mut enable_when_ready = parameters.enabled;
+    outlets.publish_state(&controller, app.clock.now());
+
+    let mut tick = tokio::time::interval(COMMAND_PERIOD);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let event = tokio::select! {
+            () = app.stopped() => Event::Shutdown,
+            Some(estimate) = estimates.next() => Event::Estimate(estimate),
+            Some(stage) = stages.next() => Event::Stage(stage),
+            Some(request) = goals.next() => Event::Goal(request),
+            Some(request) = enables.next() => Event::Enable(request),
+            Some(request) = stops.next() => Event::Stop(request),
+            wish = lifecycle.next() => Event::Life(wish),
+            _ = tick.tick() => Event::Tick,
+            _ = second.tick() => Event::Second,
+        };
+        let now = app.clock.now();
+        if live.has_changed().unwrap_or(false) {
+            // They were checked before they were accepted.
+            controller.set_config(live.borrow_and_update().config()?);
+        }
+        match event {
+            Event::Estimate(estimate) => {
+                if let Some(observation) = to_observation(&estimate) {
+                    controller.handle_observation(observation);
+                }
+                (known.index, known.defocus) = (estimate.distance_index, estimate.defocus);
+                if let Some(run) = &run {
+                    known.feedback(run, &controller);
+                }
+            }
+            Event::Stage(stage) => {
+                let report = to_report(&stage);
+                controller.handle_stage(report);
+                (known.motion, known.z) = (report.motion, stage.z);
+                if enable_when_ready && is_active && report.motion != Motion::Unavailable {
+                    enable_when_ready = false;
+                    controller.enable(now);
+                }
+            }
+            Event::Goal(request) => {
+                enable_when_ready = false;
+                let older = run.take();
+                match known.check(&request.goal, is_active) {
+                    Err(reason) => {
+                        request.reject(&reason);
+                        run = older;
+                    }
+                    Ok(limit) => {
+                        if let Some(older) = older {
+                            known.end(older, End::Preempted, "a newer goal took over", now);
+                        }
+                        run = request.accept().map(|handle| Run { handle, limit });
+                        controller.enable(now);
+                    }
+                }
+            }
+            Event::Enable(request) if !is_active => drop(request.respond(SetBool::Response {
+                success: false,
+                message: INACTIVE.to_owned(),
+            })),
+            Event::Enable(request) => {
+                if let Some(run) = run.take() {
+                    known.end(run, End::Preempted, "~/enable was called", now);
+                }
+                enable_when_ready = false;
+                let enable = request.message.data;
+                if enable {
+                    controller.enable(now);
+                } else {
+                    controller.disable();
+                }
+                let message = if enable { "focusing" } else { "disabled" }.to_owned();
+                drop(request.respond(SetBool::Response {
+                    success: true,
+                    message,
+                }));
+            }
+            Event::Stop(request) => {
+                if let Some(run) = run.take() {
+                    known.end(run, End::Preempted, "~/stop was called", now);
+                }
+                enable_when_ready = false;
+                controller.disable();
+                outlets.command(0.0, now);
+                drop(request.respond(Trigger::Response {
+                    success: true,
+                    message: "disabled and stopped".to_owned(),
+                }));
+            }
+            Event::Life(wish) => match wish.change {
+                // It holds nothing but its parameters.
+                Change::Configure | Change::CleanUp => wish.done(),
+                Change::Activate => {
+                    is_active = true;
+                    wish.done();
+                }
+                Change::Deactivate | Change::ShutDown => {
+                    is_active = false;
+                    enable_when_ready = false;
+                    controller.disable();
+                    outlets.command(0.0, now);
+                    if let Some(run) = run.take() {
+                        known.end(run, End::Preempted, "the focus controller was deactivated", now);
+                    }
+                    leaving = Some((wish, now + STOP_LIMIT));
+                }
+            },
+            Event::Tick => {}
+            Event::Second => outlets.publish_diagnostics(&controller, is_active, now),
+            Event::Shutdown => break,
+        }
+        let velocity = controller.poll(now);
+        if velocity != 0.0 || outlets.stop_repeats > 0 {
+            outlets.command(velocity, now);
+        }
+        outlets.publish_state(&controller, now);
+        outlets.publish_work(&controller, &known, is_active);
+        // Deactivated in motion: the motion ends first, unless nobody is left to say that it has.
+        let has_left = |(_, limit): &mut (Wish, Instant)| known.motion != Motion::Moving || now >= *limit;
+        if let Some((wish, _)) = leaving.take_if(has_left) {
+            wish.done();
+        }
+        run = run.and_then(|run| known.follow(run, &mut controller, now));
+    }
+    if let Some(run) = run {
+        known.end(run, End::GaveUp, "the focus controller ends", app.clock.now());
+    }
+    outlets.command(0.0, app.clock.now());
+    drop(spinning);
+    Ok(())
+}
+
+/// A goal being worked on.
+struct Run {
+    handle: GoalHandle<Autofocus::Action>,
+    /// Time it may take; None for the controller's own limit.
+    limit: Option<Duration>,
+}
+
+/// How a goal ended.
+#[derive(Clone, Copy)]
+enum End {
+    InFocus,
+    Cancelled,
+    Preempted,
+    GaveUp,
+}
+
+/// What the newest messages said.
+struct Known {
+    index: i8,
+    defocus: f64,
+    z: f64,
+    motion: Motion,
+}
+
+impl Known {
+    /// The goal's own time limit, if it has one.
+    fn check(&self, goal: &Autofocus::Goal, is_active: bool) -> Result<Option<Duration>, String> {
+        if !is_active {
+            return Err(INACTIVE.to_owned());
+        }
+        let limit = Duration::try_from_secs_f64(goal.timeout)
+            .map_err(|_| format!("a timeout of {} s is no time: give seconds, or 0", goal.timeout))?;
+        if self.motion == Motion::Unavailable {
+            return Err("the stage is not ready: look at stage_state for the reason".to_owned());
+        }
+        Ok((limit > Duration::ZERO).then_some(limit))
+    }
+
+    fn feedback(&self, run: &Run, controller: &FocusController) {
+        run.handle.feedback(Autofocus::Feedback {
+            state: describe(controller.phase()).0,
+            distance_index: self.index,
+            defocus: self.defocus,
+            z: self.z,
+        });
+    }
+
+    /// Ends the goal if its end has come, and leaves the controller disabled then: nothing moves between goals.
+    fn follow(&self, run: Run, controller: &mut FocusController, now: Instant) -> Option<Run> {
+        let end = match controller.phase() {
+            Phase::InFocus => Some((End::InFocus, "in focus".to_owned())),
+            Phase::Failed(reason) => Some((End::GaveUp, reason.clone())),
+            _ => None,
+        };
+        if let Some((end, message)) = end {
+            if matches!(end, End::InFocus) {
+                controller.disable();
+            }
+            self.end(run, end, &message, now);
+            return None;
+        }
+        let is_late = run
+            .limit
+            .is_some_and(|limit| now.since(run.handle.accepted()) > limit);
+        if run.handle.is_cancelling() || is_late {
+            controller.disable();
+            if self.motion == Motion::Moving {
+                return Some(run);
+            }
+            if run.handle.is_cancelling() {
+                self.end(run, End::Cancelled, "stopped as asked", now);
+            } else {
+                self.end(run, End::GaveUp, "not in focus within the goal's timeout", now);
+            }
+            return None;
+        }
+        Some(run)
+    }
+
+    fn end(&self, run: Run, end: End, message: &str, now: Instant) {
+        let code = match end {
+            End::InFocus => Autofocus::Result::IN_FOCUS as u8,
+            End::Cancelled => Autofocus::Result::CANCELED as u8,
+            End::Preempted => Autofocus::Result::PREEMPTED as u8,
+            End::GaveUp => Autofocus::Result::GAVE_UP as u8,
+        };
+        let result = Autofocus::Result {
+            code,
+            message: message.to_owned(),
+            z: self.z,
+            defocus: self.defocus,
+            duration: now.since(run.handle.accepted()).as_secs_f64(),
+        };
+        match end {
+            End::InFocus => run.handle.succeed(result),
+            End::Cancelled => run.handle.cancelled(result),
+            End::Preempted | End::GaveUp => run.handle.abort(result),
+        }
+    }
+}
+
+/// `None` for an index that does not exist.
+fn to_observation(estimate: &FocusEstimate) -> Option<Observation> {
+    let index = DistanceIndex::ALL
+        .into_iter()
+        .find(|index| index.value() == estimate.distance_index)?;
+    let defocus = estimate
+        .defocus
+        .is_finite()
+        .then(|| Micrometres::from_metres(estimate.defocus));
+    let other_side = DistanceIndex::ALL
+        .into_iter()
+        .zip(&estimate.probabilities)
+        .filter(|(class, _)| class.value() * index.value() < 0)
+        .map(|(_, probability)| *probability)
+        .sum();
+    let exposed = from_time(&estimate.header.stamp);
+    Some(Observation {
+        index,
+        defocus,
+        other_side,
+        trusted: estimate.trusted,
+        exposed,
+    })
+}
+
+fn to_report(stage: &StageState) -> StageReport {
+    const IDLE: u8 = StageState::IDLE as u8;
+    const MOVING: u8 = StageState::MOVING as u8;
+    let motion = match stage.state {
+        IDLE => Motion::Still,
+        MOVING => Motion::Moving,
+        _ => Motion::Unavailable,
+    };
+    let z = (stage.position_valid && stage.z.is_finite()).then(|| Micrometres::from_metres(stage.z));
+    StageReport {
+        z,
+        motion,
+        at: from_time(&stage.header.stamp),
+    }
+}
+
+struct Outlets {
+    commands: Publisher<TwistStamped>,
+    states: Publisher<FocusState>,
+    diagnostics: Diagnostics,
+    presence: Presence,
+    name: String,
+    published: Option<Phase>,
+    stop_repeats: u32,
+}
+
+impl Outlets {
+    fn command(&mut self, velocity_um_per_s: f64, now: Instant) {
+        self.stop_repeats = if velocity_um_per_s != 0.0 {
+            STOP_REPEATS
+        } else {
+            self.stop_repeats.saturating_sub(1)
+        };
+        let linear = Vector3 {
+            x: 0.0,
+            y: 0.0,
+            z: velocity_um_per_s * 1e-6,
+        };
+        let twist = Twist {
+            linear,
+            angular: Vector3::default(),
+        };
+        // Publishing fails only while the process ends, and then the bridge's timeout stops the stage.
+        drop(self.commands.publish(&TwistStamped {
+            header: header(now, "stage_z"),
+            twist,
+        }));
+    }
+
+    /// Publishes the state when it has changed.
+    fn publish_state(&mut self, controller: &FocusController, now: Instant) {
+        if self.published.as_ref() == Some(controller.phase()) {
+            return;
+        }
+        let (state, reason) = describe(controller.phase());
+        match controller.phase() {
+            Phase::Failed(reason) => tracing::warn!(node = self.name, "gave up: {reason}"),
+            Phase::InFocus => tracing::info!(node = self.name, "in focus"),
+            Phase::Disabled | Phase::Looking | Phase::Moving => {}
+        }
+        self.published = Some(controller.phase().clone());
+        let reason = reason.to_owned();
+        drop(self.states.publish(&FocusState {
+            header: header(now, ""),
+            state,
+            reason,
+        }));
+    }
+
+    fn introduce(&mut self, parameters: &FocusControllerParameters) {
+        self.presence.introduce(About {
+            capabilities: capabilities(&["autofocus", "focus_state", "cmd_vel", "~/enable", "~/stop"]),
+            limits: limits([
+                ("z_min", parameters.z_min),
+                ("z_max", parameters.z_max),
+                ("run_timeout", parameters.run_timeout),
+            ]),
+            ..About::default()
+        });
+    }
+
+    /// What an orchestrator has to know before it sends a goal.
+    fn publish_work(&mut self, controller: &FocusController, known: &Known, is_active: bool) {
+        self.presence.set(match controller.phase() {
+            _ if !is_active => Work::inactive(),
+            Phase::Looking | Phase::Moving => Work::Busy("focusing".into()),
+            Phase::Failed(reason) => Work::Fault(reason.as_str().into()),
+            Phase::Disabled | Phase::InFocus if known.motion == Motion::Unavailable => {
+                Work::Fault("the stage is not ready: look at stage_state for the reason".into())
+            }
+            Phase::Disabled | Phase::InFocus => Work::Idle("".into()),
+        });
+    }
+
+    fn publish_diagnostics(&self, controller: &FocusController, is_active: bool, now: Instant) {
+        let (_, reason) = describe(controller.phase());
+        let (severity, message) = match controller.phase() {
+            _ if !is_active => (Severity::Warn, "not active"),
+            Phase::Failed(_) => (Severity::Error, reason),
+            Phase::Disabled => (Severity::Ok, "disabled"),
+            Phase::Looking => (Severity::Ok, "looking"),
+            Phase::Moving => (Severity::Ok, "moving"),
+            Phase::InFocus => (Severity::Ok, "in focus"),
+        };
+        let mode = format!("{:?}", controller.config().law).to_lowercase();
+        self.diagnostics
+            .publish(now, severity, message, &[("mode", mode)]);
+    }
+}
+
+fn describe(phase: &Phase) -> (u8, &str) {
+    match phase {
+        Phase::Disabled => (FocusState::DISABLED as u8, ""),
+        Phase::Looking => (FocusState::LOOKING as u8, ""),
+        Phase::Moving => (FocusState::MOVING as u8, ""),
+        Phase::InFocus => (FocusState::IN_FOCUS as u8, ""),
+        Phase::Failed(reason) => (FocusState::FAILED as u8, reason),
+    }
+}

@@ -1,0 +1,66 @@
+//! The nodes: parameters, core, a loop over what can happen, messages. Each is an async function that runs until the
+//! process stops; `bin/` decides which share a process.
+
+pub mod camera;
+pub mod classifier;
+pub mod focus_controller;
+pub mod frames;
+mod move_goals;
+pub mod sim_microscope;
+pub mod stepper_bridge;
+
+use std::path::PathBuf;
+
+use r2r::sensor_msgs::msg::JointState;
+
+use crate::units::Micrometres;
+
+/// Height of the lens in a joint state: position of joint `z`, m, if it is there and known.
+fn stage_z(state: &JointState) -> Option<Micrometres> {
+    let index = state.name.iter().position(|name| name == "z")?;
+    let z = *state.position.get(index)?;
+    z.is_finite().then(|| Micrometres::from_metres(z))
+}
+
+/// Where the virtual stage of a namespace offers its port, unless a parameter says otherwise: a name that two microscopes,
+/// two users or two ROS domains do not share.
+fn virtual_port(namespace: &str) -> PathBuf {
+    let domain = std::env::var("ROS_DOMAIN_ID").unwrap_or_else(|_| "0".to_owned());
+    let user = nix::unistd::getuid();
+    let scope = namespace.trim_matches('/').replace('/', "-");
+    let separator = if scope.is_empty() { "" } else { "-" };
+    std::env::temp_dir().join(format!("hhnet-{user}-{domain}{separator}{scope}-stage"))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::ros::params::to_markdown;
+
+    /// `HHNET_WRITE_DOCS=1 cargo test` writes the page anew.
+    #[test]
+    fn the_page_of_parameters_is_true() {
+        let sections = [
+            to_markdown::<super::camera::CameraParameters>(),
+            to_markdown::<super::classifier::ClassifierParameters>(),
+            to_markdown::<super::focus_controller::FocusControllerParameters>(),
+            to_markdown::<super::stepper_bridge::StepperBridgeParameters>(),
+            to_markdown::<super::sim_microscope::SimMicroscopeParameters>(),
+        ]
+        .map(|section| section.unwrap());
+        let text = format!(
+            "# Parameters\n\n\
+             Made from the tables in `src/nodes` by a test. Units are SI. *Live* parameters may change while the node runs \
+             (`ros2 param set`); the others are read at start.\n\n{}",
+            sections.join("\n")
+        );
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/parameters.md");
+        if std::env::var_os("HHNET_WRITE_DOCS").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let page = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            page == text,
+            "docs/parameters.md is out of date: run this test with HHNET_WRITE_DOCS=1"
+        );
+    }
+}

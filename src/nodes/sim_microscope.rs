@@ -1,0 +1,405 @@
+//! `sim_microscope`: the virtual microscope. Its camera looks through the virtual optics wherever its stage is, and the
+//! stage is reached only through a pseudo-terminal on which an emulated GRBL 1.1 answers. Between the motors and what the
+//! camera sees lie play, ringing, drift, stops and limit switches, none of which the controller knows.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use r2r::hhnet::msg::{About, SimTruth};
+use r2r::sensor_msgs::msg::Image;
+use r2r::{Publisher, QosProfile};
+
+use super::frames::{Shot, ShotSender, publish_if_wanted};
+use super::virtual_port;
+use crate::drivers::emulated_port::EmulatedPort;
+use crate::frame::Frame;
+use crate::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Pose, SensorConfig};
+use crate::objective::Objective;
+use crate::parameters;
+use crate::protocol::grbl_emulator::EmulatorConfig;
+use crate::ros::app::App;
+use crate::ros::convert::header;
+use crate::ros::diagnostics::{Diagnostics, Severity};
+use crate::ros::lifecycle::Lifecycle;
+use crate::ros::node::{Builder, newest_reliable};
+use crate::ros::params::Checked;
+use crate::ros::presence::{Presence, Work, capabilities};
+use crate::sensor::Noise;
+use crate::slide::SiteRandom;
+use crate::stage::{Axis, Drift, MechanicsConfig};
+use crate::units::Instant;
+
+/// Hard stops of x, y, z, µm from the middle of the slide's nominal plane: the table passes every edge of the slide, and
+/// the lens reaches it.
+const STOPS_UM: [(f64, f64); 3] = [(-38_000.0, 38_000.0), (-13_000.0, 13_000.0), (-1000.0, 3000.0)];
+/// Distance of the limit switches in front of the stops, µm.
+const SWITCH_MARGIN_UM: f64 = 100.0;
+/// Longest travel in x or y during an exposure that is rendered, µm; a faster stage smears no farther.
+const MOST_TRAVEL_UM: f64 = 20.0;
+/// Travel in an exposure that no picture shows, µm: drift and the last of the ringing, not worth the slower rendering.
+const LEAST_TRAVEL_UM: f64 = 1e-3;
+/// Kept from the largest modelled defocus, µm, for the rounding of sums.
+const DEFOCUS_MARGIN_UM: f64 = 1e-3;
+/// Purposes of random numbers: when exposures begin, and where the lens starts.
+const JITTER: u64 = 0x717;
+/// See [`JITTER`].
+const START: u64 = 0x57a;
+
+parameters! {
+    /// Parameters of the virtual microscope.
+    SimMicroscopeParameters in "sim_microscope" {
+        /// Whether there is a virtual microscope at all; false when real hardware is used in the same process.
+        enabled: bool = true,
+        /// Objective: `10x0.25`, `20x0.40`, `40x0.65` or `60x0.85`.
+        objective: String = "40x0.65",
+        /// Seed of the slide; the same seed is the same slide.
+        seed: i64 = 1,
+        /// Where on the slide the camera looks when the stage powers up, m from the slide's middle.
+        x: f64 [-0.038..=0.038] = 0.0,
+        /// Where on the slide the camera looks when the stage powers up, m from the slide's middle.
+        y: f64 [-0.013..=0.013] = 0.0,
+        /// Height of the lens above focus when the stage powers up, m; positive: too far from the slide. The controller
+        /// calls it zero, whatever it is.
+        start_defocus: f64 = 0.0,
+        /// Largest departure from `start_defocus`, m: what it really is comes from the seed.
+        start_spread: f64 [0.0..=0.0001] = 0.0,
+        /// Exposures per second; fewer if rendering cannot keep up.
+        frame_rate: f64 = 40.0,
+        /// Most by which an exposure begins late, s, different from frame to frame and the same for the same seed; 0 to
+        /// half a period.
+        frame_jitter: f64 = 0.0005,
+        /// Exposure time, s.
+        exposure: f64 = 0.002,
+        /// Play between motor and lens, m; 0 to 0.001. It moves the count, not the focus.
+        backlash: f64 = 2e-6,
+        /// Natural frequency of the lens on its drive, Hz, 1 to 1000; 0 for one that follows at once.
+        settling_frequency: f64 = 60.0,
+        /// Its damping ratio, 0.01 to 0.95: what rings after a stop falls to a fifth in 1 / (4 x ratio x frequency).
+        settling_damping: f64 = 0.15,
+        /// How far the stand grows while it warms up, m; -0.001 to 0.001.
+        drift: f64 = 3e-6,
+        /// Time constant of that, s; 1 to 1e6.
+        drift_time: f64 = 1200.0,
+        /// Amplitude of a slow swing of the lens, m; 0 to 0.001.
+        drift_swing: f64 = 0.2e-6,
+        /// Its period, s; 1 to 1e6.
+        drift_period: f64 = 600.0,
+        /// Shot and read noise.
+        noise: bool = true,
+        /// One colour filter per pixel, as in most cameras, instead of three colours at every pixel.
+        bayer: bool = false,
+        /// Path at which the stage's serial port appears; empty for the virtual stage of this namespace.
+        port: String = "",
+        /// Configure and activate the node at start, without waiting for `~/change_state`.
+        autostart: bool = true,
+    }
+}
+
+impl Checked for SimMicroscopeParameters {}
+
+/// Runs the node; frames go to `out` if somebody in this process takes them.
+///
+/// # Errors
+/// Bad parameters, or a port that cannot be made.
+pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
+    let mut node = Builder::new("sim_microscope")?;
+    let parameters = node
+        .parameters::<SimMicroscopeParameters>(app.clock)?
+        .borrow()
+        .clone();
+    if !parameters.enabled {
+        let spinning = node.spin()?;
+        app.stopped().await;
+        drop(spinning);
+        return Ok(());
+    }
+    let period = period(parameters.frame_rate)?;
+    let link = match parameters.port.as_str() {
+        "" => virtual_port(&node.namespace()?),
+        path => PathBuf::from(path),
+    };
+    let outlets = Outlets {
+        images: node.publisher("sim/image_raw", newest_reliable())?,
+        truths: node.publisher("sim/truth", QosProfile::default().keep_last(50))?,
+        out,
+        frame_id: "camera_optical_frame".into(),
+    };
+    let diagnostics = Diagnostics::new(&mut node, "simulation", "virtual")?;
+    let mut presence = Presence::new(&mut node, app.clock)?;
+    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let name = node.name().to_owned();
+    let spinning = node.spin()?;
+    presence.introduce(About {
+        capabilities: capabilities(&["sim/image_raw", "sim/truth"]),
+        device: format!("virtual {} {}", parameters.objective, link.display()),
+        ..About::default()
+    });
+    presence.set(Work::inactive());
+
+    let mut outlets = Some(outlets);
+    let mut frames = tokio::time::interval(period);
+    frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    while let Some(wish) = lifecycle.configure(&app).await {
+        let Some((microscope, port, mut timing)) = wish.settle(open(&parameters, period, &link, &app))?
+        else {
+            continue;
+        };
+        tracing::info!(
+            node = name,
+            "slide {} under {}, stage at {}",
+            parameters.seed,
+            parameters.objective,
+            link.display()
+        );
+        let mut camera = Some(VirtualCamera {
+            microscope,
+            port,
+            outlets: outlets.take().context("the virtual camera is gone")?,
+            sequence: 0,
+        });
+        let mut rendered = 0_u64;
+        let mut is_active = false;
+        let leaving = loop {
+            tokio::select! {
+                () = app.stopped() => break None,
+                wish = lifecycle.next() => {
+                    if let Some(wish) = wish.switch(&mut is_active) {
+                        break Some(wish);
+                    }
+                    presence.set(if is_active { Work::Busy("simulating".into()) } else { Work::inactive() });
+                }
+                _ = frames.tick(), if is_active => {
+                    let (start, exposure) = timing.expose(app.clock.now()).await;
+                    let Some(mut busy) = camera.take() else { bail!("the virtual camera is gone") };
+                    // Rendering takes tens of milliseconds on every core it can get: it must not hold a worker of the runtime.
+                    let (returned, outcome) = tokio::task::spawn_blocking(move || {
+                        let outcome = busy.expose(start, exposure);
+                        (busy, outcome)
+                    }).await.context("the virtual camera panicked")?;
+                    rendered += u64::from(outcome?);
+                    camera = Some(returned);
+                }
+                _ = second.tick() => {
+                    let (severity, message) =
+                        if is_active { (Severity::Ok, "simulating") } else { (Severity::Warn, "not active") };
+                    let frames = std::mem::take(&mut rendered);
+                    let values = [("frames_per_second", frames.to_string())];
+                    diagnostics.publish(app.clock.now(), severity, message, &values);
+                }
+            }
+        };
+        outlets = camera.map(|camera| camera.outlets);
+        presence.set(Work::inactive());
+        if let Some(wish) = leaving {
+            wish.done();
+        }
+    }
+    drop(spinning);
+    Ok(())
+}
+
+/// When exposures happen.
+struct Timing {
+    seed: u64,
+    jitter_s: f64,
+    exposure: Duration,
+    tick: i64,
+}
+
+impl Timing {
+    /// Waits for the next exposure to be over; when it began, and how long it took.
+    async fn expose(&mut self, now: Instant) -> (Instant, Duration) {
+        // The timer is too coarse for a jitter: the exposure is placed in time, and awaited whole.
+        let mut random = SiteRandom::at(self.seed, JITTER, self.tick, 0);
+        self.tick += 1;
+        let late = Duration::from_secs_f64(random.range(0.0, self.jitter_s));
+        tokio::time::sleep(late + self.exposure).await;
+        (now + late, self.exposure)
+    }
+}
+
+/// The slide under the optics, and the stage at its port.
+fn open(
+    parameters: &SimMicroscopeParameters,
+    period: Duration,
+    link: &Path,
+    app: &App,
+) -> Result<(LiveMicroscope, EmulatedPort, Timing)> {
+    let timing = Timing {
+        seed: parameters.seed as u64,
+        jitter_s: parameters.checked_jitter(period)?,
+        exposure: Duration::try_from_secs_f64(parameters.exposure).context("sim_microscope exposure")?,
+        tick: 0,
+    };
+    let microscope = microscope(parameters)?;
+    let clock = app.clock;
+    let emulator = EmulatorConfig {
+        physical_offset_um: parameters.start_um(microscope.microscope())?,
+        mechanics: parameters.mechanics()?,
+        ..EmulatorConfig::default()
+    };
+    let port = EmulatedPort::open(link, emulator, Arc::new(move || clock.now()))
+        .with_context(|| format!("the virtual stage cannot offer its port at {}", link.display()))?;
+    Ok((microscope, port, timing))
+}
+
+fn period(frame_rate: f64) -> Result<Duration> {
+    if !(frame_rate > 0.0 && frame_rate <= 1000.0) {
+        bail!("sim_microscope frame_rate must lie in (0, 1000] per second, not {frame_rate}");
+    }
+    Ok(Duration::from_secs_f64(1.0 / frame_rate))
+}
+
+impl SimMicroscopeParameters {
+    /// Largest delay of an exposure, s.
+    fn checked_jitter(&self, period: Duration) -> Result<f64> {
+        let most = period.as_secs_f64() / 2.0;
+        if !(0.0..=most).contains(&self.frame_jitter) {
+            bail!(
+                "sim_microscope frame_jitter must lie in [0, {most}] s at this frame_rate, not {}",
+                self.frame_jitter
+            );
+        }
+        Ok(self.frame_jitter)
+    }
+
+    /// Where x, y and z are when the controller powers up, µm.
+    fn start_um(&self, microscope: &Microscope) -> Result<[f64; 3]> {
+        if !(0.0..=1e-4).contains(&self.start_spread) {
+            bail!(
+                "sim_microscope start_spread must lie in [0, 0.0001] m, not {}",
+                self.start_spread
+            );
+        }
+        let (x_um, y_um) = (self.x * 1e6, self.y * 1e6);
+        let spread = SiteRandom::new(self.seed as u64, START).range(-1.0, 1.0) * self.start_spread;
+        let defocus_um = (self.start_defocus + spread) * 1e6;
+        let start_um = [x_um, y_um, microscope.focus_height_um(x_um, y_um) + defocus_um];
+        for (axis, (um, (low_um, high_um))) in Axis::ALL.into_iter().zip(start_um.into_iter().zip(STOPS_UM)) {
+            if !(low_um..=high_um).contains(&um) {
+                bail!(
+                    "sim_microscope cannot start with {axis:?} at {um} µm: its travel is {low_um} to {high_um} µm; \
+                     change x, y or start_defocus"
+                );
+            }
+        }
+        Ok(start_um)
+    }
+
+    /// The mechanics of x, y and z.
+    fn mechanics(&self) -> Result<[MechanicsConfig; 3]> {
+        let mut z = MechanicsConfig::fine_focus()
+            .with_backlash(self.backlash * 1e6)?
+            .with_drift(Drift {
+                warm_up_um: self.drift * 1e6,
+                warm_up_s: self.drift_time,
+                swing_um: self.drift_swing * 1e6,
+                swing_s: self.drift_period,
+            })?;
+        z = if self.settling_frequency == 0.0 {
+            z.without_settling()
+        } else {
+            z.with_settling(self.settling_frequency, self.settling_damping)?
+        };
+        let [x_stops, y_stops, z_stops] = STOPS_UM;
+        let between = |axis: MechanicsConfig, (low_um, high_um): (f64, f64)| {
+            axis.with_stops(low_um, high_um, SWITCH_MARGIN_UM)
+        };
+        Ok([
+            between(MechanicsConfig::cross_table(), x_stops)?,
+            between(MechanicsConfig::cross_table(), y_stops)?,
+            between(z, z_stops)?,
+        ])
+    }
+}
+
+fn microscope(parameters: &SimMicroscopeParameters) -> Result<LiveMicroscope> {
+    let config = MicroscopeConfig {
+        objective: Objective::by_name(&parameters.objective)?,
+        slide_seed: parameters.seed as u64,
+        noise: if parameters.noise { Noise::On } else { Noise::Off },
+        sensor: SensorConfig {
+            bayer: parameters.bayer,
+            ..SensorConfig::default()
+        },
+        ..MicroscopeConfig::default()
+    };
+    Ok(LiveMicroscope::new(config)?)
+}
+
+struct Outlets {
+    images: Publisher<Image>,
+    truths: Publisher<SimTruth>,
+    out: Option<ShotSender>,
+    frame_id: Arc<str>,
+}
+
+impl Outlets {
+    fn wanted(&self) -> bool {
+        self.out.as_ref().is_some_and(|out| out.receiver_count() > 0)
+            || self.images.get_inter_process_subscription_count().unwrap_or(0) > 0
+    }
+}
+
+struct VirtualCamera {
+    microscope: LiveMicroscope,
+    port: EmulatedPort,
+    outlets: Outlets,
+    sequence: u64,
+}
+
+impl VirtualCamera {
+    /// One exposure from `start` on: the truth always, the picture if anybody wants it (then true).
+    fn expose(&mut self, start: Instant, exposure: Duration) -> Result<bool> {
+        let exposed = start + exposure / 2;
+        let place = |at| Axis::ALL.map(|axis| self.port.position_um(axis, at));
+        let (first, middle, last) = (place(start), place(exposed), place(start + exposure));
+        let [x_um, y_um, z_um] = middle;
+        let focus_um = self.microscope.microscope().focus_height_um(x_um, y_um);
+        let defocus_um = z_um - focus_um;
+        // Publishing fails only while the process ends.
+        drop(self.outlets.truths.publish(&SimTruth {
+            header: header(exposed, &self.outlets.frame_id),
+            z: z_um * 1e-6,
+            defocus: defocus_um * 1e-6,
+            x: x_um * 1e-6,
+            y: y_um * 1e-6,
+        }));
+        if !self.outlets.wanted() {
+            return Ok(false);
+        }
+        // Farther away the optics are not modelled; the picture stays as it is there.
+        let farthest_um = self.microscope.microscope().farthest_um() - DEFOCUS_MARGIN_UM;
+        let most_um = [MOST_TRAVEL_UM, MOST_TRAVEL_UM, farthest_um];
+        let travel_um = Axis::ALL.map(Axis::index).map(|axis| {
+            let um = last[axis] - first[axis];
+            if um.abs() < LEAST_TRAVEL_UM {
+                0.0
+            } else {
+                um.clamp(-most_um[axis], most_um[axis])
+            }
+        });
+        let reach_um = farthest_um - 0.5 * travel_um[2].abs();
+        let pose = Pose {
+            x_um,
+            y_um,
+            z_um: focus_um + defocus_um.clamp(-reach_um, reach_um),
+        };
+        let rgb = self.microscope.expose_moving(pose, travel_um, self.sequence)?;
+        let MicroscopeConfig { width, height, .. } = *self.microscope.microscope().config();
+        let frame = Arc::new(Frame::new(width, height, rgb, exposed, self.sequence)?);
+        self.sequence += 1;
+        let shot = Shot {
+            frame,
+            frame_id: self.outlets.frame_id.clone(),
+        };
+        publish_if_wanted(&self.outlets.images, &shot);
+        if let Some(out) = &self.outlets.out {
+            out.send_replace(Some(shot));
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,443 @@
+//! `stepper_bridge`: velocity commands in, the motion controller's bytes out; position and state back.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use futures::StreamExt as _;
+use r2r::geometry_msgs::msg::TwistStamped;
+use r2r::hhnet::action::MoveStage;
+use r2r::hhnet::msg::{About, StageState as StageStateMsg};
+use r2r::sensor_msgs::msg::JointState;
+use r2r::std_srvs::srv::Trigger;
+use r2r::{Publisher, QosProfile, ServiceRequest};
+
+use super::move_goals::{MoveGoals, Outcome};
+use super::virtual_port;
+use crate::drivers::serial::{PortError, StageDriver, StageHandle, open_port};
+use crate::parameters;
+use crate::protocol::grbl_host::GrblConfig;
+use crate::protocol::status::{StageState, StageStatus};
+use crate::ros::action::{ActionServer, GoalRequest};
+use crate::ros::app::App;
+use crate::ros::convert::{from_time, header};
+use crate::ros::diagnostics::{Diagnostics, Severity};
+use crate::ros::lifecycle::{Change, Lifecycle, Wish};
+use crate::ros::node::{Builder, Newest, Requests, newest_reliable};
+use crate::ros::params::Checked;
+use crate::ros::presence::{Presence, Work, capabilities, limits};
+use crate::units::{Instant, Micrometres};
+
+/// Time a controller may take from the opening of its port to its first answer before the log mentions it.
+const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+parameters! {
+    /// Parameters of the stepper bridge node.
+    StepperBridgeParameters in "stepper_bridge" {
+        /// Serial port of the motion controller, best by its stable name under `/dev/serial/by-id`; empty for the virtual
+        /// stage of this namespace.
+        port: String = "",
+        /// Baud rate.
+        baud_rate: i64 = 115_200,
+        /// How long to wait at start for the port to appear, s.
+        open_timeout: f64 = 5.0,
+        /// Height of the lens when the controller powers up, m: GRBL calls every power-up position zero.
+        power_up_z: f64 = 0.0,
+        /// Lowest permitted height of the lens, m.
+        z_min: f64 = -100e-6,
+        /// Highest permitted height of the lens, m.
+        z_max: f64 = 300e-6,
+        /// Greatest speed towards the slide, m/s.
+        max_approach_speed: f64 = 0.0005,
+        /// Greatest speed away from the slide, m/s.
+        max_speed: f64 = 0.001,
+        /// A velocity command older than this stops the stage, s.
+        command_timeout: f64 = 0.2,
+        /// Rate of joint_states and stage_state, Hz.
+        publish_rate: f64 [1.0..=200.0] = 50.0,
+        /// Configure and activate the node at start, without waiting for `~/change_state`.
+        autostart: bool = true,
+    }
+}
+
+impl Checked for StepperBridgeParameters {
+    fn check(&self) -> Result<()> {
+        self.host_config().map(drop)
+    }
+}
+
+/// Everything the bridge reacts to.
+enum Event {
+    Command(TwistStamped),
+    Goal(GoalRequest<MoveStage::Action>),
+    Stop(ServiceRequest<Trigger::Service>),
+    ClearFault(ServiceRequest<Trigger::Service>),
+    Life(Wish),
+    Report,
+    Second,
+    Shutdown,
+}
+
+/// Runs the node.
+///
+/// # Errors
+/// Bad parameters, a port that does not exist or is taken.
+pub async fn run(app: App) -> Result<()> {
+    let mut node = Builder::new("stepper_bridge")?;
+    let parameters = node
+        .parameters::<StepperBridgeParameters>(app.clock)?
+        .borrow()
+        .clone();
+    let config = parameters.host_config()?;
+    let path = match parameters.port.as_str() {
+        "" => virtual_port(&node.namespace()?),
+        path => PathBuf::from(path),
+    };
+    let mut inlets = Inlets {
+        commands: node.subscribe("cmd_vel", newest_reliable())?,
+        stops: node.service("~/stop")?,
+        clears: node.service("~/clear_fault")?,
+        goals: ActionServer::new(&mut node, "move_stage", app.clock)?,
+    };
+    let mut moves = MoveGoals {
+        zero: Micrometres::from_metres(parameters.power_up_z),
+        max_um_per_s: parameters.max_speed * 1e6,
+        running: None,
+    };
+    let mut outlets = Outlets {
+        joints: node.publisher("joint_states", QosProfile::default())?,
+        states: node.publisher("stage_state", QosProfile::default())?,
+        diagnostics: Diagnostics::new(&mut node, "stage", &path.display().to_string())?,
+        presence: Presence::new(&mut node, app.clock)?,
+        port: path.display().to_string(),
+        limits: [
+            ("z_min", parameters.z_min),
+            ("z_max", parameters.z_max),
+            ("max_speed", parameters.max_speed),
+        ],
+        name: node.name().to_owned(),
+        zero: Micrometres::from_metres(parameters.power_up_z),
+        reported: String::new(),
+        patient_until: Instant::default(),
+    };
+    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let spinning = node.spin()?;
+    while let Some(wish) = lifecycle.configure(&app).await {
+        let opened = tokio::select! {
+            () = app.stopped() => break,
+            stage = open(&path, &parameters, config.clone(), &app) => stage,
+        };
+        let Some(stage) = wish.settle(opened)? else {
+            continue;
+        };
+        outlets.patient_until = app.clock.now() + FIRST_ANSWER_LIMIT;
+        tracing::info!(node = outlets.name, "stage on {}", path.display());
+        let leaving = drive(
+            &app,
+            &parameters,
+            &stage,
+            &mut lifecycle,
+            &mut inlets,
+            &mut moves,
+            &mut outlets,
+        )
+        .await;
+        moves.end(
+            Outcome::Failed,
+            "the stepper bridge lets go of the stage",
+            &stage.status().borrow().clone(),
+        );
+        if let Err(unconfirmed) = stage.shutdown().await {
+            // With a link the driver has stopped the stage; without one nobody can, and the queue on the far side is short.
+            tracing::warn!(node = outlets.name, "{unconfirmed}");
+        }
+        outlets.let_go(app.clock.now());
+        if let Some(wish) = leaving {
+            wish.done();
+        }
+    }
+    drop(spinning);
+    Ok(())
+}
+
+/// What the bridge hears.
+struct Inlets {
+    commands: Newest<TwistStamped>,
+    stops: Requests<Trigger::Service>,
+    clears: Requests<Trigger::Service>,
+    goals: ActionServer<MoveStage::Action>,
+}
+
+/// Works with an open stage until the process ends (None) or somebody wants it let go of.
+async fn drive(
+    app: &App,
+    parameters: &StepperBridgeParameters,
+    stage: &StageHandle,
+    lifecycle: &mut Lifecycle,
+    inlets: &mut Inlets,
+    moves: &mut MoveGoals,
+    outlets: &mut Outlets,
+) -> Option<Wish> {
+    let status = stage.status();
+    let mut is_active = false;
+    let mut report = tokio::time::interval(Duration::from_secs_f64(1.0 / parameters.publish_rate));
+    report.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    loop {
+        let event = tokio::select! {
+            () = app.stopped() => Event::Shutdown,
+            Some(command) = inlets.commands.next() => Event::Command(command),
+            Some(request) = inlets.goals.next() => Event::Goal(request),
+            Some(request) = inlets.stops.next() => Event::Stop(request),
+            Some(request) = inlets.clears.next() => Event::ClearFault(request),
+            wish = lifecycle.next() => Event::Life(wish),
+            _ = report.tick() => Event::Report,
+            _ = second.tick() => Event::Second,
+        };
+        match event {
+            Event::Life(wish) => match wish.change {
+                Change::Activate => {
+                    is_active = true;
+                    wish.done();
+                }
+                Change::Deactivate => {
+                    is_active = false;
+                    let stopped = stage.stop().await;
+                    moves.end(
+                        Outcome::Preempted,
+                        "the stepper bridge was deactivated",
+                        &stage.status().borrow().clone(),
+                    );
+                    if let Err(unconfirmed) = stopped {
+                        // No link, no confirmation; the queue on the far side is short, and nothing follows.
+                        tracing::warn!(node = outlets.name, "{unconfirmed}");
+                    }
+                    wish.done();
+                }
+                Change::Configure | Change::CleanUp | Change::ShutDown => return Some(wish),
+            },
+            Event::Command(_) if !is_active => {}
+            Event::Goal(request) if !is_active => {
+                request.reject("the stepper bridge is not active: call ~/change_state");
+            }
+            Event::Command(command) => {
+                let stamp = from_time(&command.header.stamp);
+                if let Err(refusal) = stage.velocity(command.twist.linear.z * 1e6, stamp) {
+                    tracing::debug!(node = outlets.name, "{refusal}");
+                }
+            }
+            Event::Goal(request) => moves.take_up(request, stage, app.clock.now()).await,
+            Event::Stop(request) => {
+                let stopped = stage.stop().await;
+                moves.end(
+                    Outcome::Preempted,
+                    "~/stop was called",
+                    &stage.status().borrow().clone(),
+                );
+                let response = match stopped {
+                    Ok(status) => Trigger::Response {
+                        success: true,
+                        message: format!(
+                            "stands at {:.2} µm",
+                            (Micrometres(status.z_um()) + outlets.zero).0
+                        ),
+                    },
+                    Err(error) => Trigger::Response {
+                        success: false,
+                        message: error.to_string(),
+                    },
+                };
+                drop(request.respond(response));
+            }
+            Event::ClearFault(request) => {
+                stage.clear_fault();
+                let message = "asked the controller to accept its position".to_owned();
+                drop(request.respond(Trigger::Response {
+                    success: true,
+                    message,
+                }));
+            }
+            Event::Report => {
+                let now = app.clock.now();
+                outlets.report(&status.borrow().clone(), is_active, now);
+                moves.follow(stage, now).await;
+            }
+            Event::Second => outlets.publish_diagnostics(&status.borrow().clone(), app.clock.now()),
+            Event::Shutdown => return None,
+        }
+    }
+}
+
+impl StepperBridgeParameters {
+    /// The driver's settings, in its own coordinates: they begin where the controller powers up.
+    fn host_config(&self) -> Result<GrblConfig> {
+        let timeout =
+            Duration::try_from_secs_f64(self.command_timeout).context("stepper_bridge command_timeout")?;
+        let config = GrblConfig {
+            z_min_um: (self.z_min - self.power_up_z) * 1e6,
+            z_max_um: (self.z_max - self.power_up_z) * 1e6,
+            max_um_per_s: self.max_speed * 1e6,
+            max_down_um_per_s: self.max_approach_speed * 1e6,
+            command_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+            ..GrblConfig::default()
+        };
+        config.check().context("stepper_bridge")?;
+        Ok(config)
+    }
+}
+
+/// Opens the port, waiting a while for one that is not there yet: nodes start in any order.
+async fn open(
+    path: &Path,
+    parameters: &StepperBridgeParameters,
+    config: GrblConfig,
+    app: &App,
+) -> Result<StageHandle> {
+    let wait = Duration::try_from_secs_f64(parameters.open_timeout).context("stepper_bridge open_timeout")?;
+    let baud = u32::try_from(parameters.baud_rate).context("stepper_bridge baud_rate")?;
+    let deadline = app.clock.now() + wait;
+    let clock = app.clock;
+    loop {
+        // Opening is tried here first, so that a port that cannot work is an error and not a reconnection without end.
+        match open_port(path, baud) {
+            Ok(port) => {
+                drop(port);
+                return Ok(StageDriver::spawn_port(
+                    path.to_owned(),
+                    baud,
+                    config,
+                    Arc::new(move || clock.now()),
+                )?);
+            }
+            Err(PortError::Missing { .. }) if app.clock.now() < deadline => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// What keeps the stage from moving, as a sentence; empty if nothing does.
+fn trouble(status: &StageStatus) -> String {
+    match status.state {
+        StageState::Idle | StageState::Moving => String::new(),
+        StageState::Fault => format!("stage fault: {}", status.reason),
+        StageState::Disconnected => format!("stage disconnected: {}", status.reason),
+    }
+}
+
+struct Outlets {
+    joints: Publisher<JointState>,
+    states: Publisher<StageStateMsg>,
+    diagnostics: Diagnostics,
+    presence: Presence,
+    port: String,
+    /// Limits in force, by parameter; m and m/s.
+    limits: [(&'static str, f64); 3],
+    name: String,
+    /// Height of the driver's zero.
+    zero: Micrometres,
+    /// The trouble that the log told last.
+    reported: String,
+    /// Until when a controller that has not answered yet is no trouble: it boots when the port is opened.
+    patient_until: Instant,
+}
+
+impl Outlets {
+    /// Position and state; publishing fails only while the process ends.
+    fn report(&mut self, status: &StageStatus, is_active: bool, now: Instant) {
+        self.present(status, is_active);
+        let trouble = trouble(status);
+        let booting = status.state == StageState::Disconnected && now < self.patient_until;
+        if trouble != self.reported && !booting {
+            if !trouble.is_empty() {
+                tracing::warn!(node = self.name, "{trouble}");
+            }
+            self.reported = trouble;
+        }
+        let [x, y, z] = status.position_um.map(|um| um * 1e-6);
+        let z = z + self.zero.as_metres();
+        drop(self.joints.publish(&JointState {
+            header: header(now, ""),
+            name: ["x", "y", "z"].map(str::to_owned).to_vec(),
+            position: vec![x, y, z],
+            velocity: vec![0.0, 0.0, status.z_um_per_s * 1e-6],
+            effort: Vec::new(),
+        }));
+        let state = match status.state {
+            StageState::Disconnected => StageStateMsg::DISCONNECTED as u8,
+            StageState::Idle => StageStateMsg::IDLE as u8,
+            StageState::Moving => StageStateMsg::MOVING as u8,
+            StageState::Fault => StageStateMsg::FAULT as u8,
+        };
+        drop(self.states.publish(&StageStateMsg {
+            header: header(now, ""),
+            state,
+            reason: status.reason.clone(),
+            z,
+            position_valid: status.position_valid,
+            firmware: status.firmware.clone(),
+        }));
+    }
+
+    fn present(&mut self, status: &StageStatus, is_active: bool) {
+        self.presence.set(match status.state {
+            StageState::Fault | StageState::Disconnected => Work::Fault(status.reason.as_str().into()),
+            _ if !is_active => Work::inactive(),
+            StageState::Moving => Work::Busy("moving".into()),
+            StageState::Idle => Work::Idle("".into()),
+        });
+        self.presence.introduce(About {
+            capabilities: capabilities(&[
+                "move_stage",
+                "cmd_vel",
+                "joint_states",
+                "stage_state",
+                "~/stop",
+                "~/clear_fault",
+            ]),
+            limits: limits(self.limits),
+            device: format!("{} {}", self.port, status.firmware).trim_end().to_owned(),
+            ..About::default()
+        });
+    }
+
+    /// Without a stage nothing is known of it, and nobody may take it for standing still.
+    fn let_go(&mut self, now: Instant) {
+        let reason = "the port is closed: configure the stepper bridge".to_owned();
+        self.presence.set(Work::inactive());
+        drop(self.states.publish(&StageStateMsg {
+            header: header(now, ""),
+            state: StageStateMsg::DISCONNECTED as u8,
+            reason,
+            z: f64::NAN,
+            position_valid: false,
+            firmware: String::new(),
+        }));
+    }
+
+    fn diagnose(&self, status: &StageStatus) -> (Severity, String) {
+        match (status.state, status.warnings.first()) {
+            (StageState::Fault | StageState::Disconnected, _) => (Severity::Error, status.reason.clone()),
+            (StageState::Idle | StageState::Moving, Some(warning)) => (Severity::Warn, warning.clone()),
+            (StageState::Idle | StageState::Moving, None) => {
+                (Severity::Ok, format!("{:?}", status.state).to_lowercase())
+            }
+        }
+    }
+
+    fn publish_diagnostics(&self, status: &StageStatus, now: Instant) {
+        let (severity, message) = self.diagnose(status);
+        self.diagnostics.publish(
+            now,
+            severity,
+            &message,
+            &[
+                ("firmware", status.firmware.clone()),
+                ("garbled_lines", status.garbled_lines.to_string()),
+                ("refused_commands", status.refused_commands.to_string()),
+            ],
+        );
+    }
+}

@@ -1,0 +1,290 @@
+//! The host of a GRBL controller, without the wire: bytes in, bytes out, time as an argument.
+//!
+//! GRBL has no velocity mode and no watchdog, so velocity is a stream of short relative jogs, paced by time so that at
+//! most a *lookahead* of motion is ever queued: if this host dies, the stage stops by itself within that time. The
+//! controller plans every queue to end in a stop, so the last target sent is also the furthest the stage can go; limits
+//! are enforced on it. Rounding to the decimals of the wire never accumulates.
+//!
+//! Stopping: a short queue simply runs out, which leaves the stage on an exactly known target. Otherwise the jog is
+//! cancelled by the recipe that survives the firmware's traps: write nothing more, wait for the outstanding
+//! acknowledgements, ask for the state, cancel once and only in Jog, ask until Idle, prove with an empty line that the
+//! controller still listens; if any of that fails, reset it (and the position is lost).
+//!
+//! Use: [`GrblHost::handle_open`] and [`GrblHost::handle_close`] with the link, [`GrblHost::handle_bytes`] with what it
+//! brings, the `command_*` functions with what is wanted, and [`GrblHost::poll`] for the bytes to write, again at
+//! [`GrblHost::next_wakeup`].
+
+mod command;
+mod config;
+mod contact;
+mod firmware;
+mod motion;
+mod reply;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::grbl_reply::{LineSplitter, MachineState};
+use super::status::{StageState, StageStatus};
+use crate::stage::Trajectory;
+use crate::units::Instant;
+use firmware::Firmware;
+
+pub use config::{GrblConfig, GrblConfigError};
+
+/// Fastest command that is believed at all, µm/s.
+const PLAUSIBLE_UM_PER_S: f64 = 1e6;
+/// Longest relative move that is believed at all, µm.
+const PLAUSIBLE_UM: f64 = 1e6;
+/// Motion the controller commits before it can react to anything.
+const SEGMENT_BUFFER: Duration = Duration::from_millis(50);
+/// Period of `?` while waiting for standstill.
+const STOP_POLL: Duration = Duration::from_millis(10);
+/// Margin kept from the limits for the rounding of reported positions, µm.
+const LIMIT_MARGIN_UM: f64 = 1.0;
+
+/// What an unacknowledged line was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Hello,
+    BuildInfo,
+    Settings,
+    Unlock,
+    Jog,
+    Fence,
+    Home,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    what: Sent,
+    bytes: usize,
+    at: Instant,
+}
+
+/// Where the conversation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No link.
+    Closed,
+    /// Getting in touch: waiting for an acknowledgement and a report.
+    Hello {
+        since: Instant,
+        next: Instant,
+        acknowledged: bool,
+    },
+    /// A reset was sent; waiting for the welcome.
+    Resetting { deadline: Instant },
+    /// `$X`, `$I` or `$$` sent.
+    Asking { deadline: Instant },
+    /// Able to move (unless there is a fault).
+    Ready,
+}
+
+/// What the stage is made to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Motion {
+    Rest,
+    /// A stream of jogs.
+    Velocity,
+    /// What is queued runs out by itself; the state is asked for from `ask_from`, patience ends at `deadline`.
+    RunOut {
+        ask_from: Instant,
+        deadline: Instant,
+    },
+    /// Stopping, step 1: outstanding acknowledgements.
+    AwaitAcks {
+        deadline: Instant,
+    },
+    /// Step 2: is it a jog?
+    AwaitState {
+        deadline: Instant,
+    },
+    /// Step 3: cancelled; until Idle.
+    AwaitIdle {
+        deadline: Instant,
+    },
+    /// Step 4: the empty line.
+    AwaitFence,
+    /// `$H` until acknowledged.
+    Homing {
+        deadline: Instant,
+    },
+}
+
+/// Where the stage is believed to be.
+#[derive(Clone, Debug)]
+struct Position {
+    /// Machine coordinates of the last report, µm.
+    machine_um: Option<[f64; 3]>,
+    /// Stage = machine + offset.
+    offset_um: [f64; 3],
+    work_offset_um: [f64; 3],
+    valid: bool,
+    /// Exact end of what was sent for z, stage coordinates, µm.
+    target_um: f64,
+    /// The same as rounded for the wire.
+    sent_um: f64,
+    /// Expected z while jogs run.
+    expected: Trajectory,
+    contradictions: u32,
+    /// A reset happened: the next report defines the offset so that the position continues.
+    rebase: bool,
+    /// Contact was lost: the same, if the next report is not on the way to where the stage was sent.
+    doubtful: bool,
+}
+
+/// The host.
+#[derive(Clone, Debug)]
+pub struct GrblHost {
+    config: GrblConfig,
+    phase: Phase,
+    motion: Motion,
+    splitter: LineSplitter,
+    pending: VecDeque<Pending>,
+    out: Vec<u8>,
+    firmware: Firmware,
+    position: Position,
+    machine: Option<MachineState>,
+    /// Standing fault: why motion is refused.
+    fault: Option<String>,
+    reason: String,
+    ever_connected: bool,
+    unlock: bool,
+    /// Velocity asked for, and when.
+    wanted_um_per_s: f64,
+    command_at: Instant,
+    /// Velocity of the last jogs sent.
+    streamed_um_per_s: f64,
+    /// When what was sent will have been executed.
+    planned_until: Instant,
+    /// The target must be taken from the next report at rest.
+    resync: bool,
+    axes_um: [f64; 3],
+    asked: Option<Instant>,
+    /// Whether nothing was unacknowledged when the open request was sent.
+    asked_clean: bool,
+    last_asked: Instant,
+    misses: u32,
+    mute: bool,
+    /// Contact was lost and nothing has been heard since.
+    silent: bool,
+    stops_confirmed: u64,
+    garbled_lines: u64,
+    refused_commands: u64,
+    clock: Instant,
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+impl GrblHost {
+    /// A host without a link.
+    ///
+    /// # Errors
+    /// If the configuration cannot be used.
+    pub fn new(config: GrblConfig) -> Result<Self, GrblConfigError> {
+        config.check()?;
+        Ok(Self {
+            config,
+            phase: Phase::Closed,
+            motion: Motion::Rest,
+            splitter: LineSplitter::default(),
+            pending: VecDeque::new(),
+            out: Vec::new(),
+            firmware: Firmware::default(),
+            position: Position {
+                machine_um: None,
+                offset_um: [0.0; 3],
+                work_offset_um: [0.0; 3],
+                valid: false,
+                target_um: 0.0,
+                sent_um: 0.0,
+                expected: Trajectory::at_rest(0.0),
+                contradictions: 0,
+                rebase: false,
+                doubtful: false,
+            },
+            machine: None,
+            fault: None,
+            reason: "not connected yet".to_owned(),
+            ever_connected: false,
+            unlock: false,
+            wanted_um_per_s: 0.0,
+            command_at: Instant::default(),
+            streamed_um_per_s: 0.0,
+            planned_until: Instant::default(),
+            resync: false,
+            axes_um: [f64::NAN; 3],
+            asked: None,
+            asked_clean: false,
+            last_asked: Instant::default(),
+            misses: 0,
+            mute: false,
+            silent: false,
+            stops_confirmed: 0,
+            garbled_lines: 0,
+            refused_commands: 0,
+            clock: Instant::default(),
+        })
+    }
+
+    /// What the stage is doing, as far as is known.
+    pub fn state(&self) -> StageStatus {
+        let state = match (self.phase, &self.fault, self.motion) {
+            (Phase::Closed, ..) => StageState::Disconnected,
+            _ if self.silent => StageState::Disconnected,
+            (_, Some(_), _) => StageState::Fault,
+            (Phase::Ready, None, Motion::Rest) => StageState::Idle,
+            (Phase::Ready, None, _) => StageState::Moving,
+            _ => StageState::Disconnected,
+        };
+        let known = self.position.machine_um.is_some() && state != StageState::Disconnected;
+        let z_um = if self.motion == Motion::Rest {
+            self.axes_um[2]
+        } else {
+            self.expected_z_um(self.clock)
+        };
+        StageStatus {
+            stamp: self.clock,
+            state,
+            reason: match &self.fault {
+                Some(fault) if state == StageState::Fault => fault.clone(),
+                _ => self.reason.clone(),
+            },
+            position_um: if known {
+                [self.axes_um[0], self.axes_um[1], z_um]
+            } else {
+                [f64::NAN; 3]
+            },
+            z_um_per_s: self.position.expected.um_per_s(self.clock),
+            position_valid: known && self.position.valid,
+            firmware: self.firmware.name(),
+            warnings: self.firmware.warnings(),
+            stops_confirmed: self.stops_confirmed,
+            garbled_lines: self.garbled_lines,
+            refused_commands: self.refused_commands,
+        }
+    }
+
+    /// The configuration in use.
+    pub fn config(&self) -> &GrblConfig {
+        &self.config
+    }
+
+    /// Dead-reckoned height at `at`, µm in stage coordinates; meaningful while connected.
+    pub fn expected_z_um(&self, at: Instant) -> f64 {
+        self.position.expected.position_um(at)
+    }
+
+    /// Whether the stage is connected and confirmed at rest.
+    pub fn is_at_rest(&self) -> bool {
+        self.phase == Phase::Ready && self.motion == Motion::Rest
+    }
+
+    /// Whether nothing that could move is known to be connected: at rest, disconnected or stopped by a fault.
+    pub fn is_safe(&self) -> bool {
+        self.phase == Phase::Closed || self.motion == Motion::Rest
+    }
+}

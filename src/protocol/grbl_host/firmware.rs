@@ -1,0 +1,51 @@
+//! What the controller said about itself: version and settings.
+
+/// What the controller said about itself.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Firmware {
+    pub(super) welcome: String,
+    pub(super) version: String,
+    pub(super) idle_lock: Option<f64>,
+    pub(super) inches: bool,
+    pub(super) z_steps_per_mm: Option<f64>,
+    pub(super) max_um_per_s: [Option<f64>; 3],
+    pub(super) um_per_s2: [Option<f64>; 3],
+}
+
+impl Firmware {
+    pub(super) fn name(&self) -> String {
+        if !self.version.is_empty() {
+            format!("GRBL {}", self.version)
+        } else if !self.welcome.is_empty() {
+            self.welcome.replacen("Grbl", "GRBL", 1)
+        } else {
+            String::new()
+        }
+    }
+
+    pub(super) fn take_setting(&mut self, number: u16, value: f64) {
+        match number {
+            1 => self.idle_lock = Some(value),
+            13 => self.inches = value != 0.0,
+            102 => self.z_steps_per_mm = (value > 0.0).then_some(value),
+            110..=112 => self.max_um_per_s[usize::from(number - 110)] = (value > 0.0).then_some(value / 0.06),
+            120..=122 => self.um_per_s2[usize::from(number - 120)] = (value > 0.0).then_some(value * 1000.0),
+            _ => {}
+        }
+    }
+
+    pub(super) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if self.idle_lock.is_some_and(|ms| ms != 255.0) {
+            warnings.push(
+                "the motors are switched off between motions, which lets the lens sag and slows stops: set $1=255"
+                    .to_owned(),
+            );
+        }
+        warnings
+    }
+
+    pub(super) fn z_step_um(&self) -> f64 {
+        self.z_steps_per_mm.map_or(0.0, |steps| 1000.0 / steps)
+    }
+}

@@ -1,0 +1,93 @@
+//! What a stage's host tells the rest of the program, whichever protocol it speaks.
+
+use crate::units::Instant;
+
+/// State of the motion controller, as in `msg/StageState`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StageState {
+    /// Link not yet established, or lost.
+    Disconnected,
+    /// Standing still and ready.
+    Idle,
+    /// At least one axis is moving.
+    Moving,
+    /// Motion is refused until the fault is cleared.
+    Fault,
+}
+
+/// A snapshot of the stage.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StageStatus {
+    /// When this was true.
+    pub stamp: Instant,
+    /// What the stage is doing.
+    pub state: StageState,
+    /// Why, in one sentence; empty when there is nothing to say.
+    pub reason: String,
+    /// x, y, z in stage coordinates, µm, z up; NaN while unknown. In motion, dead reckoning checked against reports.
+    pub position_um: [f64; 3],
+    /// Velocity along z that is being executed, µm/s.
+    pub z_um_per_s: f64,
+    /// Whether the position refers to the stage's zero; false after a reset or a reconnection.
+    pub position_valid: bool,
+    /// Protocol and firmware version, for example `GRBL 1.1h`; empty while unknown.
+    pub firmware: String,
+    /// Something the operator should change, one sentence each, for example an unsuitable setting.
+    pub warnings: Vec<String>,
+    /// Stops completed so far: confirmed standstill, with its final position in `position_um`.
+    pub stops_confirmed: u64,
+    /// Lines from the controller that could not be understood.
+    pub garbled_lines: u64,
+    /// Commands refused.
+    pub refused_commands: u64,
+}
+
+impl StageStatus {
+    /// Height of the lens, µm; NaN while unknown.
+    pub fn z_um(&self) -> f64 {
+        self.position_um[2]
+    }
+}
+
+/// A command the host did not pass on.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// A number that is not one.
+    #[error("refused a command that is not finite")]
+    NotFinite,
+    /// A number no microscope stage can mean.
+    #[error("refused a command of {value} {unit}: beyond anything a stage can do")]
+    Implausible {
+        /// The number.
+        value: f64,
+        /// Its unit.
+        unit: &'static str,
+    },
+    /// Older than the command timeout.
+    #[error("refused a command that is {age_ms} ms old: the limit is {limit_ms} ms")]
+    Stale {
+        /// Age on arrival, ms.
+        age_ms: u128,
+        /// The command timeout, ms.
+        limit_ms: u128,
+    },
+    /// No controller, or a fault.
+    #[error("the stage cannot move: {reason}")]
+    NotReady {
+        /// The status sentence.
+        reason: String,
+    },
+    /// Another motion has to end first.
+    #[error("the stage is already moving: wait for it or stop it first")]
+    Busy,
+    /// Target outside the limits.
+    #[error("refused a move to z = {target_um:.1} µm: permitted are {low_um:.1} to {high_um:.1} µm")]
+    OutOfRange {
+        /// Where it would have ended, µm.
+        target_um: f64,
+        /// Lower limit, µm.
+        low_um: f64,
+        /// Upper limit, µm.
+        high_um: f64,
+    },
+}

@@ -1,0 +1,145 @@
+"""A running graph and an independent rclpy client for each test."""
+
+import itertools
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import rclpy
+from hhnet.msg import FocusEstimate, FocusState, SimTruth, StageState
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from std_srvs.srv import SetBool, Trigger
+
+ROOT = Path(__file__).resolve().parents[2]
+RUN = ROOT / "scripts" / "run"
+CONFIG = ROOT / "config" / "autofocus.yaml"
+# A stage whose lens is exactly where its motor is, for tests that compare the two or want perfect standstill.
+RIGID = {f"sim_microscope__{name}": 0.0 for name in ("backlash", "settling_frequency", "drift", "drift_swing")}
+DOMAINS = itertools.count(1 + os.getpid() % 90)
+
+
+def seconds(stamp) -> float:
+    return stamp.sec + 1e-9 * stamp.nanosec
+
+
+class Graph:
+    """Executables of the package in a ROS domain of their own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.port = folder / "stage"
+        self.processes: list[tuple[str, subprocess.Popen]] = []
+
+    def start(self, executable: str, namespace: str = "", **parameters) -> subprocess.Popen:
+        """Starts an executable once more; parameters are given as section__name=value."""
+        parameters = {"sim_microscope__port": self.port, "stepper_bridge__port": self.port, **parameters}
+        command = [str(RUN), executable, "--ros-args", "--params-file", str(CONFIG)]
+        if namespace:
+            command += ["-r", f"__ns:=/{namespace}"]
+        for name, value in parameters.items():
+            command += ["-p", f"{name.replace('__', '.')}:={value}"]
+        with open(self.folder / f"{namespace}{executable}.log", "w") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        self.processes.append((executable, process))
+        return process
+
+    def log(self, executable: str) -> str:
+        return (self.folder / f"{executable}.log").read_text()
+
+    def stop(self, executable: str, number: int = signal.SIGTERM) -> int:
+        """Signals the newest process of that name; its exit status."""
+        at = max(index for index, (name, _) in enumerate(self.processes) if name == executable)
+        _, process = self.processes.pop(at)
+        process.send_signal(number)
+        return process.wait(10)
+
+    def stop_all(self) -> None:
+        for _, process in self.processes:
+            process.send_signal(signal.SIGTERM)
+        for _, process in self.processes:
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.processes.clear()
+
+
+class Client(Node):
+    """Hears everything small, commands what a lab would."""
+
+    def __init__(self, namespace: str = ""):
+        super().__init__("test_client", namespace=namespace)
+        self.truth: list[SimTruth] = []
+        self.estimates: list[FocusEstimate] = []
+        self.states: list[FocusState] = []
+        self.stages: list[StageState] = []
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(SimTruth, "sim/truth", self.truth.append, 100)
+        self.create_subscription(FocusEstimate, "focus", self.estimates.append, 100)
+        self.create_subscription(FocusState, "focus_state", self.states.append, latched)
+        self.create_subscription(StageState, "stage_state", self.stages.append, 100)
+
+    def spin_until(self, done, limit_s: float, what: str, each=lambda: None) -> None:
+        end = time.monotonic() + limit_s
+        while not done():
+            assert time.monotonic() < end, f"waited {limit_s} s in vain for {what}"
+            rclpy.spin_once(self, timeout_sec=0.02)
+            each()
+
+    def spin_for(self, duration_s: float, each=lambda: None) -> None:
+        end = time.monotonic() + duration_s
+        while time.monotonic() < end:
+            rclpy.spin_once(self, timeout_sec=0.02)
+            each()
+
+    def call(self, kind, name: str, request):
+        client = self.create_client(kind, name)
+        assert client.wait_for_service(10.0), f"no service {name}"
+        future = client.call_async(request)
+        self.spin_until(future.done, 5.0, f"the answer of {name}")
+        self.destroy_client(client)
+        return future.result()
+
+    def enable(self, value: bool = True):
+        return self.call(SetBool, "focus_controller/enable", SetBool.Request(data=value))
+
+    def trigger(self, name: str):
+        return self.call(Trigger, name, Trigger.Request())
+
+    def is_up(self) -> bool:
+        return bool(self.stages) and self.stages[-1].state == StageState.IDLE and bool(self.truth)
+
+    def z_um(self) -> float:
+        return 1e6 * self.truth[-1].z
+
+
+def descending(graph, client) -> None:
+    """A graph on its way down from far above focus."""
+    graph.start("autofocus", sim_microscope__start_defocus=58e-6, stepper_bridge__power_up_z=58e-6)
+    client.spin_until(lambda: client.is_up() and client.estimates, 30, "stage and estimates")
+    start = client.z_um()
+    client.enable()
+    client.spin_until(lambda: client.z_um() < start - 2.0, 20, "motion")
+
+
+@pytest.fixture
+def graph(tmp_path, monkeypatch):
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + next(DOMAINS) % 100))
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    graph = Graph(tmp_path)
+    yield graph
+    graph.stop_all()
+
+
+@pytest.fixture
+def client(graph):
+    rclpy.init()
+    client = Client()
+    yield client
+    client.destroy_node()
+    rclpy.try_shutdown()

@@ -1,0 +1,217 @@
+"""The actions as rclpy's ActionClient sees them: every end, two clients, a client that dies, rest between goals."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from action_msgs.msg import GoalStatus, GoalStatusArray
+from action_msgs.srv import CancelGoal
+from conftest import RIGID, ROOT
+from hhnet.action import Autofocus, MoveStage
+from hhnet.msg import FocusState
+from rclpy.action import ActionClient
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+TERMINAL = {GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_ABORTED}
+
+
+class Goal:
+    """A goal from one client: handle, feedback and result as they come."""
+
+    def __init__(self, node, kind, name: str, goal):
+        self.node = node
+        self.client = ActionClient(node, kind, name)
+        assert self.client.wait_for_server(10.0), f"no action {name}"
+        self.feedback = []
+        started = time.monotonic()
+        sent = self.client.send_goal_async(goal, lambda message: self.feedback.append(message.feedback))
+        node.spin_until(sent.done, 10, f"the answer of {name}")
+        self.answer_s = time.monotonic() - started
+        self.handle = sent.result()
+        self.accepted = self.handle.accepted
+
+    def cancel(self) -> CancelGoal.Response:
+        future = self.handle.cancel_goal_async()
+        self.node.spin_until(future.done, 5, "the answer to cancel")
+        return future.result()
+
+    def result(self, limit_s: float = 40):
+        """Status and result."""
+        future = self.handle.get_result_async()
+        self.node.spin_until(future.done, limit_s, "the result")
+        return future.result().status, future.result().result
+
+
+def at(graph, client, height_um: float, **parameters) -> None:
+    """A graph whose stage stands that far above focus and whose client hears it."""
+    height = height_um * 1e-6
+    graph.start("autofocus", sim_microscope__start_defocus=height, stepper_bridge__power_up_z=height, **parameters)
+    client.spin_until(lambda: client.is_up() and client.estimates, 40, "stage and estimates")
+
+
+def statuses(client, name: str) -> list:
+    """What the latched status topic says, now and from here on."""
+    heard = []
+    qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    client.create_subscription(
+        GoalStatusArray, f"{name}/_action/status", lambda message: heard.append([s.status for s in message.status_list]), qos
+    )
+    return heard
+
+
+def cpu_seconds(process: subprocess.Popen) -> float:
+    """User and system time of a process so far."""
+    fields = open(f"/proc/{process.pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_autofocus_succeeds_with_feedback_and_result(graph, client):
+    at(graph, client, -18.0)
+    heard = statuses(client, "autofocus")
+    goal = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
+    assert goal.accepted
+    status, result = goal.result()
+    assert status == GoalStatus.STATUS_SUCCEEDED and result.code == Autofocus.Result.IN_FOCUS, result.message
+    assert abs(1e6 * client.truth[-1].defocus) <= 1.0 and abs(1e6 * result.defocus) <= 1.0
+    assert 0.0 < result.duration < 30.0
+    assert {feedback.state for feedback in goal.feedback} & {FocusState.LOOKING, FocusState.MOVING}
+    assert goal.feedback[0].distance_index < 0
+    client.spin_until(lambda: heard and heard[-1] == [GoalStatus.STATUS_SUCCEEDED], 5, "the status")
+    # Nothing moves between goals, and a late client still gets the result.
+    client.spin_until(lambda: client.states[-1].state == FocusState.DISABLED, 5, "rest")
+    assert goal.result(5)[0] == GoalStatus.STATUS_SUCCEEDED
+
+
+def test_cancel_early_and_late(graph, client):
+    at(graph, client, 58.0)
+    goal = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
+    start = client.z_um()
+    client.spin_until(lambda: client.z_um() < start - 2.0, 20, "motion")
+    reply = goal.cancel()
+    assert reply.return_code == CancelGoal.Response.ERROR_NONE and len(reply.goals_canceling) == 1
+    status, result = goal.result(5)
+    assert status == GoalStatus.STATUS_CANCELED and result.code == Autofocus.Result.CANCELED
+    client.spin_for(0.3)
+    stopped = client.z_um()
+    client.spin_for(0.7)
+    assert abs(client.z_um() - stopped) < 0.5 and stopped > 5.0
+    assert goal.cancel().return_code == CancelGoal.Response.ERROR_GOAL_TERMINATED
+
+    early = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
+    early.cancel()
+    assert early.result(5)[0] == GoalStatus.STATUS_CANCELED
+
+
+def test_a_newer_goal_replaces_the_older_and_stop_ends_both(graph, client):
+    at(graph, client, 58.0)
+    first = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
+    second = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
+    status, result = first.result(5)
+    assert (status, result.code) == (GoalStatus.STATUS_ABORTED, Autofocus.Result.PREEMPTED), result.message
+    assert client.trigger("focus_controller/stop").success
+    status, result = second.result(5)
+    assert (status, result.code) == (GoalStatus.STATUS_ABORTED, Autofocus.Result.PREEMPTED)
+    assert "stop" in result.message
+
+
+def test_a_goal_out_of_time_is_aborted(graph, client):
+    at(graph, client, 58.0)
+    goal = Goal(client, Autofocus, "autofocus", Autofocus.Goal(timeout=0.2))
+    status, result = goal.result(5)
+    assert (status, result.code) == (GoalStatus.STATUS_ABORTED, Autofocus.Result.GAVE_UP)
+    assert "timeout" in result.message
+
+
+def test_what_cannot_be_done_is_rejected_with_a_reason(graph, client):
+    at(graph, client, 10.0)
+    assert not Goal(client, Autofocus, "autofocus", Autofocus.Goal(timeout=-1.0)).accepted
+    assert not Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=0.0, y=0.0, z=0.5)).accepted
+    assert not Goal(client, MoveStage, "move_stage", MoveStage.Goal(max_speed=float("nan"))).accepted
+    log = graph.log("autofocus")
+    assert "rejects a goal: a timeout of -1 s" in log and "permitted are" in log and "not a speed" in log, log
+
+
+def test_move_stage_reaches_cancels_and_preempts(graph, client):
+    at(graph, client, 10.0, **RIGID)
+    nan = float("nan")
+    goal = Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=40e-6, y=nan, z=30e-6))
+    status, result = goal.result(10)
+    assert (status, result.code) == (GoalStatus.STATUS_SUCCEEDED, MoveStage.Result.REACHED), result.message
+    assert result.z == pytest.approx(30e-6, abs=0.4e-6) and result.x == pytest.approx(40e-6, abs=0.4e-6)
+    assert goal.feedback and goal.feedback[-1].remaining < goal.feedback[0].remaining
+    client.spin_until(lambda: client.z_um() == pytest.approx(30.0, abs=0.5), 5, "the truth")
+
+    slow = Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=nan, y=nan, z=-20e-6, relative=True, max_speed=10e-6))
+    client.spin_until(lambda: client.z_um() < 28.0, 10, "motion")
+    slow.cancel()
+    status, result = slow.result(5)
+    assert (status, result.code) == (GoalStatus.STATUS_CANCELED, MoveStage.Result.CANCELED)
+    assert 10.5e-6 < result.z < 28.5e-6
+
+    older = Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=nan, y=nan, z=20e-6, relative=True, max_speed=10e-6))
+    newer = Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=nan, y=nan, z=12e-6))
+    assert older.result(5)[1].code == MoveStage.Result.PREEMPTED
+    status, result = newer.result(10)
+    assert status == GoalStatus.STATUS_SUCCEEDED and result.z == pytest.approx(12e-6, abs=0.4e-6)
+
+
+def test_a_client_that_dies_leaves_the_server_at_work(graph, client):
+    at(graph, client, 20.0)
+    code = """
+import rclpy
+from hhnet.action import Autofocus
+from rclpy.action import ActionClient
+rclpy.init()
+node = rclpy.create_node("dying")
+actions = ActionClient(node, Autofocus, "autofocus")
+assert actions.wait_for_server(10.0)
+sent = actions.send_goal_async(Autofocus.Goal())
+rclpy.spin_until_future_complete(node, sent)
+print("accepted", flush=True)
+rclpy.spin(node)
+"""
+    dying = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert dying.stdout.readline().strip() == "accepted"
+    dying.send_signal(signal.SIGKILL)
+    dying.wait()
+    client.spin_until(lambda: client.states and client.states[-1].state == FocusState.DISABLED, 30, "the end of the run")
+    goal = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
+    assert goal.result()[0] == GoalStatus.STATUS_SUCCEEDED
+
+
+def test_many_goals_leave_nothing_behind(graph, client):
+    """Hundreds of goals, each done at once; then the status list is bounded and the node rests."""
+    bridge = graph.start("sim_microscope_node"), graph.start("stepper_bridge_node")
+    client.spin_until(client.is_up, 40, "the stage")
+    actions = ActionClient(client, MoveStage, "move_stage")
+    assert actions.wait_for_server(10.0)
+    heard = statuses(client, "move_stage")
+    goal = MoveStage.Goal(x=0.0, y=0.0, z=0.0, relative=True)
+    answers = []
+    for _ in range(300):
+        started = time.monotonic()
+        sent = actions.send_goal_async(goal)
+        client.spin_until(sent.done, 5, "an answer")
+        answers.append(time.monotonic() - started)
+        result = sent.result().get_result_async()
+        client.spin_until(result.done, 5, "a result")
+        assert result.result().status == GoalStatus.STATUS_SUCCEEDED
+    assert sorted(answers)[len(answers) // 2] < 0.05
+    client.spin_until(lambda: len(heard[-1]) <= 100 and set(heard[-1]) <= TERMINAL, 5, "a bounded list of goals that are over")
+    before = cpu_seconds(bridge[1])
+    time.sleep(5)
+    used = cpu_seconds(bridge[1]) - before
+    assert used < 1.0, f"a node between goals must not spin: {used} s of 5 s"
+
+
+def test_the_example_focuses(graph, client):
+    at(graph, client, 14.0)
+    command = [sys.executable, ROOT / "examples" / "focus_here.py"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "in focus after" in done.stdout and "index +" in done.stdout
+    client.spin_for(1.0)
+    assert abs(1e6 * client.truth[-1].defocus) <= 1.0

@@ -1,0 +1,119 @@
+"""The graph as a client sees it: types, stamps, frame ids, QoS, and the closed loop."""
+
+import signal
+
+import pytest
+from conftest import descending, seconds
+from hhnet.msg import FocusState
+from rclpy.qos import DurabilityPolicy, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image, JointState
+
+
+def test_images_and_estimates_agree(graph, client):
+    graph.start("autofocus", sim_microscope__start_defocus=12e-6)
+    images, infos, joints = [], [], []
+    client.create_subscription(CameraInfo, "camera_info", infos.append, 100)
+    client.create_subscription(JointState, "joint_states", joints.append, 100)
+    subscription = client.create_subscription(Image, "image_raw", images.append, 1)
+
+    # A slow client may lose messages of any topic, so the frames are those of which it heard everything.
+    def stamps(messages):
+        return {seconds(message.header.stamp) for message in messages}
+
+    def told():
+        return stamps(infos) | stamps(client.truth) | stamps(client.estimates)
+
+    client.spin_until(lambda: stamps(images) & told(), 30, "an image that bears the stamp of its other messages")
+    image = images[0]
+    client.destroy_subscription(subscription)
+    assert (image.width, image.height, image.encoding, image.step) == (2048, 1536, "rgb8", 6144)
+    assert len(image.data) == 2048 * 1536 * 3
+    assert image.header.frame_id == "camera_optical_frame"
+
+    def complete():
+        whole = stamps(infos) & stamps(client.truth)
+        return [estimate for estimate in client.estimates if seconds(estimate.header.stamp) in whole]
+
+    client.spin_until(
+        lambda: len(complete()) >= 5 and joints, 30, "five estimates that bear the stamp of a camera_info and of a truth"
+    )
+    assert "z" in joints[0].name
+    for estimate in complete():
+        assert estimate.header.frame_id == "camera_optical_frame"
+        assert sum(estimate.probabilities) == pytest.approx(1.0, abs=1e-3)
+        assert 0.0 <= estimate.certainty <= 1.0
+        assert estimate.patches_used <= 30
+        assert estimate.distance_index > 0, "12 µm above focus is too far"
+    heard = [seconds(info.header.stamp) for info in infos]
+    assert sorted(set(heard)) == heard, "stamps must not run backwards"
+
+
+def test_quality_of_service(graph, client):
+    graph.start("autofocus")
+    client.spin_until(client.is_up, 30, "the stage")
+
+    def publisher(topic):
+        info = client.get_publishers_info_by_topic(topic)
+        assert len(info) == 1, f"{topic}: {[i.node_name for i in info]}"
+        return info[0]
+
+    for topic, kind in [
+        ("image_raw", "sensor_msgs/msg/Image"),
+        ("camera_info", "sensor_msgs/msg/CameraInfo"),
+        ("focus", "hhnet/msg/FocusEstimate"),
+        ("cmd_vel", "geometry_msgs/msg/TwistStamped"),
+        ("joint_states", "sensor_msgs/msg/JointState"),
+        ("stage_state", "hhnet/msg/StageState"),
+        ("focus_state", "hhnet/msg/FocusState"),
+    ]:
+        info = publisher(f"/{topic}")
+        assert info.topic_type == kind
+        assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE, topic
+    assert publisher("/focus_state").qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    names = {info.node_name for info in client.get_publishers_info_by_topic("/diagnostics")}
+    assert {"camera", "classifier", "focus_controller", "stepper_bridge", "sim_microscope"} <= names
+
+
+@pytest.mark.parametrize("start_um", [38.0, -22.0])
+def test_enable_focuses_and_the_loop_ends_clean(graph, client, start_um):
+    graph.start(
+        "autofocus",
+        sim_microscope__start_defocus=start_um * 1e-6,
+        stepper_bridge__power_up_z=start_um * 1e-6,
+        sim_microscope__seed=4242,
+    )
+    client.spin_until(lambda: client.is_up() and client.estimates, 30, "stage and estimates")
+    before = client.z_um()
+    client.spin_for(0.5)
+    # But for the drift of the stand: some nm in this time.
+    assert client.z_um() == pytest.approx(before, abs=0.05), "nothing may move before ~/enable"
+    assert client.enable().success
+    client.spin_until(lambda: client.states[-1].state == FocusState.IN_FOCUS, 40, "focus")
+    client.spin_for(0.5)
+    assert abs(1e6 * client.truth[-1].defocus) <= 1.0
+    assert min(1e6 * truth.z for truth in client.truth) > -100.0
+    assert graph.stop("autofocus") == 0, graph.log("autofocus")
+
+
+def test_enabled_from_the_start_waits_for_the_stage(graph, client):
+    graph.start(
+        "autofocus", sim_microscope__start_defocus=8e-6, stepper_bridge__power_up_z=8e-6, focus_controller__enabled="true"
+    )
+    client.spin_until(lambda: client.states and client.states[-1].state == FocusState.IN_FOCUS, 40, "focus")
+    assert FocusState.FAILED not in {state.state for state in client.states}
+    assert abs(1e6 * client.truth[-1].defocus) <= 1.0
+
+
+def test_stop_stands_at_once(graph, client):
+    descending(graph, client)
+    assert client.trigger("focus_controller/stop").success
+    client.spin_for(0.4)
+    stopped = client.z_um()
+    client.spin_for(1.0)
+    assert client.z_um() == pytest.approx(stopped, abs=0.05)
+    assert client.states[-1].state == FocusState.DISABLED
+
+
+def test_interrupt_in_motion_ends_clean(graph, client):
+    descending(graph, client)
+    assert graph.stop("autofocus", signal.SIGINT) == 0, graph.log("autofocus")

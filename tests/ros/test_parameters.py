@@ -1,0 +1,97 @@
+"""The parameters as `ros2 param`, rqt and rclpy see them: descriptors, vetoes with a reason, atomic sets, events, live changes."""
+
+from rcl_interfaces.msg import Parameter, ParameterEvent, ParameterType, ParameterValue
+from rcl_interfaces.srv import (
+    DescribeParameters,
+    GetParameters,
+    GetParameterTypes,
+    ListParameters,
+    SetParameters,
+    SetParametersAtomically,
+)
+
+
+def double(name: str, value: float) -> Parameter:
+    return Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=value))
+
+
+def integer(name: str, value: int) -> Parameter:
+    return Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_INTEGER, integer_value=value))
+
+
+def string(name: str, value: str) -> Parameter:
+    return Parameter(name=name, value=ParameterValue(type=ParameterType.PARAMETER_STRING, string_value=value))
+
+
+def values(client, node: str, *names: str) -> list[ParameterValue]:
+    return client.call(GetParameters, f"{node}/get_parameters", GetParameters.Request(names=names)).values
+
+
+def change(client, node: str, *parameters: Parameter) -> list:
+    request = SetParameters.Request(parameters=parameters)
+    return client.call(SetParameters, f"{node}/set_parameters", request).results
+
+
+def test_what_there_is_and_what_it_means(graph, client):
+    graph.start("autofocus")
+    client.spin_until(client.is_up, 30, "the stage")
+    names = client.call(ListParameters, "classifier/list_parameters", ListParameters.Request()).result.names
+    assert names == ["model", "objective", "threads", "min_certainty", "crop_seed", "overlay_rate", "autostart"]
+    request = DescribeParameters.Request(names=["threads", "min_certainty", "model", "absent"])
+    threads, certainty, model, absent = client.call(DescribeParameters, "classifier/describe_parameters", request).descriptors
+    assert threads.read_only and threads.type == ParameterType.PARAMETER_INTEGER
+    assert (threads.integer_range[0].from_value, threads.integer_range[0].to_value) == (1, 64)
+    assert not certainty.read_only and certainty.floating_point_range[0].to_value == 1.0
+    assert "not trusted" in certainty.description and model.type == ParameterType.PARAMETER_STRING
+    assert absent.type == ParameterType.PARAMETER_NOT_SET
+    request = GetParameterTypes.Request(names=["frame_rate", "seed", "noise"])
+    types = client.call(GetParameterTypes, "sim_microscope/get_parameter_types", request).types
+    assert list(types) == [ParameterType.PARAMETER_DOUBLE, ParameterType.PARAMETER_INTEGER, ParameterType.PARAMETER_BOOL]
+
+
+def test_changes_are_vetoed_with_a_reason_or_told_to_all(graph, client):
+    events = []
+    client.create_subscription(ParameterEvent, "/parameter_events", events.append, 100)
+    graph.start("autofocus")
+    client.spin_until(client.is_up, 30, "the stage")
+    node = "focus_controller"
+    for parameter, word in [
+        (double("settle", -1.0), "between 0 and 10"),
+        (double("z_max", 0.0), "at start"),
+        (string("settle", "long"), "correct its type"),
+        (double("setle", 0.1), "did you mean 'settle'"),
+        (string("mode", "sideways"), "choose stepwise or paper"),
+        (double("settle", float("nan")), "correct its type"),
+    ]:
+        result = change(client, node, parameter)[0]
+        assert not result.successful and word in result.reason, result.reason
+    # An integer serves as a number.
+    assert change(client, node, integer("settle", 1))[0].successful
+    assert values(client, node, "settle")[0].double_value == 1.0
+
+    def heard():
+        return [event for event in events if event.node == f"/{node}" and event.changed_parameters]
+
+    client.spin_until(heard, 5, "the event")
+    assert [parameter.name for parameter in heard()[0].changed_parameters] == ["settle"]
+
+    request = SetParametersAtomically.Request(parameters=[double("settle", 0.5), double("run_timeout", -5.0)])
+    result = client.call(SetParametersAtomically, f"{node}/set_parameters_atomically", request).result
+    assert not result.successful and "run_timeout" in result.reason
+    assert values(client, node, "settle")[0].double_value == 1.0
+    request.parameters[1] = double("run_timeout", 12.0)
+    assert client.call(SetParametersAtomically, f"{node}/set_parameters_atomically", request).result.successful
+    settle, timeout = values(client, node, "settle", "run_timeout")
+    assert (settle.double_value, timeout.double_value) == (0.5, 12.0)
+
+
+def test_a_change_counts_from_the_next_frame(graph, client):
+    graph.start("autofocus", sim_microscope__start_defocus=12e-6)
+    client.spin_until(lambda: client.estimates and client.estimates[-1].trusted, 40, "a trusted estimate")
+    assert change(client, "classifier", double("min_certainty", 1.0))[0].successful
+    client.spin_for(0.3)
+    client.estimates.clear()
+    client.spin_until(lambda: len(client.estimates) >= 3, 20, "estimates")
+    assert not any(estimate.trusted for estimate in client.estimates if estimate.certainty < 1.0)
+    assert change(client, "classifier", double("min_certainty", 0.0))[0].successful
+    client.spin_until(lambda: client.estimates[-1].trusted, 20, "trust again")

@@ -1,0 +1,107 @@
+"""The stage in processes of its own: who may die in motion, and what then."""
+
+import signal
+
+import pytest
+from conftest import RIGID
+from geometry_msgs.msg import TwistStamped
+from hhnet.msg import StageState
+
+SPEED = -20e-6  # m/s, towards the slide
+
+
+@pytest.fixture
+def stage(graph, client):
+    graph.start("sim_microscope_node", sim_microscope__start_defocus=50e-6, **RIGID)
+    graph.start("stepper_bridge_node", stepper_bridge__power_up_z=50e-6)
+    client.spin_until(client.is_up, 30, "the stage")
+    return graph
+
+
+@pytest.fixture
+def drive(client):
+    publisher = client.create_publisher(TwistStamped, "cmd_vel", 1)
+
+    def drive(velocity):
+        message = TwistStamped()
+        message.header.stamp = client.get_clock().now().to_msg()
+        message.twist.linear.z = velocity
+        publisher.publish(message)
+
+    return drive
+
+
+def get_moving(client, drive, speed=SPEED):
+    start = client.z_um()
+    client.spin_until(lambda: abs(client.z_um() - start) > 2.0, 10, "motion", lambda: drive(speed))
+
+
+def check_stands(client, after_s=0.35):
+    client.spin_for(after_s)
+    z = client.z_um()
+    client.spin_for(1.0)
+    assert client.z_um() == z, "the motor still turns"
+
+
+def test_velocity_moves_and_is_reported(stage, client, drive):
+    z, n = client.z_um(), len(client.truth)
+    client.spin_for(2.0, lambda: drive(SPEED))
+    moved = client.z_um() - z
+    assert moved == pytest.approx(2.0 * 1e6 * SPEED, rel=0.25)
+    assert len(client.truth) > n
+    check_stands(client)
+    client.spin_until(lambda: client.stages[-1].state == StageState.IDLE, 5, "standstill reported")
+    assert 1e6 * client.stages[-1].z == pytest.approx(client.z_um() - (1e6 * client.truth[0].z - 50.0), abs=0.2)
+
+
+def test_silence_stops_the_stage(stage, client, drive):
+    get_moving(client, drive)
+    check_stands(client)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_bridge_killed_in_motion_stops_the_motor(stage, client, drive, number):
+    get_moving(client, drive)
+    code = stage.stop("stepper_bridge_node", number)
+    assert code == (-9 if number == signal.SIGKILL else 0), stage.log("stepper_bridge_node")
+    check_stands(client)
+
+
+def test_a_new_bridge_does_not_resume(stage, client, drive):
+    get_moving(client, drive)
+    stage.stop("stepper_bridge_node", signal.SIGKILL)
+    check_stands(client)
+    z = client.z_um()
+    client.stages.clear()
+    stage.start("stepper_bridge_node", stepper_bridge__power_up_z=50e-6)
+    client.spin_until(client.is_up, 30, "the stage again")
+    client.spin_for(1.0)
+    assert client.z_um() == z
+
+
+def test_limits_hold_against_any_command(stage, client, drive):
+    client.spin_for(5.0, lambda: drive(-1.0))
+    assert 1e6 * client.stages[-1].z >= -100.0
+    check_stands(client)
+    assert min(1e6 * stage.z for stage in client.stages) >= -100.0
+
+
+def test_commands_that_are_no_numbers_do_nothing(stage, client, drive):
+    z = client.z_um()
+    for velocity in (float("nan"), float("inf"), -float("inf")):
+        client.spin_for(0.3, lambda velocity=velocity: drive(velocity))
+    assert client.z_um() == z
+
+
+def test_lost_cable_is_declared_and_found_again(stage, client):
+    stage.stop("sim_microscope_node", signal.SIGKILL)
+    client.spin_until(lambda: client.stages[-1].state == StageState.DISCONNECTED, 10, "the loss to be noticed")
+    assert client.stages[-1].reason
+    stage.start("sim_microscope_node", sim_microscope__start_defocus=50e-6, **RIGID)
+    client.spin_until(lambda: client.stages[-1].state != StageState.DISCONNECTED, 15, "the reconnection")
+
+
+def test_stop_service_answers_and_stops(stage, client, drive):
+    get_moving(client, drive)
+    assert client.trigger("stepper_bridge/stop").success
+    check_stands(client)

@@ -1,0 +1,1 @@
+"""Training of the fast focus network; reading order: `data`, `model`, `train`, `export`, `report`."""
