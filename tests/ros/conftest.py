@@ -117,6 +117,20 @@ class Client(Node):
     def z_um(self) -> float:
         return 1e6 * self.truth[-1].z
 
+    def z_um_now(self) -> float:
+        """The true height at an exposure that has yet to come: what a slow client hears first is of the past."""
+        called = time.time()
+        self.spin_until(lambda: self.truth and seconds(self.truth[-1].header.stamp) > called, 20, "an exposure")
+        return self.z_um()
+
+    def check_stands(self, after_s: float = 0.0, for_s: float = 1.0, drift_um: float = 0.05) -> float:
+        """The height at which the lens stands from `after_s` on; the stand drifts by some nm in a second."""
+        self.spin_for(after_s)
+        stood = self.z_um_now()
+        self.spin_for(for_s)
+        assert self.z_um_now() == pytest.approx(stood, abs=drift_um), "the motor still turns"
+        return stood
+
 
 def descending(graph, client) -> None:
     """A graph on its way down from far above focus."""

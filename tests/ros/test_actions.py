@@ -75,6 +75,7 @@ def test_autofocus_succeeds_with_feedback_and_result(graph, client):
     assert goal.accepted
     status, result = goal.result()
     assert status == GoalStatus.STATUS_SUCCEEDED and result.code == Autofocus.Result.IN_FOCUS, result.message
+    client.z_um_now()
     assert abs(1e6 * client.truth[-1].defocus) <= 1.0 and abs(1e6 * result.defocus) <= 1.0
     assert 0.0 < result.duration < 30.0
     assert {feedback.state for feedback in goal.feedback} & {FocusState.LOOKING, FocusState.MOVING}
@@ -94,10 +95,7 @@ def test_cancel_early_and_late(graph, client):
     assert reply.return_code == CancelGoal.Response.ERROR_NONE and len(reply.goals_canceling) == 1
     status, result = goal.result(5)
     assert status == GoalStatus.STATUS_CANCELED and result.code == Autofocus.Result.CANCELED
-    client.spin_for(0.3)
-    stopped = client.z_um()
-    client.spin_for(0.7)
-    assert abs(client.z_um() - stopped) < 0.5 and stopped > 5.0
+    assert client.check_stands(after_s=0.3, for_s=0.7) > 5.0
     assert goal.cancel().return_code == CancelGoal.Response.ERROR_GOAL_TERMINATED
 
     early = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
@@ -213,5 +211,5 @@ def test_the_example_focuses(graph, client):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert "in focus after" in done.stdout and "index +" in done.stdout
-    client.spin_for(1.0)
+    client.z_um_now()
     assert abs(1e6 * client.truth[-1].defocus) <= 1.0

@@ -83,13 +83,11 @@ def test_enable_focuses_and_the_loop_ends_clean(graph, client, start_um):
         sim_microscope__seed=4242,
     )
     client.spin_until(lambda: client.is_up() and client.estimates, 30, "stage and estimates")
-    before = client.z_um()
-    client.spin_for(0.5)
-    # But for the drift of the stand: some nm in this time.
-    assert client.z_um() == pytest.approx(before, abs=0.05), "nothing may move before ~/enable"
+    # Nothing may move before ~/enable.
+    client.check_stands(for_s=0.5)
     assert client.enable().success
     client.spin_until(lambda: client.states[-1].state == FocusState.IN_FOCUS, 40, "focus")
-    client.spin_for(0.5)
+    client.z_um_now()
     assert abs(1e6 * client.truth[-1].defocus) <= 1.0
     assert min(1e6 * truth.z for truth in client.truth) > -100.0
     assert graph.stop("autofocus") == 0, graph.log("autofocus")
@@ -101,16 +99,14 @@ def test_enabled_from_the_start_waits_for_the_stage(graph, client):
     )
     client.spin_until(lambda: client.states and client.states[-1].state == FocusState.IN_FOCUS, 40, "focus")
     assert FocusState.FAILED not in {state.state for state in client.states}
+    client.z_um_now()
     assert abs(1e6 * client.truth[-1].defocus) <= 1.0
 
 
 def test_stop_stands_at_once(graph, client):
     descending(graph, client)
     assert client.trigger("focus_controller/stop").success
-    client.spin_for(0.4)
-    stopped = client.z_um()
-    client.spin_for(1.0)
-    assert client.z_um() == pytest.approx(stopped, abs=0.05)
+    client.check_stands(after_s=0.3)
     assert client.states[-1].state == FocusState.DISABLED
 
 
