@@ -19,6 +19,9 @@ use serde::{Deserialize, Serialize};
 use crate::classes::{ClassEdges, DistanceIndex};
 use crate::units::{Instant, Micrometres};
 
+/// How far the clock of a camera may run ahead of the controller's.
+const CLOCK_SKEW: Duration = Duration::from_millis(50);
+
 /// Which control law turns estimates into motion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -45,6 +48,9 @@ pub struct FocusConfig {
     pub z_max: Micrometres,
     /// An estimate exposed longer ago than this is not acted on.
     pub estimate_timeout: Duration,
+    /// Paper: motion ends when the newest estimate was exposed longer ago than this. The law moves until it hears otherwise,
+    /// so this is how long it moves blind.
+    pub motion_timeout: Duration,
     /// Rest between standstill and the first exposure that counts.
     pub settle: Duration,
     /// Stepwise: a move lasts at least this long, which slows short moves until timing errors no longer matter.
@@ -71,6 +77,7 @@ impl Default for FocusConfig {
             z_min: Micrometres(-100.0),
             z_max: Micrometres(300.0),
             estimate_timeout: Duration::from_millis(1000),
+            motion_timeout: Duration::from_millis(250),
             settle: Duration::from_millis(30),
             min_move: Duration::from_millis(250),
             tolerance_um: 0.36,
@@ -98,6 +105,7 @@ impl FocusConfig {
         positive("default_speed", self.default_speed_um_per_s)?;
         positive("tolerance", self.tolerance_um)?;
         positive("estimate_timeout", self.estimate_timeout.as_secs_f64())?;
+        positive("motion_timeout", self.motion_timeout.as_secs_f64())?;
         positive("min_move", self.min_move.as_secs_f64())?;
         positive("run_timeout", self.run_timeout.as_secs_f64())?;
         // Written so that NaN is refused too.
@@ -205,6 +213,8 @@ pub struct FocusController {
     observation: Option<Observation>,
     step: Option<Step>,
     untrusted: u32,
+    /// Whether the last estimate bore a time that has yet to come.
+    is_ahead: bool,
     /// How far the lens rose for a clear sign without finding one, µm.
     risen_um: f64,
 }
@@ -222,6 +232,7 @@ impl FocusController {
             observation: None,
             step: None,
             untrusted: 0,
+            is_ahead: false,
             risen_um: 0.0,
         }
     }
@@ -258,8 +269,13 @@ impl FocusController {
         self.step = None;
     }
 
-    /// A new estimate has arrived. Older ones than the newest known are ignored.
-    pub fn handle_observation(&mut self, observation: Observation) {
+    /// A new estimate has arrived. Older ones than the newest known are ignored, and so are those of the future: they would
+    /// look fresh long after the estimates have ended.
+    pub fn handle_observation(&mut self, observation: Observation, now: Instant) {
+        self.is_ahead = observation.exposed > now + CLOCK_SKEW;
+        if self.is_ahead {
+            return;
+        }
         let outdated = self
             .observation
             .is_some_and(|known| observation.exposed <= known.exposed);
@@ -327,10 +343,12 @@ impl FocusController {
                 self.config.run_timeout.as_secs_f64()
             ))
         } else if age > allowance.max(self.config.estimate_timeout * 5) {
-            Some(format!(
-                "no estimate for {:.1} s: check that camera and classifier are running",
-                age.as_secs_f64()
-            ))
+            let remedy = if self.is_ahead {
+                "what arrives bears times that have yet to come; set the clocks of camera and controller alike"
+            } else {
+                "check that camera and classifier are running"
+            };
+            Some(format!("no estimate for {:.1} s: {remedy}", age.as_secs_f64()))
         } else if self.untrusted >= self.config.untrusted_limit {
             Some(format!(
                 "{} frames in a row could not be judged: is there a stained slide in the light?",
@@ -359,7 +377,9 @@ impl FocusController {
 
     /// Algorithm 1.
     fn poll_paper(&mut self, now: Instant) -> f64 {
-        let Some(observation) = self.fresh(now).filter(|observation| observation.trusted) else {
+        let is_usable =
+            |look: &Observation| look.trusted && now.since(look.exposed) <= self.config.motion_timeout;
+        let Some(observation) = self.fresh(now).filter(is_usable) else {
             self.phase = Phase::Looking;
             return 0.0;
         };
@@ -493,7 +513,10 @@ impl FocusController {
 
     fn limit_sentence(&self, distance_um: f64) -> String {
         match self.stage.and_then(|stage| stage.z) {
-            None => "the height of the lens is unknown: home the stage or set its height".to_owned(),
+            None => {
+                "the height of the lens is unknown: call ~/home or ~/accept_position of the stepper bridge"
+                    .to_owned()
+            }
             Some(z) => format!(
                 "focus seems {:.1} µm {} but the lens is at {:.1} µm of {:.0} to {:.0} µm: check the slide and z limits",
                 distance_um.abs(),

@@ -142,7 +142,7 @@ impl Loop {
         }
         while self.estimates.front().is_some_and(|(due, _)| *due <= self.now) {
             if let Some((_, observation)) = self.estimates.pop_front() {
-                self.controller.handle_observation(observation);
+                self.controller.handle_observation(observation, self.now);
             }
         }
     }

@@ -500,6 +500,45 @@ fn ten_thousand_stops_right_after_a_jog() {
 }
 
 #[test]
+fn a_stop_holds_until_the_commander_lets_go() {
+    let mut pair = Pair::connected();
+    pair.drive(-100.0, 300);
+    pair.host.command_stop(pair.now);
+    pair.run_to_rest(400);
+    let stood = pair.z_um();
+    for _ in 0..50 {
+        assert_eq!(pair.velocity(-100.0), Err(Refusal::Stopped));
+        pair.run_ms(20);
+    }
+    assert_eq!(pair.z_um(), stood);
+    pair.velocity(0.0).unwrap();
+    assert_eq!(pair.velocity(-100.0), Ok(-100.0), "let go");
+    pair.run_ms(100);
+    pair.host.command_stop(pair.now);
+    pair.run_ms(250);
+    assert_eq!(
+        pair.velocity(-100.0),
+        Ok(-100.0),
+        "silent for longer than the timeout"
+    );
+}
+
+#[test]
+fn a_controller_that_answers_nothing_has_its_port_opened_anew() {
+    let mut pair = Pair::connected();
+    pair.cable = false;
+    pair.run_ms(3000);
+    assert!(!pair.host.is_unreachable(), "a controller may be slow to boot");
+    pair.run_ms(20_000);
+    assert!(pair.host.is_unreachable());
+    pair.host.handle_close("opened anew", pair.now);
+    pair.cable = true;
+    pair.host.handle_open(pair.now);
+    pair.run_ms(1000);
+    assert!(!pair.host.is_unreachable());
+}
+
+#[test]
 fn a_flood_of_commands_changes_nothing() {
     let mut pair = Pair::connected();
     for step in 0..20_000u64 {

@@ -208,6 +208,26 @@ async fn unplugging_in_motion_and_plugging_in_again() {
     assert!(bench.z_um() > rest);
 }
 
+#[tokio::test]
+async fn a_name_belongs_to_one_virtual_stage_and_leads_nowhere_after_a_crash() {
+    let mut bench = Bench::new();
+    let second = EmulatedPort::attach(&bench.link, bench.stage.clone()).unwrap_err();
+    assert!(second.to_string().contains("another virtual stage"), "{second}");
+    let device = bench.port.as_ref().unwrap().device().to_owned();
+    bench.port = None;
+    // What a crash leaves behind, leading to a terminal that somebody else has got since.
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let somebody = nix::unistd::ttyname(&terminal.slave).unwrap();
+    std::os::unix::fs::symlink(somebody, &bench.link).unwrap();
+    let refused = open_port(&bench.link, GRBL_BAUD).unwrap_err();
+    assert!(matches!(refused, PortError::Missing { .. }), "{refused}");
+    bench.port = Some(EmulatedPort::attach(&bench.link, bench.stage.clone()).unwrap());
+    assert!(
+        open_port(&bench.link, GRBL_BAUD).is_ok(),
+        "plugged in again, was {device:?}"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_is_a_fault() {
     let bench = Bench::new();

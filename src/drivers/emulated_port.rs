@@ -4,7 +4,7 @@
 //! The simulated camera asks an [`EmulatedStage`] where the lens really is. A symbolic link gives the port a stable
 //! name; the port can be closed and opened any number of times.
 
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -29,6 +29,8 @@ use crate::units::Instant;
 const LONGEST_WAIT: Duration = Duration::from_millis(20);
 /// Wait while nobody has the port open.
 const CLOSED_WAIT: Duration = Duration::from_millis(5);
+/// Attempts to take a name.
+const CLAIM_ATTEMPTS: u32 = 20;
 
 /// Why an emulated port could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,12 @@ pub enum EmulatedPortError {
     /// Something else is there.
     #[error("cannot link the emulated port at {}: something that is not a link is there; remove it", path.display())]
     InTheWay {
+        /// Where the link should be.
+        path: PathBuf,
+    },
+    /// Another virtual stage is there.
+    #[error("cannot link the emulated port at {}: another virtual stage offers itself there; end it, or give this one another namespace or port", path.display())]
+    Taken {
         /// Where the link should be.
         path: PathBuf,
     },
@@ -117,6 +125,8 @@ pub struct EmulatedPort {
     stage: EmulatedStage,
     running: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    /// Held as long as the machine is plugged in; the system frees it however this process ends.
+    _claim: File,
 }
 
 impl EmulatedPort {
@@ -128,11 +138,12 @@ impl EmulatedPort {
         Self::attach(link, EmulatedStage::new(config, clock))
     }
 
-    /// Plugs an existing machine in at `link`, replacing a link that is there.
+    /// Plugs an existing machine in at `link`, replacing what a crash left there.
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn attach(link: &Path, stage: EmulatedStage) -> Result<Self, EmulatedPortError> {
+        let claim = claim(link)?;
         let ends = openpty(None, None)?;
         let mut settings = tcgetattr(&ends.slave)?;
         cfmakeraw(&mut settings);
@@ -159,6 +170,7 @@ impl EmulatedPort {
             stage,
             running,
             thread: Some(thread),
+            _claim: claim,
         })
     }
 
@@ -191,10 +203,41 @@ impl Drop for EmulatedPort {
             _ = thread.join().is_ok();
         }
         if fs::read_link(&self.link).is_ok_and(|target| target == self.device) {
-            // Nothing to be done about a link that cannot be removed; the next start replaces it.
+            // Nothing to be done about a link that cannot be removed; the next start replaces it. The claim's file stays: removed
+            // here, it could be one that a successor has just locked.
             _ = fs::remove_file(&self.link).is_ok();
         }
     }
+}
+
+/// The file beside a link that whoever offers the port holds locked.
+fn claim_path(link: &Path) -> PathBuf {
+    let mut path = link.as_os_str().to_owned();
+    path.push(".lock");
+    path.into()
+}
+
+/// Takes the name for this process.
+fn claim(link: &Path) -> Result<File, EmulatedPortError> {
+    let path = link.to_owned();
+    let file = match File::options().create(true).append(true).open(claim_path(link)) {
+        Ok(file) => file,
+        Err(source) => return Err(EmulatedPortError::Link { path, source }),
+    };
+    // Whoever asks `is_abandoned` holds it for an instant.
+    for _ in 0..CLAIM_ATTEMPTS {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(CLOSED_WAIT),
+            Err(TryLockError::Error(source)) => return Err(EmulatedPortError::Link { path, source }),
+        }
+    }
+    Err(EmulatedPortError::Taken { path })
+}
+
+/// Whether `link` is the name of a virtual stage whose process has ended without removing it.
+pub(super) fn is_abandoned(link: &Path) -> bool {
+    File::open(claim_path(link)).is_ok_and(|claim| claim.try_lock_shared().is_ok())
 }
 
 /// Makes `link` point to `device`, at once and not in steps.

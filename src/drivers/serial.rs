@@ -120,6 +120,12 @@ pub fn open_port(path: &Path, baud: u32) -> Result<SerialStream, PortError> {
             path: path.to_owned(),
         });
     }
+    // The name of a virtual stage that has crashed may lead to somebody's terminal by now.
+    if super::emulated_port::is_abandoned(path) {
+        return Err(PortError::Missing {
+            path: path.to_owned(),
+        });
+    }
     prepare(path, &device)?;
     let Some(name) = device.to_str() else {
         return Err(PortError::NotADevice {
@@ -458,12 +464,18 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(shared: &Shared, stream: S)
     let mut closing_since: Option<Instant> = None;
     loop {
         let now = shared.now();
-        let (bytes, wakeup, safe) = {
+        let (bytes, wakeup, safe, unreachable) = {
             let mut host = shared.host();
             let bytes = host.poll(now);
             shared.publish(&host);
-            (bytes, host.next_wakeup(), host.is_safe())
+            (bytes, host.next_wakeup(), host.is_safe(), host.is_unreachable())
         };
+        if unreachable {
+            return Some(
+                "the controller does not answer, not even a reset; check its power and the port's name"
+                    .to_owned(),
+            );
+        }
         if !bytes.is_empty() {
             match tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&bytes)).await {
                 Ok(Ok(())) => {}

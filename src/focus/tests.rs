@@ -78,7 +78,7 @@ impl Loop {
             .is_some_and(|first| self.now.since(first.exposed) >= self.latency)
         {
             let observation = self.pending.remove(0);
-            self.controller.handle_observation(observation);
+            self.controller.handle_observation(observation, self.now);
         }
         let velocity = self.controller.poll(self.now);
         let motion = if velocity == 0.0 {
@@ -201,8 +201,47 @@ fn frames_exposed_in_motion_do_not_decide_the_next_step() {
     while run.tick(true, true) == 0.0 {}
     let in_motion = run.observe(true);
     while run.tick(false, true) != 0.0 {}
-    run.controller.handle_observation(in_motion);
+    run.controller.handle_observation(in_motion, run.now);
     assert_eq!(run.controller.poll(run.now), 0.0);
+}
+
+#[test]
+fn estimates_of_the_future_are_none() {
+    let mut run = Loop::new(Law::Paper, 40.0, 0);
+    run.run(0.3);
+    assert_eq!(*run.controller.phase(), Phase::Moving);
+    for _ in 0..400 {
+        let exposed = run.now + Duration::from_secs(3600);
+        let ahead = Observation {
+            exposed,
+            ..run.observe(true)
+        };
+        run.controller.handle_observation(ahead, run.now);
+        run.tick(false, true);
+    }
+    let stood = run.z_um;
+    assert!(stood > 40.0 - 223.7 * 0.6, "moved on to {stood}");
+    let failed = matches!(run.controller.phase(), Phase::Failed(reason) if reason.contains("clocks"));
+    assert!(
+        failed || run.controller.phase() == &Phase::Looking,
+        "{:?}",
+        run.controller.phase()
+    );
+    run.tick(true, true);
+    assert_eq!(run.z_um, stood, "a run that has failed does not resume");
+}
+
+#[test]
+fn the_papers_law_stops_soon_after_the_last_estimate() {
+    let mut run = Loop::new(Law::Paper, 200.0, 0);
+    run.run(0.3);
+    let last = run.now;
+    while run.tick(false, true) != 0.0 {}
+    let blind = run.now.since(last);
+    assert!(
+        blind <= Duration::from_millis(260),
+        "moved {blind:?} without an estimate"
+    );
 }
 
 #[test]
@@ -275,7 +314,7 @@ proptest! {
         for _ in 0..2000 {
             let lie = Observation { index: DistanceIndex::from_class(index), defocus: None,
                 other_side: 0.0, trusted: true, exposed: run.now };
-            run.controller.handle_observation(lie);
+            run.controller.handle_observation(lie, run.now);
             run.tick(false, true);
             prop_assert!((-100.0..=300.0).contains(&run.z_um), "reached {}", run.z_um);
         }

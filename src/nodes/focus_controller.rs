@@ -33,6 +33,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(1);
 /// Why nothing is done before activation.
 const INACTIVE: &str = "the focus controller is not active: call ~/change_state";
 
+/// Why nothing is done without a stage.
+const UNAVAILABLE: &str = "the stage is not ready: look at stage_state for the reason";
+
 /// Zero velocities sent after the last motion, so that one lost message does not delay a stop.
 const STOP_REPEATS: u32 = 5;
 
@@ -51,6 +54,8 @@ parameters! {
         z_max: f64 = 300e-6,
         /// An estimate exposed longer ago than this is not acted on, s.
         estimate_timeout: f64 [0.01..=60.0, live] = 1.0,
+        /// Mode `paper`: motion ends when the newest estimate was exposed longer ago than this, s.
+        motion_timeout: f64 [0.02..=1.0, live] = 0.25,
         /// Rest between standstill and the first exposure that counts, s.
         settle: f64 [0.0..=10.0, live] = 0.03,
         /// A run that has not reached focus after this time is given up, s.
@@ -87,6 +92,7 @@ impl FocusControllerParameters {
             z_min: Micrometres::from_metres(self.z_min),
             z_max: Micrometres::from_metres(self.z_max),
             estimate_timeout: seconds("estimate_timeout", self.estimate_timeout)?,
+            motion_timeout: seconds("motion_timeout", self.motion_timeout)?,
             settle: seconds("settle", self.settle)?,
             run_timeout: seconds("run_timeout", self.run_timeout)?,
             ..FocusConfig::default()
@@ -127,7 +133,8 @@ pub async fn run(app: App) -> Result<()> {
         index: 0,
         defocus: f64::NAN,
         z: f64::NAN,
-        motion: Motion::Unavailable,
+        motion: None,
+        stops: None,
     };
     let mut outlets = Outlets {
         commands: node.publisher("cmd_vel", newest_reliable())?,
@@ -170,7 +177,7 @@ pub async fn run(app: App) -> Result<()> {
         match event {
             Event::Estimate(estimate) => {
                 if let Some(observation) = to_observation(&estimate) {
-                    controller.handle_observation(observation);
+                    controller.handle_observation(observation, now);
                 }
                 (known.index, known.defocus) = (estimate.distance_index, estimate.defocus);
                 if let Some(run) = &run {
@@ -180,7 +187,24 @@ pub async fn run(app: App) -> Result<()> {
             Event::Stage(stage) => {
                 let report = to_report(&stage);
                 controller.handle_stage(report);
-                (known.motion, known.z) = (report.motion, stage.z);
+                (known.motion, known.z) = (Some(report.motion), stage.z);
+                if known
+                    .stops
+                    .replace(stage.stops)
+                    .is_some_and(|stops| stops != stage.stops)
+                {
+                    // Whoever stopped the stage wants it to stand, not to be looked at and driven on.
+                    controller.disable();
+                    enable_when_ready = false;
+                    if let Some(run) = run.take() {
+                        known.end(
+                            run,
+                            End::Preempted,
+                            "~/stop of the stepper bridge was called",
+                            now,
+                        );
+                    }
+                }
                 if enable_when_ready && is_active && report.motion != Motion::Unavailable {
                     enable_when_ready = false;
                     controller.enable(now);
@@ -207,6 +231,12 @@ pub async fn run(app: App) -> Result<()> {
                 success: false,
                 message: INACTIVE.to_owned(),
             })),
+            Event::Enable(request) if request.message.data && known.motion == Some(Motion::Unavailable) => {
+                drop(request.respond(SetBool::Response {
+                    success: false,
+                    message: UNAVAILABLE.to_owned(),
+                }));
+            }
             Event::Enable(request) => {
                 if let Some(run) = run.take() {
                     known.end(run, End::Preempted, "~/enable was called", now);
@@ -265,7 +295,8 @@ pub async fn run(app: App) -> Result<()> {
         outlets.publish_state(&controller, now);
         outlets.publish_work(&controller, &known, is_active);
         // Deactivated in motion: the motion ends first, unless nobody is left to say that it has.
-        let has_left = |(_, limit): &mut (Wish, Instant)| known.motion != Motion::Moving || now >= *limit;
+        let has_left =
+            |(_, limit): &mut (Wish, Instant)| known.motion != Some(Motion::Moving) || now >= *limit;
         if let Some((wish, _)) = leaving.take_if(has_left) {
             wish.done();
         }
@@ -300,10 +331,17 @@ struct Known {
     index: i8,
     defocus: f64,
     z: f64,
-    motion: Motion,
+    /// None until the stage has been heard of.
+    motion: Option<Motion>,
+    /// How often the stage was stopped.
+    stops: Option<u32>,
 }
 
 impl Known {
+    fn is_stageless(&self) -> bool {
+        matches!(self.motion, None | Some(Motion::Unavailable))
+    }
+
     /// The goal's own time limit, if it has one.
     fn check(&self, goal: &Autofocus::Goal, is_active: bool) -> Result<Option<Duration>, String> {
         if !is_active {
@@ -311,8 +349,8 @@ impl Known {
         }
         let limit = Duration::try_from_secs_f64(goal.timeout)
             .map_err(|_| format!("a timeout of {} s is no time: give seconds, or 0", goal.timeout))?;
-        if self.motion == Motion::Unavailable {
-            return Err("the stage is not ready: look at stage_state for the reason".to_owned());
+        if self.is_stageless() {
+            return Err(UNAVAILABLE.to_owned());
         }
         Ok((limit > Duration::ZERO).then_some(limit))
     }
@@ -345,7 +383,7 @@ impl Known {
             .is_some_and(|limit| now.since(run.handle.accepted()) > limit);
         if run.handle.is_cancelling() || is_late {
             controller.disable();
-            if self.motion == Motion::Moving {
+            if self.motion == Some(Motion::Moving) {
                 return Some(run);
             }
             if run.handle.is_cancelling() {
@@ -492,9 +530,7 @@ impl Outlets {
             _ if !is_active => Work::inactive(),
             Phase::Looking | Phase::Moving => Work::Busy("focusing".into()),
             Phase::Failed(reason) => Work::Fault(reason.as_str().into()),
-            Phase::Disabled | Phase::InFocus if known.motion == Motion::Unavailable => {
-                Work::Fault("the stage is not ready: look at stage_state for the reason".into())
-            }
+            Phase::Disabled | Phase::InFocus if known.is_stageless() => Work::Fault(UNAVAILABLE.into()),
             Phase::Disabled | Phase::InFocus => Work::Idle("".into()),
         });
     }

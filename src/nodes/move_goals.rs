@@ -105,7 +105,9 @@ impl MoveGoals {
             return Err("a target is infinite or max_speed is not a speed: give metres and m/s".to_owned());
         }
         if !goal.relative && !status.position_valid {
-            return Err("the stage does not know where it is: home it, or give a relative target".to_owned());
+            return Err(
+                "the stage does not know where it is: call ~/home or ~/accept_position, or give a relative target".to_owned(),
+            );
         }
         let origin = [0.0, 0.0, self.zero.0];
         let by_um = std::array::from_fn(|axis| match metres[axis] * 1e6 {

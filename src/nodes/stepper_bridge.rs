@@ -18,7 +18,7 @@ use super::virtual_port;
 use crate::drivers::serial::{PortError, StageDriver, StageHandle, open_port};
 use crate::parameters;
 use crate::protocol::grbl_host::GrblConfig;
-use crate::protocol::status::{StageState, StageStatus};
+use crate::protocol::status::{Refusal, StageState, StageStatus};
 use crate::ros::action::{ActionServer, GoalRequest};
 use crate::ros::app::App;
 use crate::ros::convert::{from_time, header};
@@ -28,6 +28,12 @@ use crate::ros::node::{Builder, Newest, Requests, newest_reliable};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities, limits};
 use crate::units::{Instant, Micrometres};
+
+/// Why nothing moves before activation.
+const INACTIVE: &str = "the stepper bridge is not active: call ~/change_state";
+
+/// Age of what the driver knows above which nothing is known.
+const STATUS_LIMIT: Duration = Duration::from_millis(500);
 
 /// Time a controller may take from the opening of its port to its first answer before the log mentions it.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(3);
@@ -42,7 +48,7 @@ parameters! {
         baud_rate: i64 = 115_200,
         /// How long to wait at start for the port to appear, s.
         open_timeout: f64 = 5.0,
-        /// Height of the lens when the controller powers up, m: GRBL calls every power-up position zero.
+        /// Height of the lens at the controller's zero, m: where it powers up, or where its switches put it once `~/home` was called.
         power_up_z: f64 = 0.0,
         /// Lowest permitted height of the lens, m.
         z_min: f64 = -100e-6,
@@ -73,6 +79,8 @@ enum Event {
     Goal(GoalRequest<MoveStage::Action>),
     Stop(ServiceRequest<Trigger::Service>),
     ClearFault(ServiceRequest<Trigger::Service>),
+    Home(ServiceRequest<Trigger::Service>),
+    AcceptPosition(ServiceRequest<Trigger::Service>),
     Life(Wish),
     Report,
     Second,
@@ -98,6 +106,8 @@ pub async fn run(app: App) -> Result<()> {
         commands: node.subscribe("cmd_vel", newest_reliable())?,
         stops: node.service("~/stop")?,
         clears: node.service("~/clear_fault")?,
+        homes: node.service("~/home")?,
+        accepts: node.service("~/accept_position")?,
         goals: ActionServer::new(&mut node, "move_stage", app.clock)?,
     };
     let mut moves = MoveGoals {
@@ -119,6 +129,7 @@ pub async fn run(app: App) -> Result<()> {
         name: node.name().to_owned(),
         zero: Micrometres::from_metres(parameters.power_up_z),
         reported: String::new(),
+        stops: 0,
         patient_until: Instant::default(),
     };
     let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
@@ -166,6 +177,8 @@ struct Inlets {
     commands: Newest<TwistStamped>,
     stops: Requests<Trigger::Service>,
     clears: Requests<Trigger::Service>,
+    homes: Requests<Trigger::Service>,
+    accepts: Requests<Trigger::Service>,
     goals: ActionServer<MoveStage::Action>,
 }
 
@@ -191,6 +204,8 @@ async fn drive(
             Some(request) = inlets.goals.next() => Event::Goal(request),
             Some(request) = inlets.stops.next() => Event::Stop(request),
             Some(request) = inlets.clears.next() => Event::ClearFault(request),
+            Some(request) = inlets.homes.next() => Event::Home(request),
+            Some(request) = inlets.accepts.next() => Event::AcceptPosition(request),
             wish = lifecycle.next() => Event::Life(wish),
             _ = report.tick() => Event::Report,
             _ = second.tick() => Event::Second,
@@ -219,7 +234,7 @@ async fn drive(
             },
             Event::Command(_) if !is_active => {}
             Event::Goal(request) if !is_active => {
-                request.reject("the stepper bridge is not active: call ~/change_state");
+                request.reject(INACTIVE);
             }
             Event::Command(command) => {
                 let stamp = from_time(&command.header.stamp);
@@ -229,34 +244,34 @@ async fn drive(
             }
             Event::Goal(request) => moves.take_up(request, stage, app.clock.now()).await,
             Event::Stop(request) => {
+                outlets.stops = outlets.stops.wrapping_add(1);
                 let stopped = stage.stop().await;
                 moves.end(
                     Outcome::Preempted,
                     "~/stop was called",
                     &stage.status().borrow().clone(),
                 );
-                let response = match stopped {
-                    Ok(status) => Trigger::Response {
-                        success: true,
-                        message: format!(
-                            "stands at {:.2} µm",
-                            (Micrometres(status.z_um()) + outlets.zero).0
-                        ),
-                    },
-                    Err(error) => Trigger::Response {
-                        success: false,
-                        message: error.to_string(),
-                    },
-                };
-                drop(request.respond(response));
+                let height = |status: StageStatus| (Micrometres(status.z_um()) + outlets.zero).0;
+                respond(
+                    request,
+                    stopped.map(|status| format!("stands at {:.2} µm", height(status))),
+                );
             }
             Event::ClearFault(request) => {
                 stage.clear_fault();
-                let message = "asked the controller to accept its position".to_owned();
-                drop(request.respond(Trigger::Response {
-                    success: true,
-                    message,
-                }));
+                let message = "the controller is asked to go on; if stage_state does not call the position valid, call ~/home, or \
+                               ~/accept_position if the height it states is right";
+                respond(request, Ok::<_, Refusal>(message.to_owned()));
+            }
+            Event::Home(request) if !is_active => respond(request, Err(INACTIVE)),
+            Event::Home(request) => {
+                let message = "homing; stage_state says when the position is valid";
+                respond(request, stage.home().map(|()| message.to_owned()));
+            }
+            Event::AcceptPosition(request) => {
+                let z_um = stage.status().borrow().z_um();
+                let message = format!("the lens is taken to be at {:.2} µm", z_um + outlets.zero.0);
+                respond(request, stage.reference(z_um).map(|()| message));
             }
             Event::Report => {
                 let now = app.clock.now();
@@ -318,6 +333,14 @@ async fn open(
     }
 }
 
+/// Answers a service with the sentence of either outcome.
+fn respond(request: ServiceRequest<Trigger::Service>, outcome: Result<String, impl std::fmt::Display>) {
+    let success = outcome.is_ok();
+    let message = outcome.unwrap_or_else(|error| error.to_string());
+    // A reply fails only while the node ends.
+    drop(request.respond(Trigger::Response { success, message }));
+}
+
 /// What keeps the stage from moving, as a sentence; empty if nothing does.
 fn trouble(status: &StageStatus) -> String {
     match status.state {
@@ -338,6 +361,8 @@ struct Outlets {
     name: String,
     /// Height of the driver's zero.
     zero: Micrometres,
+    /// How often `~/stop` was called.
+    stops: u32,
     /// The trouble that the log told last.
     reported: String,
     /// Until when a controller that has not answered yet is no trouble: it boots when the port is opened.
@@ -347,6 +372,25 @@ struct Outlets {
 impl Outlets {
     /// Position and state; publishing fails only while the process ends.
     fn report(&mut self, status: &StageStatus, is_active: bool, now: Instant) {
+        let outdated;
+        let status = if now.since(status.stamp) > STATUS_LIMIT && status.state != StageState::Disconnected {
+            outdated = StageStatus {
+                state: StageState::Disconnected,
+                reason: "the driver of the stage has stopped: restart the stepper bridge".to_owned(),
+                position_um: [f64::NAN; 3],
+                position_valid: false,
+                ..status.clone()
+            };
+            &outdated
+        } else {
+            status
+        };
+        // What has never been in touch knows no time.
+        let at = if status.state == StageState::Disconnected {
+            now
+        } else {
+            status.stamp
+        };
         self.present(status, is_active);
         let trouble = trouble(status);
         let booting = status.state == StageState::Disconnected && now < self.patient_until;
@@ -359,7 +403,7 @@ impl Outlets {
         let [x, y, z] = status.position_um.map(|um| um * 1e-6);
         let z = z + self.zero.as_metres();
         drop(self.joints.publish(&JointState {
-            header: header(now, ""),
+            header: header(at, ""),
             name: ["x", "y", "z"].map(str::to_owned).to_vec(),
             position: vec![x, y, z],
             velocity: vec![0.0, 0.0, status.z_um_per_s * 1e-6],
@@ -372,12 +416,13 @@ impl Outlets {
             StageState::Fault => StageStateMsg::FAULT as u8,
         };
         drop(self.states.publish(&StageStateMsg {
-            header: header(now, ""),
+            header: header(at, ""),
             state,
             reason: status.reason.clone(),
             z,
             position_valid: status.position_valid,
             firmware: status.firmware.clone(),
+            stops: self.stops,
         }));
     }
 
@@ -396,6 +441,8 @@ impl Outlets {
                 "stage_state",
                 "~/stop",
                 "~/clear_fault",
+                "~/home",
+                "~/accept_position",
             ]),
             limits: limits(self.limits),
             device: format!("{} {}", self.port, status.firmware).trim_end().to_owned(),
@@ -414,6 +461,7 @@ impl Outlets {
             z: f64::NAN,
             position_valid: false,
             firmware: String::new(),
+            stops: self.stops,
         }));
     }
 

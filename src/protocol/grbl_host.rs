@@ -40,6 +40,8 @@ const PLAUSIBLE_UM: f64 = 1e6;
 const SEGMENT_BUFFER: Duration = Duration::from_millis(50);
 /// Period of `?` while waiting for standstill.
 const STOP_POLL: Duration = Duration::from_millis(10);
+/// Resets without an answer after which the link itself is doubted.
+const VAIN_RESETS: u32 = 2;
 /// Margin kept from the limits for the rounding of reported positions, µm.
 const LIMIT_MARGIN_UM: f64 = 1.0;
 
@@ -154,6 +156,10 @@ pub struct GrblHost {
     /// Velocity asked for, and when.
     wanted_um_per_s: f64,
     command_at: Instant,
+    /// A stop holds against the stream of velocities it interrupted.
+    held: bool,
+    /// When the last velocity was asked for, obeyed or not.
+    heard_at: Instant,
     /// Velocity of the last jogs sent.
     streamed_um_per_s: f64,
     /// When what was sent will have been executed.
@@ -169,6 +175,8 @@ pub struct GrblHost {
     mute: bool,
     /// Contact was lost and nothing has been heard since.
     silent: bool,
+    /// Resets in a row that brought no answer.
+    vain_resets: u32,
     stops_confirmed: u64,
     garbled_lines: u64,
     refused_commands: u64,
@@ -213,6 +221,8 @@ impl GrblHost {
             unlock: false,
             wanted_um_per_s: 0.0,
             command_at: Instant::default(),
+            held: false,
+            heard_at: Instant::default(),
             streamed_um_per_s: 0.0,
             planned_until: Instant::default(),
             resync: false,
@@ -223,6 +233,7 @@ impl GrblHost {
             misses: 0,
             mute: false,
             silent: false,
+            vain_resets: 0,
             stops_confirmed: 0,
             garbled_lines: 0,
             refused_commands: 0,
@@ -276,6 +287,12 @@ impl GrblHost {
     /// Dead-reckoned height at `at`, µm in stage coordinates; meaningful while connected.
     pub fn expected_z_um(&self, at: Instant) -> f64 {
         self.position.expected.position_um(at)
+    }
+
+    /// Whether not even resets are answered: what is behind the link may be another device by now, so the link should be
+    /// closed and opened anew.
+    pub fn is_unreachable(&self) -> bool {
+        self.vain_resets >= VAIN_RESETS
     }
 
     /// Whether the stage is connected and confirmed at rest.

@@ -71,6 +71,9 @@ pub enum Refusal {
         /// The command timeout, ms.
         limit_ms: u128,
     },
+    /// Somebody stopped the stage, and the commands it stopped go on.
+    #[error("the stage was stopped: let go first, then command again")]
+    Stopped,
     /// No controller, or a fault.
     #[error("the stage cannot move: {reason}")]
     NotReady {

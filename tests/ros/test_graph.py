@@ -103,9 +103,10 @@ def test_enabled_from_the_start_waits_for_the_stage(graph, client):
     assert abs(1e6 * client.truth[-1].defocus) <= 1.0
 
 
-def test_stop_stands_at_once(graph, client):
+@pytest.mark.parametrize("node", ["focus_controller", "stepper_bridge"])
+def test_stop_stands_at_once(graph, client, node):
     descending(graph, client)
-    assert client.trigger("focus_controller/stop").success
+    assert client.trigger(f"{node}/stop").success
     client.check_stands(after_s=0.3)
     assert client.states[-1].state == FocusState.DISABLED
 

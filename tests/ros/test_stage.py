@@ -96,10 +96,37 @@ def test_lost_cable_is_declared_and_found_again(stage, client):
     client.spin_until(lambda: client.stages[-1].state == StageState.DISCONNECTED, 10, "the loss to be noticed")
     assert client.stages[-1].reason
     stage.start("sim_microscope_node", sim_microscope__start_defocus=50e-6, **RIGID)
-    client.spin_until(lambda: client.stages[-1].state != StageState.DISCONNECTED, 15, "the reconnection")
+    client.spin_until(lambda: client.stages[-1].state == StageState.FAULT, 15, "the reconnection")
+    assert client.trigger("stepper_bridge/clear_fault").success
+    client.spin_until(lambda: client.stages[-1].state == StageState.IDLE, 15, "readiness")
+    assert not client.stages[-1].position_valid, "nobody has said yet that the height is right"
+    stated = client.stages[-1].z
+    answer = client.trigger("stepper_bridge/accept_position")
+    assert answer.success and f"{1e6 * stated:.2f}" in answer.message
+    client.spin_until(lambda: client.stages[-1].position_valid, 5, "a valid position")
 
 
-def test_stop_service_answers_and_stops(stage, client, drive):
+def test_stop_service_answers_and_holds(stage, client, drive):
     get_moving(client, drive)
+    client.spin_for(0.3, lambda: drive(SPEED))
     assert client.trigger("stepper_bridge/stop").success
-    check_stands(client)
+    stood = client.z_um_now()
+    client.spin_for(1.0, lambda: drive(SPEED))
+    assert client.z_um_now() == stood, "who was commanding has to let go first"
+    client.spin_for(0.5)
+    get_moving(client, drive)
+
+
+def test_homing_without_switches_says_so(stage, client):
+    assert client.trigger("stepper_bridge/home").success
+    client.spin_until(lambda: "home" in client.stages[-1].reason, 10, "the controller's refusal")
+    client.spin_until(lambda: client.stages[-1].state == StageState.IDLE, 10, "readiness")
+
+
+def test_a_second_virtual_stage_does_not_steal_the_port(stage, client):
+    second = stage.start("sim_microscope_node")
+    assert second.wait(20) != 0
+    assert "another virtual stage" in stage.log("sim_microscope_node")
+    client.stages.clear()
+    client.spin_until(lambda: len(client.stages) > 20, 10, "the first one to go on")
+    assert {state.state for state in client.stages} == {StageState.IDLE}

@@ -11,8 +11,11 @@ impl GrblHost {
     /// Asks for a velocity along z, µm/s, decided at `stamp`; holds until the next command or the command timeout.
     /// Returns the velocity after the speed limits.
     ///
+    /// A stop holds: whoever was commanding when [`Self::command_stop`] came has to ask for zero, or be silent for the command
+    /// timeout, before the stage moves again.
+    ///
     /// # Errors
-    /// Why nothing will happen: not finite, implausible, stale, or no controller that may move.
+    /// Why nothing will happen: not finite, implausible, stale, stopped, or no controller that may move.
     pub fn command_velocity(
         &mut self,
         z_um_per_s: f64,
@@ -20,6 +23,11 @@ impl GrblHost {
         now: Instant,
     ) -> Result<f64, Refusal> {
         self.clock = self.clock.max(now);
+        let silence = now.since(self.heard_at);
+        self.heard_at = now;
+        if z_um_per_s == 0.0 || silence > ms(self.config.command_timeout_ms) {
+            self.held = false;
+        }
         let outcome = self.check_velocity(z_um_per_s, stamp, now);
         let Ok(velocity) = outcome else {
             self.refused_commands += 1;
@@ -62,6 +70,9 @@ impl GrblHost {
         }
         if z_um_per_s != 0.0 {
             self.check_ready()?;
+            if self.held {
+                return Err(Refusal::Stopped);
+            }
         }
         Ok(z_um_per_s.clamp(
             -self.top_speed(self.config.max_down_um_per_s),
@@ -169,9 +180,11 @@ impl GrblHost {
         })
     }
 
-    /// Stops the stage as fast as is safe; completion shows in `stops_confirmed` and the state.
+    /// Stops the stage as fast as is safe; completion shows in `stops_confirmed` and the state. It holds against the stream
+    /// of velocities that it interrupts: see [`Self::command_velocity`].
     pub fn command_stop(&mut self, now: Instant) {
         self.clock = self.clock.max(now);
+        self.held = true;
         self.wanted_um_per_s = 0.0;
         match self.motion {
             Motion::Velocity => self.begin_stop(now),

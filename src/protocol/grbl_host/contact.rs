@@ -20,6 +20,7 @@ impl GrblHost {
         self.splitter.clear();
         self.out.clear();
         self.mute = false;
+        self.vain_resets = 0;
         self.firmware = Firmware::default();
         self.reason = "waiting for the controller to answer".to_owned();
         self.start_hello(now);
@@ -54,7 +55,10 @@ impl GrblHost {
         for byte in bytes {
             if let Some(line) = self.splitter.push(*byte) {
                 match Reply::parse(&line) {
-                    Some(reply) => self.handle_reply(reply, now),
+                    Some(reply) => {
+                        self.vain_resets = 0;
+                        self.handle_reply(reply, now);
+                    }
                     None => self.garbled_lines += 1,
                 }
             }
@@ -148,6 +152,7 @@ impl GrblHost {
         let silent_to_lines = self.machine.is_some() && !acknowledged && now.since(since) >= 2 * HELLO_PERIOD;
         if deaf || silent_to_lines {
             self.reason = "the controller does not answer; resetting it".to_owned();
+            self.vain_resets += 1;
             self.reset(now);
             self.phase = Phase::Resetting {
                 deadline: now + DEAF_AFTER,
