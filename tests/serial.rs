@@ -298,10 +298,11 @@ async fn a_mute_peer_is_disconnected_and_noise_is_survived() {
         Instant::from_nanos(1_000_000_000) + start.elapsed()
     });
     let handle = StageDriver::spawn(near, GrblConfig::default(), clock).unwrap();
-    tokio::time::sleep(Duration::from_secs(10)).await;
+    // Shorter than it takes to give such a link up for good.
+    tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(handle.status().borrow().state, StageState::Disconnected);
     let looks = ticks.load(std::sync::atomic::Ordering::Relaxed);
-    assert!(looks < 1000, "{looks} looks at the clock in 10 s of nothing");
+    assert!(looks < 300, "{looks} looks at the clock in 3 s of nothing");
     let noise: Vec<u8> = (0..4096u32)
         .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
         .collect();

@@ -207,28 +207,26 @@ fn frames_exposed_in_motion_do_not_decide_the_next_step() {
 
 #[test]
 fn estimates_of_the_future_are_none() {
-    let mut run = Loop::new(Law::Paper, 40.0, 0);
+    let mut run = Loop::new(Law::Paper, 200.0, 0);
     run.run(0.3);
     assert_eq!(*run.controller.phase(), Phase::Moving);
-    for _ in 0..400 {
+    let began = run.now;
+    while !matches!(run.controller.phase(), Phase::Failed(_)) {
         let exposed = run.now + Duration::from_secs(3600);
         let ahead = Observation {
             exposed,
             ..run.observe(true)
         };
         run.controller.handle_observation(ahead, run.now);
-        run.tick(false, true);
+        let velocity = run.tick(false, true);
+        let blind = run.now.since(began);
+        assert!(
+            velocity == 0.0 || blind <= Duration::from_millis(260),
+            "moved {blind:?} without an estimate"
+        );
+        assert!(blind < Duration::from_secs(20), "never gave up");
     }
-    let stood = run.z_um;
-    assert!(stood > 40.0 - 223.7 * 0.6, "moved on to {stood}");
-    let failed = matches!(run.controller.phase(), Phase::Failed(reason) if reason.contains("clocks"));
-    assert!(
-        failed || run.controller.phase() == &Phase::Looking,
-        "{:?}",
-        run.controller.phase()
-    );
-    run.tick(true, true);
-    assert_eq!(run.z_um, stood, "a run that has failed does not resume");
+    assert!(matches!(run.controller.phase(), Phase::Failed(reason) if reason.contains("clocks")));
 }
 
 #[test]
