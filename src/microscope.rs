@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{CAMERA_HEIGHT, CAMERA_WIDTH};
 use crate::objective::Objective;
-use crate::optics::{BORDER, Field, Imager, Light, View};
+use crate::optics::{Field, Imager, Light, View};
 use crate::sensor::Sensor;
 pub use live::LiveMicroscope;
 
@@ -19,6 +19,8 @@ use crate::slide::{Appearance, Raster, SiteRandom, Slide};
 
 /// Largest modelled defocus in depths of field: 150 µm at 40x/0.65.
 const FARTHEST_DEPTHS: f64 = 105.0;
+/// Defocus up to which the narrow margin suffices, depths of field: 69 µm at 40x/0.65.
+const NEAR_DEPTHS: f64 = 48.0;
 /// Pitch of the lattice of painted fields, samples of the optics.
 const FIELD_PITCH: f64 = 16.0;
 /// Largest travel in x or y during an exposure, µm: what the painted margin allows.
@@ -124,10 +126,17 @@ pub struct Pose {
 pub struct Microscope {
     config: MicroscopeConfig,
     slide: Slide,
-    imager: Imager,
+    /// With a narrow margin for what is near focus and with a wide one for the rest.
+    passages: [Passage; 2],
     sensor: Sensor,
-    painted: Option<Painted>,
     light: Light,
+}
+
+/// From the specimen to the light, with one width of margin around the frame.
+#[derive(Debug)]
+struct Passage {
+    imager: Imager,
+    painted: Option<Painted>,
 }
 
 #[derive(Debug)]
@@ -150,17 +159,26 @@ impl Microscope {
         if config.phase == Phase::Off {
             appearance.phase_rad = 0.0;
         }
+        let lens = &config.objective;
+        let cone_um = lens.condenser_na * lens.depth_of_field_um();
+        let passages = [
+            NEAR_DEPTHS * cone_um,
+            FARTHEST_DEPTHS * cone_um + 0.5 * FARTHEST_TRAVEL_UM,
+        ]
+        .map(|reach_um| Passage {
+            imager: Imager::new(lens, config.width, config.height, reach_um),
+            painted: None,
+        });
         Ok(Self {
             slide: Slide::with_appearance(config.slide_seed, appearance),
-            imager: Imager::new(&config.objective, config.width, config.height),
             sensor: Sensor::new(
                 config.sensor,
-                config.width,
-                config.height,
+                [config.width, config.height],
                 config.noise,
                 config.slide_seed,
+                passages[0].imager.halfway().clone(),
             ),
-            painted: None,
+            passages,
             light: Light::default(),
             config,
         })
@@ -239,9 +257,13 @@ impl Microscope {
     ) -> Result<Vec<u8>, MicroscopeError> {
         self.check_reach(defocus_um, [0.0; 3])?;
         check_place([x_um, y_um])?;
-        let maps = self.slide.paint(&raster_at(&self.imager, [x_um, y_um]));
-        self.imager
-            .render_by_reference(&maps, defocus_um, &mut self.light);
+        let view = View {
+            defocus_um,
+            ..View::default()
+        };
+        let Passage { imager, .. } = passage(&mut self.passages, &view);
+        let maps = self.slide.paint(&raster_at(imager, [x_um, y_um]));
+        imager.render_by_reference(&maps, defocus_um, &mut self.light);
         Ok(self.sensor.expose(&self.light, sequence))
     }
 
@@ -261,8 +283,9 @@ impl Microscope {
             Way::Fast => drop(self.expose_defocused(x_um, y_um, defocus_um, 0)?),
             Way::Reference => drop(self.expose_by_reference(x_um, y_um, defocus_um, 0)?),
         }
-        let [columns, rows] = self.imager.size();
-        let line = |row: usize| &self.light.row(1, row + BORDER)[BORDER..BORDER + columns];
+        let [columns, rows] = self.passages[0].imager.size();
+        let border = self.light.border();
+        let line = |row: usize| &self.light.row(1, row + border)[border..border + columns];
         Ok((0..rows).flat_map(line).copied().collect())
     }
 
@@ -292,16 +315,15 @@ impl Microscope {
                 y_um: travel_um[1],
             });
         }
-        let (field, shift_um) = field_at(&self.slide, &self.imager, &mut self.painted, place_um)?;
-        self.imager.render(
-            field,
-            &View {
-                defocus_um,
-                shift_um,
-                travel_um,
-            },
-            &mut self.light,
-        );
+        let mut view = View {
+            defocus_um,
+            travel_um,
+            ..View::default()
+        };
+        let Passage { imager, painted } = passage(&mut self.passages, &view);
+        let (field, shift_um) = field_at(&self.slide, imager, painted, place_um)?;
+        view.shift_um = shift_um;
+        imager.render(field, &view, &mut self.light);
         Ok(self.sensor.expose(&self.light, sequence))
     }
 
@@ -311,7 +333,8 @@ impl Microscope {
     /// # Errors
     /// If the place is not finite.
     pub fn transmittance(&mut self, x_um: f64, y_um: f64) -> Result<&[f32], MicroscopeError> {
-        let (field, _) = field_at(&self.slide, &self.imager, &mut self.painted, [x_um, y_um])?;
+        let [Passage { imager, painted }, _] = &mut self.passages;
+        let (field, _) = field_at(&self.slide, imager, painted, [x_um, y_um])?;
         Ok(field.transmittance())
     }
 }
@@ -319,6 +342,12 @@ impl Microscope {
 /// Largest defocus, of either sign, that is modelled for an objective, µm.
 pub fn farthest_um(objective: &Objective) -> f64 {
     FARTHEST_DEPTHS * objective.depth_of_field_um()
+}
+
+/// The passage with the narrowest margin that holds whatever a view blurs into the frame; it depends on the view alone, so
+/// that frames do not depend on what was rendered before.
+fn passage<'a>([near, far]: &'a mut [Passage; 2], view: &View) -> &'a mut Passage {
+    if near.imager.reaches(view) { near } else { far }
 }
 
 /// The painted field nearest to a place, painted now if it is not the one at hand, and how far from it the place is.

@@ -9,13 +9,11 @@ mod kernels;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::optics::{BORDER, Light};
+use crate::optics::{Halfway, Light};
 use crate::slide::SiteRandom;
 
 /// Entries of the table of normal deviates; a power of two.
 const DEVIATES: usize = 1 << 17;
-/// Taps on each side of an interpolated pixel.
-const TAPS: usize = BORDER;
 /// Rows exposed as one piece of parallel work.
 const BAND_ROWS: usize = 32;
 
@@ -68,7 +66,7 @@ pub struct Sensor {
     width: usize,
     height: usize,
     deviates: Vec<f32>,
-    taps: [f32; 2 * TAPS],
+    halfway: Halfway,
     seed: u64,
 }
 
@@ -84,8 +82,15 @@ struct RowBuffer {
 }
 
 impl Sensor {
-    /// A camera of `width` by `height` pixels, both even. The seed is that of the noise.
-    pub fn new(config: SensorConfig, width: usize, height: usize, noise: Noise, seed: u64) -> Self {
+    /// A camera of `width` by `height` pixels, both even, for light whose samples `halfway` interpolates. The seed is that of
+    /// the noise.
+    pub fn new(
+        config: SensorConfig,
+        [width, height]: [usize; 2],
+        noise: Noise,
+        seed: u64,
+        halfway: Halfway,
+    ) -> Self {
         let mut random = SiteRandom::new(0x5e45, 0);
         let deviates = match noise {
             Noise::On => (0..DEVIATES + width).map(|_| random.normal() as f32).collect(),
@@ -96,7 +101,7 @@ impl Sensor {
             width,
             height,
             deviates,
-            taps: half_sample_taps(),
+            halfway,
             seed,
         }
     }
@@ -108,7 +113,7 @@ impl Sensor {
             .enumerate()
             .for_each(|(band, rows)| {
                 let mut buffer = RowBuffer {
-                    samples: vec![0.0; self.width / 2 + 2 * BORDER],
+                    samples: vec![0.0; self.width / 2 + 2 * light.border()],
                     between: vec![0.0; self.width / 2],
                     pixels: vec![0.0; self.width],
                     bytes: std::array::from_fn(|_| vec![0; self.width]),
@@ -146,24 +151,27 @@ impl Sensor {
     /// Fills `buffer.pixels` with the light at every pixel of a row.
     fn interpolate(&self, light: &Light, channel: usize, row: usize, buffer: &mut RowBuffer) {
         let length = buffer.samples.len();
-        let above = row / 2 + BORDER;
+        let border = light.border();
+        let line = |row: usize| &light.row(channel, row)[..length];
+        let above = row / 2 + border;
+        let weights = self.halfway.weights().iter().enumerate();
         if row.is_multiple_of(2) {
-            buffer
-                .samples
-                .copy_from_slice(&light.row(channel, above)[..length]);
+            buffer.samples.copy_from_slice(line(above));
         } else {
             buffer.samples.fill(0.0);
-            for (tap, weight) in self.taps.iter().enumerate() {
-                let line = &light.row(channel, above + 1 + tap - TAPS)[..length];
-                kernels::add_scaled(&mut buffer.samples, line, *weight);
-            }
+            let pairs: Vec<_> = weights
+                .clone()
+                .map(|(k, weight)| (line(above - k), line(above + 1 + k), *weight))
+                .collect();
+            kernels::add_pairs(&mut buffer.samples, &pairs);
         }
-        kernels::double(
-            &buffer.samples,
-            &self.taps,
-            &mut buffer.between,
-            &mut buffer.pixels,
-        );
+        let samples = &buffer.samples;
+        let pairs: Vec<_> = weights
+            .map(|(k, weight)| (&samples[border - k..], &samples[border + 1 + k..], *weight))
+            .collect();
+        buffer.between.fill(0.0);
+        kernels::add_pairs(&mut buffer.between, &pairs);
+        kernels::alternate(&samples[border..], &buffer.between, &mut buffer.pixels);
     }
 
     /// From relative light to grey values, with the lamp's fall towards the corners.
@@ -192,34 +200,9 @@ impl std::fmt::Debug for Sensor {
     }
 }
 
-/// Weights that interpolate half way between samples: a sinc under a Kaiser window, normalised.
-fn half_sample_taps() -> [f32; 2 * TAPS] {
-    let weight = |tap: usize| {
-        let distance = tap as f64 - TAPS as f64 + 0.5;
-        let angle = std::f64::consts::PI * distance;
-        let edge = distance / TAPS as f64;
-        angle.sin() / angle * bessel_i0(4.0 * (1.0 - edge * edge).sqrt())
-    };
-    let weights: [f64; 2 * TAPS] = std::array::from_fn(weight);
-    let sum: f64 = weights.iter().sum();
-    weights.map(|w| (w / sum) as f32)
-}
-
-/// Modified Bessel function of the first kind, by its series.
-fn bessel_i0(x: f64) -> f64 {
-    let mut term = 1.0;
-    let mut sum = 1.0;
-    for k in 1..30 {
-        term *= (x / (2.0 * f64::from(k))).powi(2);
-        sum += term;
-    }
-    sum
-}
-
 #[cfg(test)]
 mod tests {
     use super::kernels::round_to_byte;
-    use super::*;
 
     #[test]
     fn bytes_round_and_saturate() {
@@ -233,25 +216,6 @@ mod tests {
             (900.0, 255),
         ] {
             assert_eq!(round_to_byte(value), expected, "{value}");
-        }
-    }
-
-    #[test]
-    fn interpolation_follows_what_the_optics_pass() {
-        let taps = half_sample_taps();
-        // Nine tenths of the coarse Nyquist frequency hold no object at any objective of the catalogue but the 10x.
-        for cycles_per_sample in [0.0, 0.1, 0.25, 0.35] {
-            let value = |at: f64| (std::f64::consts::TAU * cycles_per_sample * at + 0.7).cos();
-            let sum: f64 = taps
-                .iter()
-                .enumerate()
-                .map(|(tap, weight)| f64::from(*weight) * value(tap as f64 - TAPS as f64 + 0.5))
-                .sum();
-            assert!(
-                (sum - value(0.0)).abs() < 0.03,
-                "{cycles_per_sample}: {sum} for {}",
-                value(0.0)
-            );
         }
     }
 }

@@ -203,25 +203,61 @@ fn the_pose_is_a_height_above_the_slide() {
     assert!(posed == microscope.expose_defocused(900.0, 500.0, 1.5, 0).unwrap());
 }
 
-#[test]
-fn neighbouring_frames_join() {
-    // Moved by a whole number of pixels, the shared part is the same picture, out of focus too.
-    let mut config = ideal(6);
+/// Largest difference, grey values, between frames of 512x384 and the same part of a frame of twice the size, `apart`
+/// pixels from its middle.
+fn seam(objective: &str, z_um: f64, apart: [i32; 2]) -> u8 {
+    let mut config = MicroscopeConfig {
+        objective: Objective::by_name(objective).unwrap(),
+        slide_seed: 6,
+        noise: Noise::Off,
+        ..ideal(6)
+    };
     config.sensor.vignetting = 0.0;
-    let mut microscope = Microscope::new(config).unwrap();
-    let pixel_um = Objective::default().object_pixel_um();
-    for z_um in [0.0, 4.0] {
-        let left = microscope.expose_defocused(50.0, 80.0, z_um, 0).unwrap();
-        let right = microscope
-            .expose_defocused(50.0 + 101.0 * pixel_um, 80.0, z_um, 0)
-            .unwrap();
-        let worst = (0..HEIGHT * (WIDTH - 101))
-            .map(|index| (index / (WIDTH - 101), index % (WIDTH - 101)))
-            .flat_map(|(y, x)| (0..3).map(move |c| (3 * (y * WIDTH + x + 101) + c, 3 * (y * WIDTH + x) + c)))
-            .map(|(a, b)| left[a].abs_diff(right[b]))
-            .max();
-        assert!(worst <= Some(4), "{z_um} µm: {worst:?} grey values apart");
+    let pixel_um = config.objective.object_pixel_um();
+    let [x_um, y_um] = apart.map(|pixels| f64::from(pixels) * pixel_um);
+    let direct = Microscope::new(config.clone())
+        .unwrap()
+        .expose_defocused(50.0 + x_um, 80.0 + y_um, z_um, 0)
+        .unwrap();
+    (config.width, config.height) = (2 * WIDTH, 2 * HEIGHT);
+    let large = Microscope::new(config)
+        .unwrap()
+        .expose_defocused(50.0, 80.0, z_um, 0)
+        .unwrap();
+    let [left, top] = [
+        (WIDTH / 2).strict_add_signed(apart[0] as isize),
+        (HEIGHT / 2).strict_add_signed(apart[1] as isize),
+    ];
+    let rows = direct.chunks(3 * WIDTH).enumerate();
+    rows.flat_map(|(row, direct)| {
+        let start = 3 * ((top + row) * 2 * WIDTH + left);
+        direct.iter().zip(&large[start..start + 3 * WIDTH])
+    })
+    .map(|(a, b)| a.abs_diff(*b))
+    .max()
+    .unwrap()
+}
+
+#[test]
+fn a_crop_of_a_large_frame_is_the_frame_of_that_place() {
+    // An odd number of pixels apart, pixels on samples meet pixels between them; far from focus, what lies outside the
+    // frame reaches into it.
+    let rows: [(&str, &[f64]); 4] = [
+        ("40x0.65", &[0.0, 4.0, -4.0, 30.0, -30.0, 65.0, -65.0, 140.0]),
+        ("60x0.85", &[0.0, 2.0, 30.0, 65.0, -65.0, 87.0]),
+        ("20x0.40", &[0.0, 10.0, -65.0, 200.0]),
+        ("10x0.25", &[0.0, 20.0, -65.0, 500.0]),
+    ];
+    let mut worst = Vec::new();
+    for (objective, heights) in rows {
+        for z_um in heights {
+            for apart in [[0, 0], [101, -57], [-64, 33]] {
+                worst.push((seam(objective, *z_um, apart), objective, *z_um, apart));
+            }
+        }
     }
+    println!("{worst:?}");
+    assert!(worst.iter().all(|row| row.0 <= 1), "{worst:?}");
 }
 
 #[test]

@@ -9,7 +9,7 @@ mod common;
 use common::{brenner, channel, tenengrad};
 use hhnet::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose};
 use hhnet::objective::{Objective, WAVELENGTHS_UM};
-use hhnet::optics::{BORDER, Imager, Light, View};
+use hhnet::optics::{Imager, Light, View};
 use hhnet::slide::{Appearance, Maps};
 
 /// What two discs of these radii have in common, their middles `distance` apart.
@@ -39,7 +39,7 @@ fn an_edge_in_focus_is_as_sharp_as_diffraction_allows() {
             spherical_waves: 0.0,
             ..objective
         };
-        let imager = Imager::new(&ideal, 512, 64);
+        let imager = Imager::new(&ideal, 512, 64, 20.0);
         let raster = imager.raster(0.0, 0.0);
         let step_um = imager.step_um();
         let edge_um = 128.3 * step_um;
@@ -72,10 +72,10 @@ fn an_edge_in_focus_is_as_sharp_as_diffraction_allows() {
                 };
                 0.5 + (0..STEPS).map(part).sum::<f64>() / PI
             };
-            let line = light.row(channel, BORDER + 16);
+            let line = light.row(channel, light.border() + 16);
             for column in 110..148 {
                 let x_um = column as f64 * step_um - edge_um;
-                let absorbed = (1.0 - f64::from(line[column + BORDER])) / (1.0 - (-0.01_f64).exp());
+                let absorbed = (1.0 - f64::from(line[column + light.border()])) / (1.0 - (-0.01_f64).exp());
                 let theory = expected(x_um);
                 assert!(
                     (absorbed - theory).abs() < 0.01,

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Microscope, MicroscopeConfig, MicroscopeError, Pose, field_at};
+use super::{Microscope, MicroscopeConfig, MicroscopeError, Passage, Pose, field_at, passage};
 use crate::optics::transfer::Transfer;
 use crate::optics::{KeptLight, Light, View};
 
@@ -152,17 +152,17 @@ impl LiveMicroscope {
         let height_um = self.height_um(index);
         let Microscope {
             slide,
-            imager,
-            painted,
+            passages,
             light,
             ..
         } = &mut self.microscope;
-        let (field, shift_um) = field_at(slide, imager, painted, self.place_um)?;
-        let view = View {
+        let mut view = View {
             defocus_um: height_um,
-            shift_um,
-            travel_um: [0.0; 3],
+            ..View::default()
         };
+        let Passage { imager, painted } = passage(passages, &view);
+        let (field, shift_um) = field_at(slide, imager, painted, self.place_um)?;
+        view.shift_um = shift_um;
         let transfers = self
             .transfers
             .entry(index)

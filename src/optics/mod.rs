@@ -16,6 +16,7 @@
 //! pixel; the sensor interpolates. The specimen is painted with a margin around the frame into which the transform's
 //! wrap-around falls.
 
+mod halfway;
 pub mod reference;
 mod spectrum;
 pub mod transfer;
@@ -27,15 +28,13 @@ use rustfft::num_complex::Complex32;
 
 use crate::objective::{Objective, WAVELENGTHS_UM};
 use crate::slide::{Maps, Raster};
+pub use halfway::Halfway;
+use halfway::WIDEST_BAND;
 use spectrum::{Transforms, Workspace, fast_length};
 use transfer::{GaussRules, Pupil, Transfer};
 
 /// Camera pixels per computed sample, in each direction.
 pub const PIXELS_PER_SAMPLE: usize = 2;
-/// Samples supplied around the frame for the sensor's interpolation.
-pub const BORDER: usize = 4;
-/// Margin around the frame in depths of field and condenser apertures; 24 µm at 40x/0.65.
-const MARGIN_DEPTHS: f64 = 42.0;
 /// Samples over which the specimen fades to clear glass at the outer edge of the margin.
 const SEAM: usize = 12;
 /// Steps of an exposure that moves in z, in depths of field.
@@ -60,6 +59,8 @@ pub struct Imager {
     /// Samples of the frame.
     size: [usize; 2],
     columns: usize,
+    halfway: Halfway,
+    reach_um: f64,
 }
 
 /// How a field is looked at.
@@ -81,11 +82,13 @@ pub struct Field {
     transmittance: Vec<f32>,
 }
 
-/// The light on the sensor at every second pixel, background 1, with [`BORDER`] more samples on every side.
+/// The light on the sensor at every second pixel, background 1, with a border of more samples on every side, as many as
+/// the interpolation between samples needs.
 #[derive(Clone, Debug, Default)]
 pub struct Light {
     /// R, G and B.
     planes: [Plane; 3],
+    border: usize,
     /// Samples of a row that are light, borders included.
     width: usize,
     offset: usize,
@@ -96,6 +99,7 @@ pub struct Light {
 #[derive(Clone)]
 pub struct KeptLight {
     planes: [Vec<u16>; 3],
+    border: usize,
     width: usize,
 }
 
@@ -112,13 +116,11 @@ struct Plane {
 }
 
 impl Imager {
-    /// An imager for frames of `width` by `height` camera pixels, both even.
-    pub fn new(objective: &Objective, width: usize, height: usize) -> Self {
+    /// An imager for frames of `width` by `height` camera pixels, both even, whose margin holds whatever is blurred into the
+    /// frame from up to `reach_um` away: the defocus times the condenser's aperture, and half the travel.
+    pub fn new(objective: &Objective, width: usize, height: usize, reach_um: f64) -> Self {
         let step_um = PIXELS_PER_SAMPLE as f64 * objective.object_pixel_um();
-        let margin_um = MARGIN_DEPTHS * objective.condenser_na * objective.depth_of_field_um();
-        let least_margin = (margin_um / step_um).ceil() as usize + SEAM;
         let size = [width / PIXELS_PER_SAMPLE, height / PIXELS_PER_SAMPLE];
-        let painted = size.map(|samples| fast_length(samples + 2 * least_margin));
         let pupils = WAVELENGTHS_UM.map(|wavelength_um| Pupil {
             na: objective.na,
             condenser_na: objective.condenser_na,
@@ -126,6 +128,9 @@ impl Imager {
             spherical_waves: objective.spherical_waves,
         });
         let widest = pupils.iter().map(Pupil::cutoff_per_um).fold(0.0, f64::max);
+        let halfway = Halfway::up_to(widest * step_um);
+        let least_margin = (reach_um / step_um).ceil() as usize + halfway.reach() + SEAM;
+        let painted = size.map(|samples| fast_length(samples + 2 * least_margin));
         let columns = (widest * painted[0] as f64 * step_um).ceil() as usize + 1;
         Self {
             pupils,
@@ -136,7 +141,21 @@ impl Imager {
             margin: [(painted[0] - size[0]) / 2, (painted[1] - size[1]) / 2],
             size,
             columns: columns.min(painted[0] / 2 + 1),
+            halfway,
+            reach_um,
         }
+    }
+
+    /// How to find the light between the samples.
+    pub fn halfway(&self) -> &Halfway {
+        &self.halfway
+    }
+
+    /// Whether everything that such a view blurs into the frame lies within the margin.
+    pub fn reaches(&self, view: &View) -> bool {
+        let [x_um, y_um, z_um] = view.travel_um.map(|um| 0.5 * um.abs());
+        let blur_um = self.pupils[1].condenser_na * (view.defocus_um.abs() + z_um);
+        blur_um + x_um.max(y_um) <= self.reach_um
     }
 
     /// Distance between samples in the object plane, µm.
@@ -275,9 +294,7 @@ impl Imager {
 
     /// The light from a field through transfer functions that are known already.
     pub fn render_through(&self, field: &Field, transfers: &[Transfer; 3], view: &View, light: &mut Light) {
-        light.width = self.size[0] + 2 * BORDER;
-        light.stride = self.transforms.width();
-        light.offset = self.margin[0] - BORDER;
+        self.prepare(light);
         light
             .planes
             .par_iter_mut()
@@ -291,6 +308,18 @@ impl Imager {
                     plane,
                 );
             });
+    }
+
+    fn prepare(&self, light: &mut Light) {
+        light.border = self.halfway.reach();
+        light.width = self.size[0] + 2 * light.border;
+        light.stride = self.transforms.width();
+        light.offset = self.margin[0] - light.border;
+    }
+
+    /// Frequency from which nothing is shown, cycles per µm: what lies above cannot be told from its fold.
+    fn widest_per_um(&self) -> f64 {
+        WIDEST_BAND / self.step_um
     }
 
     /// The transfer of a channel, averaged over the heights passed during the exposure.
@@ -319,7 +348,7 @@ impl Imager {
         plane: &mut Plane,
     ) {
         let height = self.transforms.height();
-        let cutoff = transfer.cutoff_per_um() as f32;
+        let cutoff = transfer.cutoff_per_um().min(self.widest_per_um()) as f32;
         let columns = (f64::from(cutoff) * self.transforms.width() as f64 * self.step_um) as usize + 1;
         let squares: Vec<f32> = self
             .vertical_frequencies()
@@ -357,11 +386,11 @@ impl Imager {
                     .for_each(|(value, factor)| *value *= factor);
             }
         };
-        let rows = self.size[1] + 2 * BORDER;
+        let border = self.halfway.reach();
         self.transforms.inverse(
             columns.min(self.columns),
-            self.margin[1] - BORDER,
-            rows,
+            self.margin[1] - border,
+            self.size[1] + 2 * border,
             &mut plane.work,
             fill,
             &mut plane.samples,
@@ -384,7 +413,12 @@ impl std::fmt::Debug for Field {
 }
 
 impl Light {
-    /// Row `row` of a channel, counted from [`BORDER`] rows above the frame and beginning [`BORDER`] samples left of it.
+    /// Samples on every side of the frame.
+    pub fn border(&self) -> usize {
+        self.border
+    }
+
+    /// Row `row` of a channel, counted from [`Self::border`] rows above the frame and beginning as many samples left of it.
     pub fn row(&self, channel: usize, row: usize) -> &[f32] {
         let start = row * self.stride + self.offset;
         &self.planes[channel].samples[start..(row + 1) * self.stride]
@@ -402,6 +436,7 @@ impl Light {
         let [red, green, blue] = &self.planes;
         KeptLight {
             planes: [rows(red), rows(green), rows(blue)],
+            border: self.border,
             width: self.width,
         }
     }
@@ -409,7 +444,8 @@ impl Light {
     /// Becomes the weighted sum of kept light of one field.
     pub fn mix(&mut self, parts: &[(&KeptLight, f32)]) {
         let Some((first, _)) = parts.first() else { return };
-        (self.width, self.stride, self.offset) = (first.width, first.width, 0);
+        (self.border, self.width) = (first.border, first.width);
+        (self.stride, self.offset) = (first.width, 0);
         self.planes
             .par_iter_mut()
             .enumerate()

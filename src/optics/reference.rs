@@ -7,7 +7,7 @@
 //!
 //! Nothing is left out to any order in the strength of the specimen, as long as it is thin. The intensity of light scattered twice
 //! holds frequencies up to 2 NA/λ; with the 10x and the 20x these exceed what the raster can hold and fold back, which concerns
-//! the second order alone.
+//! the second order alone. Of all this the camera is shown the band that a weak object fills, as by the fast way.
 //!
 //! The source is a square grid of points. Two neighbours show the same picture displaced by z·δ, so points are laid closely enough that the
 //! displacement stays below a quarter of the finest detail, λ/(NA + NAc).
@@ -17,7 +17,7 @@ use rustfft::FftPlanner;
 use rustfft::num_complex::{Complex32, Complex64};
 
 use super::transfer::Pupil;
-use super::{BORDER, Imager, Light, PHASE_WAVELENGTH_UM, seam};
+use super::{Imager, Light, PHASE_WAVELENGTH_UM, seam};
 use crate::objective::WAVELENGTHS_UM;
 use crate::slide::Maps;
 
@@ -31,9 +31,8 @@ const PIECE: usize = 8;
 impl Imager {
     /// The light from a painted raster at a defocus (green, µm), by the sum over source points.
     pub fn render_by_reference(&self, maps: &Maps, defocus_um: f64, light: &mut Light) {
-        light.width = self.size[0] + 2 * BORDER;
-        light.stride = self.transforms.width();
-        light.offset = self.margin[0] - BORDER;
+        self.prepare(light);
+        let border = light.border;
         for channel in 0..3 {
             let intensity = self.intensity(maps, channel, defocus_um - self.chromatic_shift_um[channel]);
             // The pixels collect: the same filter as the fast way's, without its transfer function.
@@ -45,13 +44,28 @@ impl Imager {
             let plane = &mut light.planes[channel];
             self.transforms.inverse(
                 columns,
-                self.margin[1] - BORDER,
-                self.size[1] + 2 * BORDER,
+                self.margin[1] - border,
+                self.size[1] + 2 * border,
                 &mut plane.work,
-                |column, values| values.copy_from_slice(&spectrum[column * height..(column + 1) * height]),
+                |column, values| {
+                    values.copy_from_slice(&spectrum[column * height..(column + 1) * height]);
+                    self.cut_beyond_band(column, values);
+                },
                 &mut plane.samples,
             );
             plane.samples.iter_mut().for_each(|sample| *sample += 1.0);
+        }
+    }
+
+    /// Clears what lies beyond the band of a weak object; the camera's interpolation is made for that band.
+    fn cut_beyond_band(&self, column: usize, values: &mut [Complex32]) {
+        let cutoffs = self.pupils.iter().map(Pupil::cutoff_per_um);
+        let widest = cutoffs.fold(0.0, f64::max).min(self.widest_per_um());
+        let horizontal = self.horizontal_frequency(column);
+        for (value, vertical) in values.iter_mut().zip(self.vertical_frequencies()) {
+            if horizontal.hypot(vertical) >= widest {
+                *value = Complex32::default();
+            }
         }
     }
 

@@ -4,28 +4,32 @@
 
 use multiversion::multiversion;
 
-use super::TAPS;
+/// Pairs added in one pass over the sum.
+const PAIRS: usize = 4;
 
-/// Adds `weight` times a line.
+/// Adds to `sum` both lines of each pair times the pair's weight; the lines are at least as long as the sum.
 #[multiversion(targets("x86_64+avx2"))]
-pub(super) fn add_scaled(sum: &mut [f32], line: &[f32], weight: f32) {
-    for (sum, sample) in sum.iter_mut().zip(line) {
-        *sum += weight * sample;
+pub(super) fn add_pairs(sum: &mut [f32], pairs: &[(&[f32], &[f32], f32)]) {
+    let length = sum.len();
+    let (groups, rest) = pairs.as_chunks::<PAIRS>();
+    for group in groups {
+        let [a, b, c, d] = group.map(|(one, other, weight)| (&one[..length], &other[..length], weight));
+        for (at, sum) in sum.iter_mut().enumerate() {
+            *sum += (a.2 * (a.0[at] + a.1[at]) + b.2 * (b.0[at] + b.1[at]))
+                + (c.2 * (c.0[at] + c.1[at]) + d.2 * (d.0[at] + d.1[at]));
+        }
+    }
+    for (one, other, weight) in rest {
+        for ((sum, one), other) in sum.iter_mut().zip(*one).zip(*other) {
+            *sum += weight * (one + other);
+        }
     }
 }
 
-/// Doubles a row: samples at even pixels, interpolated ones at odd pixels. `samples` begins `TAPS` samples before the
-/// first pixel; `between` is memory for half as many values as there are `pixels`.
+/// A row of pixels: the samples, and what lies between them.
 #[multiversion(targets("x86_64+avx2"))]
-pub(super) fn double(samples: &[f32], taps: &[f32; 2 * TAPS], between: &mut [f32], pixels: &mut [f32]) {
-    between.fill(0.0);
-    for (tap, weight) in taps.iter().enumerate() {
-        for (sum, sample) in between.iter_mut().zip(&samples[1 + tap..]) {
-            *sum += sample * weight;
-        }
-    }
-    let pairs = pixels.chunks_exact_mut(2).zip(&samples[TAPS..]).zip(&*between);
-    for ((pair, even), odd) in pairs {
+pub(super) fn alternate(samples: &[f32], between: &[f32], pixels: &mut [f32]) {
+    for ((pair, even), odd) in pixels.chunks_exact_mut(2).zip(samples).zip(between) {
         pair[0] = *even;
         pair[1] = *odd;
     }
