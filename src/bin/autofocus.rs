@@ -1,6 +1,7 @@
 //! All nodes in one process; frames are handed over without copying.
 //!
-//! The virtual microscope runs only when the camera's source is `sim`: its stage would otherwise stand in for a real one.
+//! The virtual microscope runs unless `sim_microscope.enabled` is false; with a camera source other than `sim` it is a stage
+//! alone and renders nothing.
 
 use std::process::ExitCode;
 

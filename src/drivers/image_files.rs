@@ -1,10 +1,11 @@
 //! Images on disk as camera sources: a folder replayed in name order, and a recorded z-stack read at the stage's height.
 //!
-//! Everything is checked when the source is opened: a folder with one unreadable image is refused at once, by name, rather
-//! than found out in the middle of a run.
+//! Every image is decoded once when the source is opened, on all cores: a folder with one that is unreadable, or that ends
+//! behind an intact header, is refused at once, by name, rather than found out in the middle of a run.
 
 use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde::Deserialize;
 
 use crate::patches::PATCH;
@@ -80,7 +81,7 @@ pub struct ImageFolder {
 }
 
 impl ImageFolder {
-    /// Opens a folder and checks the head of every image in it.
+    /// Opens a folder and decodes every image in it once.
     ///
     /// # Errors
     /// If the folder is unreadable or empty, or an image is unreadable or too small.
@@ -102,7 +103,7 @@ impl ImageFolder {
         if files.is_empty() {
             return Err(SourceError::Empty { path: folder.into() });
         }
-        files.iter().try_for_each(|file| check_head(file))?;
+        check_all(&files)?;
         Ok(Self { files, next: 0 })
     }
 
@@ -149,7 +150,7 @@ struct Row {
 }
 
 impl ZStack {
-    /// Opens a folder with a `manifest.csv` of `file,z_um`.
+    /// Opens a folder with a `manifest.csv` of `file,z_um` and decodes every image it names once.
     ///
     /// # Errors
     /// If the manifest or an image it names cannot be used.
@@ -169,13 +170,13 @@ impl ZStack {
             if !z_um.is_finite() {
                 return Err(wrong(format!("z_um of {file} is {z_um}")));
             }
-            let file = folder.join(file);
-            check_head(&file)?;
             planes.push(Plane {
                 z: Micrometres(z_um),
-                file,
+                file: folder.join(file),
             });
         }
+        let files: Vec<_> = planes.iter().map(|plane| &plane.file).collect();
+        check_all(&files)?;
         if planes.is_empty() {
             return Err(SourceError::Empty { path: folder.into() });
         }
@@ -214,6 +215,14 @@ fn is_image(path: &Path) -> bool {
         .unwrap_or_default()
         .to_lowercase();
     ENDINGS.contains(&ending.as_str())
+}
+
+/// Decodes all images and forgets them; the error is that of the first bad one.
+fn check_all(files: &[impl AsRef<Path> + Sync]) -> Result<(), SourceError> {
+    let bad = files
+        .par_iter()
+        .find_map_first(|file| read_image(file.as_ref()).err());
+    bad.map_or(Ok(()), Err)
 }
 
 /// Size and format from the first bytes, without decoding.
@@ -294,6 +303,28 @@ mod tests {
         check_refused(folder.path(), ["small.png", "299x299"]);
         std::fs::write(folder.path().join("broken.png"), "not an image").unwrap();
         check_refused(folder.path(), ["broken.png", "repair"]);
+    }
+
+    /// Cuts a file in the middle: its header stays intact.
+    fn truncate(path: &Path) {
+        let bytes = std::fs::read(path).unwrap();
+        std::fs::write(path, &bytes[..bytes.len() / 2]).unwrap();
+        check_head(path).unwrap();
+    }
+
+    #[test]
+    fn images_that_end_behind_their_header_are_refused_by_name() {
+        for name in ["torn.png", "torn.jpg", "torn.tif"] {
+            let folder = tempfile::tempdir().unwrap();
+            write(folder.path(), "good.png", 300, 1);
+            write(folder.path(), name, 300, 2);
+            std::fs::write(folder.path().join(MANIFEST), format!("file,z_um\n{name},1\n")).unwrap();
+            assert!(ImageFolder::open(folder.path()).is_ok() && ZStack::open(folder.path()).is_ok());
+            truncate(&folder.path().join(name));
+            check_refused(folder.path(), [name, "repair"]);
+            let message = ZStack::open(folder.path()).unwrap_err().to_string();
+            assert!(message.contains(name), "{message}");
+        }
     }
 
     #[test]

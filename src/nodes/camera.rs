@@ -23,6 +23,9 @@ use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities};
 use crate::units::{Instant, Micrometres};
 
+/// Time in which a failed virtual microscope ends the process.
+const MICROSCOPE_END_LIMIT: Duration = Duration::from_secs(1);
+
 parameters! {
     /// Parameters of the camera node.
     CameraParameters in "camera" {
@@ -72,6 +75,8 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         joints: None,
         z: Micrometres(0.0),
     };
+    // A receiver that nobody reads would have the virtual microscope render for nobody.
+    let sim = sim.filter(|_| parameters.source == "sim");
     match parameters.source.as_str() {
         "sim" => feeds.sim = Some(FrameInput::new(sim, &mut node, "sim/image_raw")?),
         "zstack" => feeds.joints = Some(node.subscribe("joint_states", QosProfile::default())?),
@@ -101,7 +106,13 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut sequence = 0_u64;
     while let Some(wish) = lifecycle.configure(&app).await {
-        let Some(mut source) = wish.settle(open(&parameters))? else {
+        // Decoding a folder takes seconds, in which the process must still hear that it is to end.
+        let wanted = parameters.clone();
+        let opened = tokio::select! {
+            () = app.stopped() => break,
+            opened = tokio::task::spawn_blocking(move || open(&wanted)) => opened.context("opening the source panicked")?,
+        };
+        let Some(mut source) = wish.settle(opened)? else {
             continue;
         };
         tracing::info!(node = name, "frames come from source '{}'", parameters.source);
@@ -121,8 +132,7 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
                 shot = capture(&mut source, &mut feeds, &mut pace, &app, sequence), if is_active => {
                     match shot? {
                         Some(frame) => outlets.publish(frame, live.borrow_and_update().preview_rate),
-                        // The virtual microscope has ended, and says itself why.
-                        None => return Ok(()),
+                        None => return without_microscope(&app).await,
                     }
                     sequence += 1;
                 }
@@ -160,6 +170,17 @@ impl CameraParameters {
             "sim" => "virtual".to_owned(),
             source => format!("{source} {}", self.path),
         }
+    }
+}
+
+/// The end of a camera whose virtual microscope is gone: one that failed ends the process and says itself why, one that
+/// was never there does neither.
+async fn without_microscope(app: &App) -> Result<()> {
+    match tokio::time::timeout(MICROSCOPE_END_LIMIT, app.stopped()).await {
+        Ok(()) => Ok(()),
+        Err(_) => bail!(
+            "camera source is 'sim', but sim_microscope.enabled is false: enable it, or choose another camera.source"
+        ),
     }
 }
 

@@ -110,6 +110,8 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
         .borrow()
         .clone();
     if !parameters.enabled {
+        // A camera in this process that waits for its frames learns that none will come.
+        drop(out);
         let spinning = node.spin()?;
         app.stopped().await;
         drop(spinning);
