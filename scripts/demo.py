@@ -1,7 +1,10 @@
 """Focuses the virtual microscope once, from outside: starts the graph, enables it, watches, and judges the result.
 
 Settings come from the environment: SEED (slide), OFFSET_UM (start above focus, positive = too far), OBJECTIVE.
-The last line on stdout is one JSON object; progress goes to stderr; pictures go to out/demo.
+The last line on stdout is one JSON object; progress goes to stderr; pictures go to out/demo, or to DEMO_OUT.
+
+Focused means: the controller said "in focus" and kept to it for half a second, at the end of which the true defocus was at most
+1.0 µm under the 40x0.65, half the depth of field under the others; and the lens was never below z_min.
 """
 
 import json
@@ -17,26 +20,30 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import rclpy
-from hhnet.msg import FocusEstimate, FocusState, SimTruth, StageState
-from rclpy.executors import SingleThreadedExecutor
+from demo_pictures import DEPTH_OF_FIELD_UM, FRAMES, RESPONSE, plot_frames, plot_response
+from hhnet.msg import About, FocusEstimate, FocusState, SimTruth, StageState
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 
 ROOT = Path(__file__).resolve().parent.parent
-OUT = ROOT / "out" / "demo"
+OUT = Path(os.environ.get("DEMO_OUT") or ROOT / "out" / "demo")
 RANGE_UM = 60.0
+MOST_SEED = 2**63 - 1
 START_LIMIT_S = 30.0
 RUN_LIMIT_S = 60.0
-DEPTH_OF_FIELD_UM = {"10x0.25": 10.2, "20x0.40": 3.9, "40x0.65": 1.43, "60x0.85": 0.83}
+HOLD_S = 0.5
+# What a topic may come later than another on a busy machine.
+LAG_S = 0.3
 STATE_NAMES = {0: "disabled", 1: "looking", 2: "moving", 3: "in focus", 4: "failed"}
+
+
+class Refused(Exception):
+    """The demo cannot run, or not to its end; the sentence says why."""
 
 
 @dataclass
@@ -49,28 +56,59 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> "Settings":
-        seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1_000_000))
-        offset = os.environ.get("OFFSET_UM") or random.Random(seed).uniform(-RANGE_UM, RANGE_UM)
+        chance = random.SystemRandom().randrange(1_000_000)
+        seed = number(int, "SEED", chance, f"a whole number from 0 to {MOST_SEED}")
+        if not 0 <= seed <= MOST_SEED:
+            raise Refused(f"SEED must be a whole number from 0 to {MOST_SEED}, not {seed}")
+        offset_um = number(float, "OFFSET_UM", random.Random(seed).uniform(-RANGE_UM, RANGE_UM), "a number of µm")
+        if not abs(offset_um) <= RANGE_UM:
+            raise Refused(f"OFFSET_UM must lie within ±{RANGE_UM:.0f}, not {offset_um}")
         objective = os.environ.get("OBJECTIVE") or "40x0.65"
-        settings = cls(seed, float(offset), objective)
-        if not abs(settings.offset_um) <= RANGE_UM:
-            sys.exit(f"error: OFFSET_UM must lie within ±{RANGE_UM:.0f}, not {offset}")
         if objective not in DEPTH_OF_FIELD_UM:
-            sys.exit(f"error: unknown OBJECTIVE '{objective}': choose one of {', '.join(DEPTH_OF_FIELD_UM)}")
-        return settings
+            raise Refused(f"unknown OBJECTIVE '{objective}': choose one of {', '.join(DEPTH_OF_FIELD_UM)}")
+        return cls(seed, offset_um, objective)
+
+    @property
+    def tolerance_um(self) -> float:
+        """Largest defocus that counts as in focus."""
+        return 1.0 if self.objective == "40x0.65" else 0.5 * DEPTH_OF_FIELD_UM[self.objective]
+
+
+def number(kind, name: str, default, what: str):
+    """A setting as a number; unset and empty mean the default."""
+    text = os.environ.get(name)
+    try:
+        return kind(text) if text else default
+    except ValueError:
+        raise Refused(f"{name} must be {what}, not '{text}'") from None
 
 
 @dataclass
 class Record:
     """Everything heard from the graph; times in seconds of the graph's clock."""
 
-    truth: list = field(default_factory=list)  # (time, z_um, defocus_um)
+    truth: list = field(default_factory=list)  # (time, z_um, defocus_um), z above the slide's nominal plane
     estimates: list = field(default_factory=list)  # (time, index, certainty, trusted, decision_s)
-    state: int = FocusState.DISABLED
-    reason: str = ""
-    state_time: float = 0.0
+    states: list = field(default_factory=list)  # (time, state, reason), each change
     stage: int = StageState.DISCONNECTED
     stage_reason: str = ""
+    stage_z_um: float = math.nan
+    z_min_um: float | None = None  # that the bridge enforces
+
+    @property
+    def state(self) -> int:
+        return self.states[-1][1] if self.states else FocusState.DISABLED
+
+    def in_focus_since(self) -> float | None:
+        """Since when focus is held, once everything up to the end of the hold has been heard."""
+        if self.state != FocusState.IN_FOCUS or not self.truth:
+            return None
+        since = self.states[-1][0]
+        return since if self.truth[-1][0] > since + HOLD_S + LAG_S else None
+
+    def truth_at(self, time_s: float) -> tuple:
+        """The exposure nearest to a time."""
+        return min(self.truth, key=lambda row: abs(row[0] - time_s))
 
 
 def seconds(stamp) -> float:
@@ -93,6 +131,7 @@ class Watcher(Node):
         self.create_subscription(FocusEstimate, "focus", self.on_estimate, 50)
         self.create_subscription(FocusState, "focus_state", self.on_state, latched)
         self.create_subscription(StageState, "stage_state", self.on_stage, 10)
+        self.create_subscription(About, "stepper_bridge/about", self.on_about, latched)
         self.enable_client = self.create_client(SetBool, "focus_controller/enable")
 
     def on_truth(self, message):
@@ -103,11 +142,16 @@ class Watcher(Node):
         self.record.estimates.append((seconds(message.header.stamp), *row))
 
     def on_state(self, message):
-        self.record.state, self.record.reason = message.state, message.reason
-        self.record.state_time = seconds(message.header.stamp)
+        self.record.states.append((seconds(message.header.stamp), message.state, message.reason))
 
     def on_stage(self, message):
         self.record.stage, self.record.stage_reason = message.state, message.reason
+        self.record.stage_z_um = 1e6 * message.z
+
+    def on_about(self, message):
+        limits = {limit.key: float(limit.value) for limit in message.limits}
+        if "z_min" in limits:
+            self.record.z_min_um = 1e6 * limits["z_min"]
 
     def on_image(self, message):
         self.image = message
@@ -122,19 +166,24 @@ class Watcher(Node):
                 return True
         return False
 
-    def grab(self, alive) -> np.ndarray | None:
-        """One full frame; the graph publishes frames only while somebody listens."""
+    def grab(self, alive) -> tuple | None:
+        """One full frame and when it was exposed; the graph publishes frames only while somebody listens."""
         self.image = None
         subscription = self.create_subscription(Image, "image_raw", self.on_image, 1)
         self.spin_until(lambda: self.image is not None or not alive(), 10.0)
         self.destroy_subscription(subscription)
         if self.image is None:
             return None
-        return np.frombuffer(self.image.data, np.uint8).reshape(self.image.height, self.image.width, 3)
+        pixels = np.frombuffer(self.image.data, np.uint8).reshape(self.image.height, self.image.width, 3)
+        return seconds(self.image.header.stamp), pixels
 
     def enable(self) -> None:
         future = self.enable_client.call_async(SetBool.Request(data=True))
         self.spin_until(future.done, 5.0)
+        if not future.done():
+            raise Refused("the focus controller did not answer ~/enable within 5 s: run this again on a less busy machine")
+        if not future.result().success:
+            raise Refused(f"the focus controller refused to start: {future.result().message}")
 
 
 def parameter_file(settings: Settings, folder: str) -> Path:
@@ -181,116 +230,135 @@ def live_line(record: Record, enabled: float):
     return show
 
 
-def plot_response(record: Record, enabled: float, settings: Settings) -> None:
-    figure, (height, index, certainty) = plt.subplots(3, 1, sharex=True, figsize=(8, 7), layout="constrained")
-    truth = np.array(record.truth)
-    estimates = np.array([row[:3] for row in record.estimates], float)
-    height.plot(truth[:, 0] - enabled, truth[:, 2], ".-", color="tab:blue")
-    height.axhspan(-0.5 * DEPTH_OF_FIELD_UM[settings.objective], 0.5 * DEPTH_OF_FIELD_UM[settings.objective], alpha=0.3)
-    height.set_ylabel("defocus, µm")
-    height.set_yscale("symlog", linthresh=1.0)
-    height.yaxis.set_major_formatter("{x:g}")
-    index.step(estimates[:, 0] - enabled, estimates[:, 1], where="post", color="tab:orange")
-    index.set_ylabel("distance index")
-    index.set_yticks(range(-2, 5))
-    certainty.plot(estimates[:, 0] - enabled, estimates[:, 2], ".-", color="tab:green")
-    certainty.set_ylabel("certainty")
-    certainty.set_ylim(0, 1.05)
-    certainty.set_xlabel("time since enabled, s")
-    for axes in (height, index, certainty):
-        axes.grid(alpha=0.3)
-        axes.axvline(0, color="grey", linewidth=0.8)
-    height.set_title(f"Response, {settings.objective}, slide {settings.seed}, start {settings.offset_um:+.1f} µm")
-    figure.savefig(OUT / "response_curve.png", dpi=120)
-    plt.close(figure)
+@dataclass
+class Verdict:
+    """Focus was held from `since` on; the true error is that at the end of the hold."""
+
+    since: float  # in focus
+    error_um: float
 
 
-def plot_frames(first: np.ndarray, last: np.ndarray, settings: Settings, error_um: float) -> None:
-    figure, panels = plt.subplots(1, 2, figsize=(14, 5.6), layout="constrained")
-    titles = (f"at the start, {settings.offset_um:+.1f} µm", f"focused, {error_um:+.2f} µm")
-    for axes, picture, title in zip(panels, (first, last), titles, strict=True):
-        axes.imshow(picture)
-        axes.set_title(title)
-        axes.axis("off")
-    figure.savefig(OUT / "focused.png", dpi=120)
-    plt.close(figure)
+def watch(watcher: Watcher, alive, show) -> Verdict | None:
+    """Waits until focus is held; None if it never was."""
+    record = watcher.record
+
+    def over() -> bool:
+        return not alive() or record.state == FocusState.FAILED or record.in_focus_since() is not None
+
+    watcher.spin_until(over, RUN_LIMIT_S, show)
+    since = record.in_focus_since()
+    if since is None:
+        return None
+    return Verdict(since, record.truth_at(since + HOLD_S)[2])
 
 
-def run(settings: Settings, watcher: Watcher, graph: subprocess.Popen) -> dict | None:
-    """Drives the graph to its end; None if it never got going."""
+def run(settings: Settings, watcher: Watcher, graph: subprocess.Popen) -> dict:
+    """Drives the graph to its end."""
     record = watcher.record
 
     def alive() -> bool:
         return graph.poll() is None
 
-    ready = watcher.spin_until(lambda: not alive() or (record.estimates and record.stage == StageState.IDLE), START_LIMIT_S)
+    def ready() -> bool:
+        return bool(record.estimates and record.truth and record.z_min_um is not None and record.stage == StageState.IDLE)
+
+    watcher.spin_until(lambda: not alive() or ready(), START_LIMIT_S)
     if not alive():
-        print("error: the graph ended at its start, for the reason above", file=sys.stderr)
-        return None
-    if not ready:
+        raise Refused("the graph ended at its start, for the reason above")
+    if not ready():
         why = record.stage_reason or "camera, classifier and stage did not all report"
-        print(f"error: the graph did not start within {START_LIMIT_S:.0f} s ({why})", file=sys.stderr)
-        return None
+        raise Refused(f"the graph did not start within {START_LIMIT_S:.0f} s ({why})")
     first = watcher.grab(alive)
-    watcher.enable()
+    # The stage counts from another zero than the slide; here both stand still.
+    to_stage_um = record.stage_z_um - record.truth[-1][1]
     enabled = time.time()
-    show = live_line(record, enabled)
-    finished = (FocusState.IN_FOCUS, FocusState.FAILED)
-    watcher.spin_until(lambda: not alive() or record.state in finished, RUN_LIMIT_S, show)
-    ended = record.state_time
-    # The verdict needs an exposure made after the stage came to rest.
-    watcher.spin_until(lambda: not alive() or (record.truth and record.truth[-1][0] > ended + 0.3), 5.0, show)
+    watcher.enable()
+    verdict = watch(watcher, alive, live_line(record, enabled))
     last = watcher.grab(alive)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    if record.state == FocusState.FAILED:
-        print(f"the controller gave up: {record.reason}", file=sys.stderr)
-    if not record.truth or not record.estimates:
-        return None
-    error_um = record.truth[-1][2]
-    tolerance_um = max(1.0, 0.7 * DEPTH_OF_FIELD_UM[settings.objective])
-    focused = record.state == FocusState.IN_FOCUS and abs(error_um) <= tolerance_um
-    plot_response(record, enabled, settings)
-    if first is not None and last is not None:
-        plot_frames(first, last, settings, error_um)
-    judged = [row for row in record.estimates if enabled <= row[0] <= ended]
+    draw(settings, record, enabled, to_stage_um, (first, last))
+    return judge(settings, record, verdict, enabled, to_stage_um)
+
+
+def judge(settings: Settings, record: Record, verdict: Verdict | None, enabled: float, to_stage_um: float) -> dict:
+    """The result; says what is wrong with it."""
+    error_um = verdict.error_um if verdict else record.truth[-1][2]
+    lowest_um = min(row[1] for row in record.truth) + to_stage_um
+    faults = []
+    if verdict is None:
+        reason = record.states[-1][2] if record.state == FocusState.FAILED else "the controller never stayed in focus"
+        faults.append(f"not in focus: {reason or 'the controller gave up'}")
+    elif not abs(error_um) <= settings.tolerance_um:
+        faults.append(f"in focus said the controller, but the true error is {error_um:+.2f} µm")
+    if not lowest_um >= record.z_min_um:
+        faults.append(f"the lens was at {lowest_um:.1f} µm, below z_min at {record.z_min_um:.1f} µm")
+    for fault in faults:
+        print(f"error: {fault}", file=sys.stderr)
+    until = verdict.since if verdict else math.inf
     return {
-        "focused": focused,
+        "focused": not faults,
         "start_offset_um": round(settings.offset_um, 3),
         "final_error_um": round(error_um, 3),
-        "time_to_focus_s": round(ended - enabled, 3) if focused else None,
-        "frames": len(judged),
+        "time_to_focus_s": None if faults else round(verdict.since - enabled, 3),
+        "frames": sum(enabled <= row[0] <= until for row in record.estimates),
         "decision_ms_p50": round(1e3 * statistics.median(row[4] for row in record.estimates), 2),
-        "z_min_reached_um": round(min(row[1] for row in record.truth), 3),
+        "tolerance_um": round(settings.tolerance_um, 3),
+        "z_min_reached_um": round(lowest_um, 3),
+        "z_min_um": round(record.z_min_um, 3),
         "seed": settings.seed,
         "objective": settings.objective,
     }
 
 
-def main() -> int:
+def draw(settings: Settings, record: Record, enabled: float, to_stage_um: float, frames: tuple) -> None:
+    """Leaves the pictures and says which."""
+    title = f"Response, {settings.objective}, slide {settings.seed}, start {settings.offset_um:+.1f} µm"
+    plot_response(OUT, record, enabled, to_stage_um, title, settings.objective)
+    pictures = [RESPONSE]
+    if None in frames:
+        print(f"{FRAMES} is missing: the camera gave no frame within 10 s", file=sys.stderr)
+    else:
+        # Each frame is labelled with the error of its own exposure.
+        plot_frames(OUT, [(pixels, record.truth_at(stamp)[2]) for stamp, pixels in frames])
+        pictures.append(FRAMES)
+    print(f"pictures: {', '.join(str(OUT / name) for name in pictures)}", file=sys.stderr)
+
+
+def demo() -> dict:
+    """One run from settings to result."""
     settings = Settings.from_environment()
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    OUT.mkdir(parents=True, exist_ok=True)
     print(f"slide {settings.seed}, starting {settings.offset_um:+.2f} µm from focus, {settings.objective}", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="hhnet-demo-") as folder:
         graph = start_graph(parameter_file(settings, folder))
         try:
             rclpy.init()
-            result = run(settings, Watcher(), graph)
+            return run(settings, Watcher(), graph)
+        except (KeyboardInterrupt, ExternalShutdownException):
+            raise Refused("interrupted") from None
         finally:
             graph.send_signal(signal.SIGTERM)
             try:
                 graph.wait(10)
             except subprocess.TimeoutExpired:
                 graph.kill()
+                graph.wait()
             rclpy.try_shutdown()
-    if result is None:
-        result = {"focused": False, "start_offset_um": round(settings.offset_um, 3), "final_error_um": None}
-        result |= {"time_to_focus_s": None, "frames": 0, "decision_ms_p50": None}
-    else:
-        print(f"pictures: {OUT}/response_curve.png and focused.png", file=sys.stderr)
-    assert result["final_error_um"] is None or math.isfinite(result["final_error_um"])
+
+
+def main() -> int:
+    # Pictures of an earlier run must not pass for those of this one.
+    OUT.mkdir(parents=True, exist_ok=True)
+    for name in (RESPONSE, FRAMES):
+        (OUT / name).unlink(missing_ok=True)
+    try:
+        result = demo()
+    except Refused as refused:
+        print(f"error: {refused}", file=sys.stderr)
+        result = {"focused": False, "start_offset_um": None, "final_error_um": None, "time_to_focus_s": None}
+        result |= {"frames": 0, "decision_ms_p50": None}
     print(json.dumps(result), flush=True)
     return 0 if result["focused"] else 1
 
