@@ -1,17 +1,21 @@
 """Makes the ROS 2 wheels in this interpreter's environment usable by compilers and by programs that are not Python.
 
 The wheels are built for rclpy alone. Three things keep CMake, the linker and a plain executable from using them, and each
-function below mends one. Every step looks at what is there, so a second run, or one after an interruption, is harmless.
+function below mends one. Every step looks at what is there and replaces a file at once or not at all, so a second run, or
+one after an interruption, is harmless.
 
     python mend_wheels.py
 """
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 PREFIX = Path(sys.prefix)
@@ -46,12 +50,27 @@ def mend_library(path: Path, bundled: list[Path]) -> None:
     folders = [os.path.relpath(folder, path.parent) for folder in [LIB, *sorted(bundled)]]
     rpath = ":".join(f"$ORIGIN/{folder}" for folder in folders)
     if patchelf("--print-rpath", path) != rpath:
-        patchelf("--force-rpath", "--set-rpath", rpath, path)
+        mend_elf(path, "--force-rpath", "--set-rpath", rpath)
     if path.parent != LIB or "generator_py" in path.name:
         return
     python_only = [name for name in patchelf("--print-needed", path).split() if name.endswith("__rosidl_generator_py.so")]
     if python_only:
-        patchelf(*(word for name in python_only for word in ("--remove-needed", name)), path)
+        mend_elf(path, *(word for name in python_only for word in ("--remove-needed", name)))
+
+
+def mend_elf(path: Path, *words: str) -> None:
+    """Lets patchelf change a library."""
+    with replacing(path) as new:
+        patchelf(*words, "--output", new, path)
+        shutil.copymode(path, new)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write what takes its place in the end."""
+    new = path.with_name(f"{path.name}.new")
+    yield new
+    os.replace(new, path)
 
 
 def patchelf(*words: object) -> str:
@@ -84,7 +103,8 @@ def mend_cmake_files() -> None:
             f"{PREFIX}/include/python{sysconfig.get_python_version()}", sysconfig.get_path("include")
         )
         if mended != text:
-            path.write_text(mended)
+            with replacing(path) as new:
+                new.write_text(mended)
 
 
 if __name__ == "__main__":

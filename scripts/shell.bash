@@ -52,6 +52,15 @@ show_life() {
 
 newest_line() { tail -n 20 "$1" | tr -d '\r' | awk 'NF { line = $0 } END { print substr(line, 1, 70) }'; }
 
+# without_network LOG: whether a step failed for want of a network, as pip, apt and cargo put it.
+without_network() {
+  grep -qE -f - "$1" <<'EOF'
+NewConnectionError|NameResolution|ConnectTimeout|Max retries|ProxyError|from versions: none
+Temporary failure resolving|Could not resolve|Could not connect to|Unable to connect to|Connection timed out|Cannot initiate the connection
+failed to download|Couldn't connect to server|Failed to connect to|network failure|spurious network error|Unable to update registry
+EOF
+}
+
 # Puts the environment of `scripts/setup` over this shell's.
 load_environment() {
   [ -r "$ros_dir/env.sh" ] || fail "nothing is set up yet: run scripts/setup."
