@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import select
 import signal
 import subprocess
 import time
@@ -19,6 +20,8 @@ RUN = ROOT / "scripts" / "run"
 CONFIG = ROOT / "config" / "autofocus.yaml"
 # A stage whose lens is exactly where its motor is, for tests that compare the two or want perfect standstill.
 RIGID = {f"sim_microscope__{name}": 0.0 for name in ("backlash", "settling_frequency", "drift", "drift_swing")}
+# From signal to exit; nodes promise one second, and a busy machine is slow.
+EXIT_LIMIT_S = 10.0
 DOMAINS = itertools.count(1 + os.getpid() % 90)
 
 
@@ -34,10 +37,12 @@ class Graph:
         self.port = folder / "stage"
         self.processes: list[tuple[str, subprocess.Popen]] = []
 
-    def start(self, executable: str, namespace: str = "", **parameters) -> subprocess.Popen:
-        """Starts an executable once more; parameters are given as section__name=value."""
+    def start(self, executable: str, namespace: str = "", file: Path | None = None, **parameters) -> subprocess.Popen:
+        """Starts an executable once more; parameters are given as section__name=value, or in a further parameter file."""
         parameters = {"sim_microscope__port": self.port, "stepper_bridge__port": self.port, **parameters}
         command = [str(RUN), executable, "--ros-args", "--params-file", str(CONFIG)]
+        if file:
+            command += ["--params-file", str(file)]
         if namespace:
             command += ["-r", f"__ns:=/{namespace}"]
         for name, value in parameters.items():
@@ -52,21 +57,46 @@ class Graph:
 
     def stop(self, executable: str, number: int = signal.SIGTERM) -> int:
         """Signals the newest process of that name; its exit status."""
+        return self.stop_timed(executable, number)[0]
+
+    def stop_timed(self, executable: str, number: int) -> tuple[int, float]:
+        """The same, and the seconds from signal to exit: the kernel wakes this process at once, without polling."""
         at = max(index for index, (name, _) in enumerate(self.processes) if name == executable)
         _, process = self.processes.pop(at)
-        process.send_signal(number)
-        return process.wait(10)
+        poller = select.poll()
+        handle = os.pidfd_open(process.pid)
+        try:
+            poller.register(handle, select.POLLIN)
+            began = time.monotonic()
+            process.send_signal(number)
+            poller.poll(1e3 * EXIT_LIMIT_S)
+            took_s = time.monotonic() - began
+        finally:
+            os.close(handle)
+        return ended(process, executable, 0.5), took_s
 
     def stop_all(self) -> None:
         for _, process in self.processes:
             process.send_signal(signal.SIGTERM)
-        for _, process in self.processes:
+        deadline = time.monotonic() + EXIT_LIMIT_S
+        hung = []
+        for name, process in self.processes:
             try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+                ended(process, name, max(0.1, deadline - time.monotonic()))
+            except AssertionError as error:
+                hung.append(str(error))
         self.processes.clear()
+        assert not hung, hung
+
+
+def ended(process: subprocess.Popen, name: str, limit_s: float) -> int:
+    """The exit status of a process that has been told to end; it is killed if it does not."""
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        raise AssertionError(f"{name} still ran {EXIT_LIMIT_S} s after it was told to end, and was killed") from None
 
 
 class Client(Node):

@@ -1,7 +1,9 @@
 """The actions as rclpy's ActionClient sees them: every end, two clients, a client that dies, rest between goals."""
 
 import os
+import select
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from action_msgs.srv import CancelGoal
 from conftest import RIGID, ROOT
 from hhnet.action import Autofocus, MoveStage
 from hhnet.msg import FocusState
+from lifecycle_msgs.srv import GetState
 from rclpy.action import ActionClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
@@ -172,9 +175,12 @@ print("accepted", flush=True)
 rclpy.spin(node)
 """
     dying = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    assert dying.stdout.readline().strip() == "accepted"
-    dying.send_signal(signal.SIGKILL)
-    dying.wait()
+    try:
+        assert select.select([dying.stdout], [], [], 30)[0], "the client's goal was not accepted within 30 s"
+        assert dying.stdout.readline().strip() == "accepted"
+    finally:
+        dying.send_signal(signal.SIGKILL)
+        dying.wait()
     client.spin_until(lambda: client.states and client.states[-1].state == FocusState.DISABLED, 30, "the end of the run")
     goal = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
     assert goal.result()[0] == GoalStatus.STATUS_SUCCEEDED
@@ -188,8 +194,14 @@ def test_many_goals_leave_nothing_behind(graph, client):
     assert actions.wait_for_server(10.0)
     heard = statuses(client, "move_stage")
     goal = MoveStage.Goal(x=0.0, y=0.0, z=0.0, relative=True)
-    answers = []
+    # A service of the same node, asked in between, says how slow the machine is at the moment.
+    plain = client.create_client(GetState, "stepper_bridge/get_state")
+    answers, asked = [], []
     for _ in range(300):
+        started = time.monotonic()
+        state = plain.call_async(GetState.Request())
+        client.spin_until(state.done, 5, "the state")
+        asked.append(time.monotonic() - started)
         started = time.monotonic()
         sent = actions.send_goal_async(goal)
         client.spin_until(sent.done, 5, "an answer")
@@ -197,7 +209,8 @@ def test_many_goals_leave_nothing_behind(graph, client):
         result = sent.result().get_result_async()
         client.spin_until(result.done, 5, "a result")
         assert result.result().status == GoalStatus.STATUS_SUCCEEDED
-    assert sorted(answers)[len(answers) // 2] < 0.05
+    answer_s, asked_s = statistics.median(answers), statistics.median(asked)
+    assert answer_s < 0.02 + 3.0 * asked_s, f"a goal is answered in {answer_s} s, a service in {asked_s} s"
     client.spin_until(lambda: len(heard[-1]) <= 100 and set(heard[-1]) <= TERMINAL, 5, "a bounded list of goals that are over")
     before = cpu_seconds(bridge[1])
     time.sleep(5)
