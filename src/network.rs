@@ -341,14 +341,15 @@ impl<N: Network> Classifier<N> {
     /// As for [`Self::classify`].
     pub fn judge_patches(&mut self, frame: &Frame) -> Result<Vec<PatchPrediction>, ClassifyError> {
         self.chosen.clear();
-        if !EXPOSED.contains(&patches::mean_luminance(frame)) {
-            return Ok(Vec::new());
-        }
+        // First, because a frame without a single patch is an error however dark it is.
         let grid = match self.grid.take() {
             Some(grid) if grid.fits(frame) => grid,
             _ => Grid::centred(frame.width(), frame.height())?,
         };
         let grid = self.grid.insert(grid);
+        if !EXPOSED.contains(&patches::mean_luminance(frame)) {
+            return Ok(Vec::new());
+        }
         let contrast = |at: &usize| patches::contrast(frame, grid.origins()[*at]);
         self.chosen
             .extend((0..grid.origins().len()).filter(|at| contrast(at) >= self.config.min_contrast));

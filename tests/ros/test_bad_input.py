@@ -47,7 +47,7 @@ CASES = {
 
 def refused(graph, process, executable: str) -> str:
     """The sentence with which a process ended."""
-    assert process.wait(LIMIT_S) == 1
+    assert process.wait(LIMIT_S) == 1, graph.log(executable)
     last = graph.log(executable).strip().splitlines()[-1]
     assert last.startswith("error: "), last
     return last
