@@ -246,6 +246,8 @@ def watch(watcher: Watcher, alive, show) -> Verdict | None:
         return not alive() or record.state == FocusState.FAILED or record.in_focus_since() is not None
 
     watcher.spin_until(over, RUN_LIMIT_S, show)
+    if not alive():
+        raise Refused("the graph ended before it was in focus, for the reason above")
     since = record.in_focus_since()
     if since is None:
         return None
