@@ -38,8 +38,12 @@ def run_demo(seed: int, offset_um: float) -> dict:
         try:
             told, progress = process.communicate(timeout=RUN_LIMIT_S)
         except subprocess.TimeoutExpired:
-            # Not killed: it has a graph to end.
+            # It has a graph to end, which takes it ten seconds at most.
             process.terminate()
+            try:
+                process.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.kill()
             return result | asked | {"errors": [f"no result within {RUN_LIMIT_S:.0f} s"]}
     try:
         result |= json.loads(told.splitlines()[-1])
