@@ -5,6 +5,7 @@
 //! stage that drifts by a micrometre does not cost a new field.
 
 mod live;
+mod shutter;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,6 +14,7 @@ use crate::objective::Objective;
 use crate::optics::{Field, Imager, Light, View};
 use crate::sensor::Sensor;
 pub use live::LiveMicroscope;
+pub use shutter::{Exposure, Shutter, ShutterError};
 
 pub use crate::sensor::{Noise, SensorConfig};
 use crate::slide::{Appearance, Raster, SiteRandom, Slide};
@@ -21,6 +23,10 @@ use crate::slide::{Appearance, Raster, SiteRandom, Slide};
 const FARTHEST_DEPTHS: f64 = 105.0;
 /// Defocus up to which the narrow margin suffices, depths of field: 69 µm at 40x/0.65.
 const NEAR_DEPTHS: f64 = 48.0;
+/// Most source points of the reference: 22 µm of defocus at 40x/0.65, a minute for a small frame and hours for a large one.
+const MOST_POINTS: usize = 20_000;
+/// Margin of the reference in cones of light, and what is added to it, µm.
+const REFERENCE_MARGIN: (f64, f64) = (1.25, 2.0);
 /// Pitch of the lattice of painted fields, samples of the optics.
 const FIELD_PITCH: f64 = 16.0;
 /// Largest travel in x or y during an exposure, µm: what the painted margin allows.
@@ -244,49 +250,55 @@ impl Microscope {
     }
 
     /// The frame that [`Self::expose_defocused`] approximates, by the sum over source points (`optics::reference`). Takes
-    /// many seconds; the time grows with the square of the defocus.
+    /// many seconds; the time grows with the square of the defocus. `progress` hears how much is done, from 0 to 1.
     ///
     /// # Errors
-    /// As for [`Self::expose`].
+    /// As for [`Self::expose`], or if the defocus needs too many source points.
     pub fn expose_by_reference(
         &mut self,
         x_um: f64,
         y_um: f64,
         defocus_um: f64,
         sequence: u64,
+        progress: &mut dyn FnMut(f64),
     ) -> Result<Vec<u8>, MicroscopeError> {
         self.check_reach(defocus_um, [0.0; 3])?;
         check_place([x_um, y_um])?;
-        let view = View {
-            defocus_um,
-            ..View::default()
-        };
-        let Passage { imager, .. } = passage(&mut self.passages, &view);
-        let maps = self.slide.paint(&raster_at(imager, [x_um, y_um]));
-        imager.render_by_reference(&maps, defocus_um, &mut self.light);
+        let lens = &self.config.objective;
+        let (cones, more_um) = REFERENCE_MARGIN;
+        let reach_um = cones * lens.condenser_na * defocus_um.abs() + more_um;
+        let imager = Imager::new(lens, self.config.width, self.config.height, reach_um);
+        let points = imager.reference_points(defocus_um);
+        if points > MOST_POINTS {
+            return Err(MicroscopeError::Reference { defocus_um, points });
+        }
+        let maps = self.slide.paint(&raster_at(&imager, [x_um, y_um]));
+        imager.render_by_reference(&maps, defocus_um, &mut self.light, progress);
         Ok(self.sensor.expose(&self.light, sequence))
     }
 
-    /// The light on the sensor before the camera makes bytes of it, at every second pixel, background 1: green, row by row;
-    /// by the fast way or by the reference. For measuring one against the other.
+    /// The light on the sensor before the camera makes bytes of it, at every second pixel, background 1: R, G and B, each row
+    /// by row; by the fast way or by the reference. For measuring one against the other.
     ///
     /// # Errors
-    /// As for [`Self::expose`].
-    pub fn green_light(
+    /// As for [`Self::expose`] and [`Self::expose_by_reference`].
+    pub fn light(
         &mut self,
         x_um: f64,
         y_um: f64,
         defocus_um: f64,
         way: Way,
-    ) -> Result<Vec<f32>, MicroscopeError> {
+    ) -> Result<[Vec<f32>; 3], MicroscopeError> {
         match way {
             Way::Fast => drop(self.expose_defocused(x_um, y_um, defocus_um, 0)?),
-            Way::Reference => drop(self.expose_by_reference(x_um, y_um, defocus_um, 0)?),
+            Way::Reference => drop(self.expose_by_reference(x_um, y_um, defocus_um, 0, &mut |_| ())?),
         }
         let [columns, rows] = self.passages[0].imager.size();
         let border = self.light.border();
-        let line = |row: usize| &self.light.row(1, row + border)[border..border + columns];
-        Ok((0..rows).flat_map(line).copied().collect())
+        Ok(std::array::from_fn(|channel| {
+            let line = |row: usize| &self.light.row(channel, row + border)[border..border + columns];
+            (0..rows).flat_map(line).copied().collect()
+        }))
     }
 
     fn check_reach(&self, defocus_um: f64, travel_um: [f64; 3]) -> Result<(), MicroscopeError> {
@@ -443,8 +455,11 @@ fn check(config: &MicroscopeConfig) -> Result<(), MicroscopeError> {
             1000.0,
         ),
         ("sensor.vignetting", camera.vignetting, 0.0, 0.9),
+        ("sensor.exposure_ms", camera.exposure_ms, 0.0, 1000.0),
+        ("sensor.analogue_gain", camera.analogue_gain, 0.01, 100.0),
     ];
-    for (name, value, low, high) in rows {
+    let look = config.appearance.iter().flat_map(appearance_rows);
+    for (name, value, low, high) in rows.into_iter().chain(look) {
         if !(low..=high).contains(&value) {
             return Err(MicroscopeError::Value {
                 name,
@@ -455,6 +470,27 @@ fn check(config: &MicroscopeConfig) -> Result<(), MicroscopeError> {
         }
     }
     Ok(())
+}
+
+/// Name, value and range of everything that may be set of a slide's look.
+fn appearance_rows(look: &Appearance) -> impl Iterator<Item = (&'static str, f64, f64, f64)> {
+    let absorbance = look.absorbance.as_flattened().iter();
+    [
+        ("appearance.density", look.density, 0.0, 10.0),
+        ("appearance.phase_rad", look.phase_rad, 0.0, 3.0),
+        ("appearance.red_pitch_um", look.red_pitch_um, 3.0, 100.0),
+        ("appearance.red_size", look.red_size, 0.5, 2.0),
+        ("appearance.pallor", look.pallor, 0.0, 1.0),
+        ("appearance.rough_fraction", look.rough_fraction, 0.0, 1.0),
+        ("appearance.white_fraction", look.white_fraction, 0.0, 1.0),
+        ("appearance.tumour_fraction", look.tumour_fraction, 0.0, 1.0),
+        ("appearance.speck_fraction", look.speck_fraction, 0.0, 1.0),
+        ("appearance.dust_fraction", look.dust_fraction, 0.0, 1.0),
+    ]
+    .into_iter()
+    .chain(absorbance.map(|each| ("appearance.absorbance", *each, 0.0, 10.0)))
+    .collect::<Vec<_>>()
+    .into_iter()
 }
 
 /// What a virtual microscope cannot do.
@@ -489,6 +525,17 @@ pub enum MicroscopeError {
         defocus_um: f64,
         /// Largest defocus of either sign, µm.
         farthest_um: f64,
+    },
+    /// Too far out of focus for the sum over source points.
+    #[error(
+        "the sum over source points would take {points} of them at a defocus of {defocus_um} µm, more than {MOST_POINTS}: come \
+         closer to focus or use the transfer functions"
+    )]
+    Reference {
+        /// Defocus asked for, µm.
+        defocus_um: f64,
+        /// Points it would take.
+        points: usize,
     },
     /// The stage is too fast for the exposure.
     #[error("a travel of x = {x_um} µm, y = {y_um} µm in one exposure is not modelled: stay within 20 µm")]

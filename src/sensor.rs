@@ -17,6 +17,17 @@ const DEVIATES: usize = 1 << 17;
 /// Rows exposed as one piece of parallel work.
 const BAND_ROWS: usize = 32;
 
+/// Exposure time at which the background is as bright as configured, ms.
+pub const NOMINAL_EXPOSURE_MS: f64 = 2.0;
+
+fn nominal_exposure_ms() -> f64 {
+    NOMINAL_EXPOSURE_MS
+}
+
+fn no_gain() -> f64 {
+    1.0
+}
+
 /// What turns light into grey values.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SensorConfig {
@@ -30,6 +41,13 @@ pub struct SensorConfig {
     pub read_noise_electrons: f64,
     /// Light lost in the corners, 0 to 1.
     pub vignetting: f64,
+    /// Exposure time, ms; at [`NOMINAL_EXPOSURE_MS`] and a gain of 1 clear glass is as bright as `background` says.
+    #[serde(default = "nominal_exposure_ms")]
+    pub exposure_ms: f64,
+    /// Gain of all three channels before the converter; it brightens the noise too. A full pixel holds `full_well_electrons`
+    /// and no more, so a gain below 1 never reaches white.
+    #[serde(default = "no_gain")]
+    pub analogue_gain: f64,
     /// One colour filter per pixel (RGGB), made whole by bilinear interpolation; false for a camera that sees three colours
     /// at every pixel.
     #[serde(default)]
@@ -45,6 +63,8 @@ impl Default for SensorConfig {
             gain: [1.35, 1.0, 1.6],
             read_noise_electrons: 7.0,
             vignetting: 0.06,
+            exposure_ms: NOMINAL_EXPOSURE_MS,
+            analogue_gain: 1.0,
             bayer: false,
         }
     }
@@ -143,7 +163,8 @@ impl Sensor {
                 .bits();
                 self.add_noise(channel, (site as usize) & (DEVIATES - 1), &mut buffer.pixels);
             }
-            kernels::round_to_bytes(&buffer.pixels, &mut buffer.bytes[channel]);
+            let full = (self.config.full_well_electrons * self.grey_per_electron(channel)).min(255.0) as f32;
+            kernels::round_to_bytes(&buffer.pixels, full, &mut buffer.bytes[channel]);
         }
         kernels::interleave(&buffer.bytes, rgb);
     }
@@ -178,16 +199,20 @@ impl Sensor {
     fn illuminate(&self, channel: usize, row: usize, pixels: &mut [f32]) {
         let centre = [self.width as f64 / 2.0, self.height as f64 / 2.0];
         let corner = centre[0] * centre[0] + centre[1] * centre[1];
-        let level = self.config.background[channel] as f32;
+        let brightness = self.config.exposure_ms / NOMINAL_EXPOSURE_MS * self.config.analogue_gain;
+        let level = (self.config.background[channel] * brightness) as f32;
         let fall = (self.config.vignetting / corner) as f32;
         let down = (row as f64 - centre[1]) as f32;
         let middle = centre[0] as f32;
         kernels::illuminate(pixels, level, fall, down, middle);
     }
 
+    fn grey_per_electron(&self, channel: usize) -> f64 {
+        255.0 / self.config.full_well_electrons * self.config.gain[channel] * self.config.analogue_gain
+    }
+
     fn add_noise(&self, channel: usize, offset: usize, pixels: &mut [f32]) {
-        let gain = self.config.gain[channel];
-        let grey_per_electron = 255.0 / self.config.full_well_electrons * gain;
+        let grey_per_electron = self.grey_per_electron(channel);
         let shot = grey_per_electron as f32;
         let read = (grey_per_electron * self.config.read_noise_electrons).powi(2) as f32;
         kernels::add_noise(pixels, &self.deviates[offset..], shot, read);
@@ -215,7 +240,7 @@ mod tests {
             (255.4, 255),
             (900.0, 255),
         ] {
-            assert_eq!(round_to_byte(value), expected, "{value}");
+            assert_eq!(round_to_byte(value, 255.0), expected, "{value}");
         }
     }
 }

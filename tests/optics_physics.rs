@@ -1,16 +1,18 @@
 //! Physics of the optics: the diffraction limit, where classical measures peak, and that threads change nothing.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
 use std::f64::consts::{PI, TAU};
 
 mod common;
 
-use common::{brenner, channel, tenengrad};
-use hhnet::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose};
+use common::{brenner, tenengrad};
+use hhnet::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose, Way};
 use hhnet::objective::{Objective, WAVELENGTHS_UM};
+use hhnet::optics::transfer::{GaussRules, Pupil};
 use hhnet::optics::{Imager, Light, View};
-use hhnet::slide::{Appearance, Maps};
+use hhnet::slide::Maps;
+use rayon::prelude::*;
 
 /// What two discs of these radii have in common, their middles `distance` apart.
 fn lens_area(a: f64, r: f64, distance: f64) -> f64 {
@@ -100,22 +102,12 @@ fn small(slide_seed: u64) -> MicroscopeConfig {
     }
 }
 
-/// Variance of the Laplacian of 4x4 squares: finer, rounding to bytes is louder than the picture.
+/// Variance of the Laplacian.
 fn laplacian_variance(grey: &[f64], width: usize) -> f64 {
-    let (columns, rows) = (width / 4, grey.len() / width / 4);
-    let square = |x: usize, y: usize| -> f64 {
-        (0..16)
-            .map(|at| grey[(4 * y + at / 4) * width + 4 * x + at % 4])
-            .sum::<f64>()
-            / 16.0
-    };
-    let squares: Vec<f64> = (0..columns * rows)
-        .map(|at| square(at % columns, at / columns))
-        .collect();
-    let at = |x: usize, y: usize| squares[y * columns + x];
+    let at = |x: usize, y: usize| grey[y * width + x];
     let mut values = Vec::new();
-    for y in 1..rows - 1 {
-        for x in 1..columns - 1 {
+    for y in 1..grey.len() / width - 1 {
+        for x in 1..width - 1 {
             values.push(at(x - 1, y) + at(x + 1, y) + at(x, y - 1) + at(x, y + 1) - 4.0 * at(x, y));
         }
     }
@@ -123,16 +115,21 @@ fn laplacian_variance(grey: &[f64], width: usize) -> f64 {
     values.iter().map(|value| (value - mean).powi(2)).sum()
 }
 
-/// Height of the sharpest of frames 0.1 depths apart by Brenner, Tenengrad and Laplacian, depths of field; none for
-/// empty glass, which has no sharpest height.
-fn peaks(seed: u64, phase_rad: f64) -> Option<[f64; 3]> {
+/// Heights at which sharpness is measured, depths of field: every tenth where the peak should be, coarser out to three.
+fn heights_depths() -> Vec<f64> {
+    let near = (-6..=6).map(|step| 0.1 * f64::from(step));
+    let far = [0.8, 1.0, 1.5, 2.0, 2.5, 3.0];
+    near.chain(far).chain(far.map(|depths| -depths)).collect()
+}
+
+/// Height of the sharpest picture by Brenner, Tenengrad and Laplacian, depths of field; none for empty glass, which has no
+/// sharpest height. Measured on the light of the green channel, before it is rounded to bytes.
+fn peaks(seed: u64, phase: Phase) -> Option<[f64; 3]> {
     let depth_um = Objective::default().depth_of_field_um();
-    let look = Appearance {
-        phase_rad,
-        ..Appearance::new(seed)
-    };
     let mut microscope = Microscope::new(MicroscopeConfig {
-        appearance: Some(look),
+        phase,
+        width: 400,
+        height: 320,
         ..small(seed)
     })
     .unwrap();
@@ -140,49 +137,136 @@ fn peaks(seed: u64, phase_rad: f64) -> Option<[f64; 3]> {
     if ideal.iter().filter(|t| **t > 0.85).count() > 9 * ideal.len() / 10 {
         return None;
     }
-    let depths: Vec<f64> = (-5..=5).map(|step| 0.1 * f64::from(step)).collect();
-    let expose = |depths: &f64| {
-        channel(
-            &microscope
-                .expose_defocused(0.0, 0.0, depths * depth_um, 0)
-                .unwrap(),
-            1,
-        )
-    };
-    let greens: Vec<Vec<f64>> = depths.iter().map(expose).collect();
+    let heights = heights_depths();
+    let greens: Vec<Vec<f64>> = heights
+        .iter()
+        .map(|depths| {
+            let [_, green, _] = microscope.light(0.0, 0.0, depths * depth_um, Way::Fast).unwrap();
+            green.into_iter().map(f64::from).collect()
+        })
+        .collect();
     Some([brenner, tenengrad, laplacian_variance].map(|measure| {
-        let values: Vec<f64> = greens.iter().map(|grey| measure(grey, WIDTH)).collect();
-        depths[(0..depths.len())
+        let values: Vec<f64> = greens.iter().map(|grey| measure(grey, 200)).collect();
+        heights[(0..heights.len())
             .max_by(|a, b| values[*a].total_cmp(&values[*b]))
             .unwrap()]
     }))
 }
 
+/// Peaks of the first 200 slides with something on them.
+fn two_hundred(phase: Phase) -> Vec<[f64; 3]> {
+    let found: Vec<_> = (1..240_u64)
+        .into_par_iter()
+        .map(|seed| peaks(seed, phase))
+        .collect();
+    let found: Vec<_> = found.into_iter().flatten().take(200).collect();
+    assert_eq!(found.len(), 200);
+    for (measure, name) in ["Brenner", "Tenengrad", "Laplacian"].into_iter().enumerate() {
+        let mut peaks: Vec<f64> = found.iter().map(|peaks| peaks[measure]).collect();
+        peaks.sort_by(f64::total_cmp);
+        let near = peaks.iter().filter(|peak| peak.abs() < 0.2001).count();
+        println!(
+            "{phase:?}, {name}: {near} of 200 within 0.2 depths; {:.1} to {:.1}, median {:.1}",
+            peaks[0], peaks[199], peaks[100]
+        );
+    }
+    found
+}
+
 #[test]
-fn classical_measures_peak_in_focus_on_200_slides() {
-    let found: Vec<[f64; 3]> = (1..).filter_map(|seed| peaks(seed, 0.0)).take(200).collect();
+fn classical_measures_peak_in_focus_on_200_slides_that_only_absorb() {
+    let found = two_hundred(Phase::Off);
     let farthest = found
         .iter()
         .flatten()
         .fold(0.0, |far: f64, peak| far.max(peak.abs()));
-    println!("absorption alone: farthest peak {farthest:.1} depths of field");
     assert!(farthest < 0.2001, "{farthest}");
 }
 
 #[test]
 fn thickness_draws_the_peak_a_little_below_focus() {
     // Thick parts are dark, and a lens that is a little too close shows thick parts darker still, so that by contrast the
-    // sharpest picture is not the one in focus. 0.3 rad displaces the peak by 0.1 depths of field on most slides.
-    let found: Vec<[f64; 3]> = (1..).filter_map(|seed| peaks(seed, 0.3)).take(60).collect();
+    // sharpest picture is not the one in focus: z = 0 is where the object is, not where it looks sharpest. How far the two are
+    // apart depends on stain and thickness, so no other zero would suit every slide.
+    // The Laplacian, which weighs the finest detail most, finds z = 0 on every slide; the gradients do on three of four.
+    let found = two_hundred(Phase::On);
+    let near = |measure: usize| {
+        let near = found.iter().filter(|peaks| peaks[measure].abs() < 0.2001);
+        near.count() as f64 / found.len() as f64
+    };
+    assert!(near(0) > 0.75, "Brenner: {}", near(0));
+    assert!(near(1) > 0.75, "Tenengrad: {}", near(1));
+    assert!(near(2) > 0.995, "Laplacian: {}", near(2));
+    // No false peak within three depths on either side.
     let all: Vec<f64> = found.into_iter().flatten().collect();
-    let near = all.iter().filter(|peak| peak.abs() < 0.2001).count() as f64 / all.len() as f64;
+    assert!(all.iter().all(|peak| (-0.8001..0.1001).contains(peak)), "{all:?}");
     let mean = all.iter().sum::<f64>() / all.len() as f64;
-    println!(
-        "0.3 rad: {:.0} % within 0.2 depths of field, mean {mean:.2}",
-        100.0 * near
-    );
-    assert!(near > 0.9 && all.iter().all(|peak| peak.abs() < 0.3501), "{near}");
     assert!((-0.2..0.0).contains(&mean), "{mean}");
+}
+
+#[test]
+fn every_height_and_colour_keeps_all_the_light() {
+    for spherical_waves in [0.0, 0.3] {
+        for wavelength_um in WAVELENGTHS_UM {
+            let pupil = Pupil {
+                na: 0.65,
+                condenser_na: 0.4,
+                wavelength_um,
+                spherical_waves,
+            };
+            for z_um in [0.0, 0.3, -1.3, 5.0, -20.0, 65.0, -150.0] {
+                let [absorption, phase] = pupil.transfer(z_um, &GaussRules::new()).at(0.0);
+                assert!(
+                    (absorption - 1.0).abs() < 1e-5 && phase.abs() < 1e-5,
+                    "{wavelength_um} µm, {z_um} µm: ({absorption}, {phase})"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stain_with_clear_glass_around_it_takes_the_same_light_at_every_height() {
+    let imager = Imager::new(&Objective::default(), WIDTH, HEIGHT, 20.0);
+    let raster = imager.raster(0.0, 0.0);
+    let middle_um = imager
+        .size()
+        .map(|samples| 0.5 * samples as f64 * imager.step_um());
+    // A smooth blob of 8 µm, dark and thick.
+    let blob: Vec<f32> = (0..raster.width * raster.height)
+        .map(|at| {
+            let x_um = raster.left_um + (at % raster.width) as f64 * raster.step_um - middle_um[0];
+            let y_um = raster.top_um + (at / raster.width) as f64 * raster.step_um - middle_um[1];
+            (-(x_um * x_um + y_um * y_um) / 16.0).exp() as f32
+        })
+        .collect();
+    let absorbed = blob.iter().map(|b| 1.0 - f64::from(-b).exp()).sum::<f64>();
+    let maps = Maps {
+        absorbance: std::array::from_fn(|_| blob.clone()),
+        phase_rad: blob.iter().map(|b| 0.5 * b).collect(),
+    };
+    let field = imager.field(&maps);
+    let [columns, rows] = imager.size();
+    for z_um in [0.0, 3.0, -3.0, 12.0, -12.0] {
+        let mut light = Light::default();
+        let view = View {
+            defocus_um: z_um,
+            ..View::default()
+        };
+        imager.render(&field, &view, &mut light);
+        for channel in 0..3 {
+            let border = light.border();
+            let missing: f64 = (0..rows)
+                .flat_map(|row| &light.row(channel, row + border)[border..border + columns])
+                .map(|light| 1.0 - f64::from(*light))
+                .sum();
+            let apart = (missing - absorbed) / (rows * columns) as f64;
+            assert!(
+                apart.abs() < 1e-4 && (missing / absorbed - 1.0).abs() < 0.01,
+                "channel {channel} at {z_um} µm: {missing} for {absorbed}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -206,7 +290,7 @@ fn threads_change_nothing() {
                 };
                 [
                     exact.expose_moving(pose, [1.0, 0.5, 0.4], 3).unwrap(),
-                    exact.expose_by_reference(5.0, 6.0, 1.3, 3).unwrap(),
+                    exact.expose_by_reference(5.0, 6.0, 1.3, 3, &mut |_| ()).unwrap(),
                     live.expose_moving(pose, [0.0, 0.0, 0.4], 3).unwrap(),
                 ]
             })
@@ -227,9 +311,7 @@ fn phase_off_in_focus_is_the_transmittance() {
     let mut microscope = Microscope::new(config).unwrap();
     let truth = microscope.transmittance(0.0, 0.0).unwrap();
     let expected = truth.iter().map(|t| f64::from(*t)).sum::<f64>() / truth.len() as f64;
-    let light = microscope
-        .green_light(0.0, 0.0, 0.0, hhnet::microscope::Way::Fast)
-        .unwrap();
+    let [_, light, _] = microscope.light(0.0, 0.0, 0.0, Way::Fast).unwrap();
     let mean = light.iter().map(|l| f64::from(*l)).sum::<f64>() / light.len() as f64;
     assert!((mean / expected - 1.0).abs() < 2e-3, "{mean} for {expected}");
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use r2r::hhnet::msg::{About, SimTruth};
 use r2r::sensor_msgs::msg::Image;
 use r2r::{Publisher, QosProfile};
@@ -15,7 +15,9 @@ use super::frames::{Shot, ShotSender, publish_if_wanted};
 use super::virtual_port;
 use crate::drivers::emulated_port::EmulatedPort;
 use crate::frame::Frame;
-use crate::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Pose, SensorConfig};
+use crate::microscope::{
+    Exposure, LiveMicroscope, Microscope, MicroscopeConfig, Pose, SensorConfig, Shutter,
+};
 use crate::objective::Objective;
 use crate::parameters;
 use crate::protocol::grbl_emulator::EmulatorConfig;
@@ -29,7 +31,6 @@ use crate::ros::presence::{Presence, Work, capabilities};
 use crate::sensor::Noise;
 use crate::slide::SiteRandom;
 use crate::stage::{Axis, Drift, MechanicsConfig};
-use crate::units::Instant;
 
 /// Hard stops of x, y, z, µm from the middle of the slide's nominal plane: the table passes every edge of the slide, and
 /// the lens reaches it.
@@ -42,9 +43,7 @@ const MOST_TRAVEL_UM: f64 = 20.0;
 const LEAST_TRAVEL_UM: f64 = 1e-3;
 /// Kept from the largest modelled defocus, µm, for the rounding of sums.
 const DEFOCUS_MARGIN_UM: f64 = 1e-3;
-/// Purposes of random numbers: when exposures begin, and where the lens starts.
-const JITTER: u64 = 0x717;
-/// See [`JITTER`].
+/// Purpose of the random number that says where the lens starts.
 const START: u64 = 0x57a;
 
 parameters! {
@@ -70,7 +69,7 @@ parameters! {
         /// Most by which an exposure begins late, s, different from frame to frame and the same for the same seed; 0 to
         /// half a period.
         frame_jitter: f64 = 0.0005,
-        /// Exposure time, s.
+        /// Exposure time, s, up to 1; at 0.002 clear glass has its usual brightness, in proportion otherwise.
         exposure: f64 = 0.002,
         /// Play between motor and lens, m; 0 to 0.001. It moves the count, not the focus.
         backlash: f64 = 2e-6,
@@ -117,7 +116,6 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
         drop(spinning);
         return Ok(());
     }
-    let period = period(parameters.frame_rate)?;
     let link = match parameters.port.as_str() {
         "" => virtual_port(&node.namespace()?),
         path => PathBuf::from(path),
@@ -141,14 +139,14 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
     presence.set(Work::inactive());
 
     let mut outlets = Some(outlets);
-    let mut frames = tokio::time::interval(period);
-    frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     while let Some(wish) = lifecycle.configure(&app).await {
-        let Some((microscope, port, mut timing)) = wish.settle(open(&parameters, period, &link, &app))?
-        else {
+        let Some((microscope, port, shutter)) = wish.settle(open(&parameters, &link, &app))? else {
             continue;
         };
+        let mut frames = tokio::time::interval(shutter.period());
+        frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut tick = 0;
         tracing::info!(
             node = name,
             "slide {} under {}, stage at {}",
@@ -174,11 +172,15 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
                     presence.set(if is_active { Work::Busy("simulating".into()) } else { Work::inactive() });
                 }
                 _ = frames.tick(), if is_active => {
-                    let (start, exposure) = timing.expose(app.clock.now()).await;
+                    // The timer is too coarse for a jitter: the exposure is placed in time, and awaited whole.
+                    let now = app.clock.now();
+                    let exposure = shutter.exposure(tick, now);
+                    tick += 1;
+                    tokio::time::sleep(exposure.end.since(now)).await;
                     let Some(mut busy) = camera.take() else { bail!("the virtual camera is gone") };
                     // Rendering takes tens of milliseconds on every core it can get: it must not hold a worker of the runtime.
                     let (returned, outcome) = tokio::task::spawn_blocking(move || {
-                        let outcome = busy.expose(start, exposure);
+                        let outcome = busy.expose(exposure);
                         (busy, outcome)
                     }).await.context("the virtual camera panicked")?;
                     rendered += u64::from(outcome?);
@@ -203,39 +205,19 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
     Ok(())
 }
 
-/// When exposures happen.
-struct Timing {
-    seed: u64,
-    jitter_s: f64,
-    exposure: Duration,
-    tick: i64,
-}
-
-impl Timing {
-    /// Waits for the next exposure to be over; when it began, and how long it took.
-    async fn expose(&mut self, now: Instant) -> (Instant, Duration) {
-        // The timer is too coarse for a jitter: the exposure is placed in time, and awaited whole.
-        let mut random = SiteRandom::at(self.seed, JITTER, self.tick, 0);
-        self.tick += 1;
-        let late = Duration::from_secs_f64(random.range(0.0, self.jitter_s));
-        tokio::time::sleep(late + self.exposure).await;
-        (now + late, self.exposure)
-    }
-}
-
 /// The slide under the optics, and the stage at its port.
 fn open(
     parameters: &SimMicroscopeParameters,
-    period: Duration,
     link: &Path,
     app: &App,
-) -> Result<(LiveMicroscope, EmulatedPort, Timing)> {
-    let timing = Timing {
-        seed: parameters.seed as u64,
-        jitter_s: parameters.checked_jitter(period)?,
-        exposure: Duration::try_from_secs_f64(parameters.exposure).context("sim_microscope exposure")?,
-        tick: 0,
-    };
+) -> Result<(LiveMicroscope, EmulatedPort, Shutter)> {
+    let shutter = Shutter::new(
+        parameters.seed as u64,
+        parameters.frame_rate,
+        parameters.frame_jitter,
+        parameters.exposure,
+    )
+    .map_err(|error| anyhow!("sim_microscope {error}"))?;
     let microscope = microscope(parameters)?;
     let clock = app.clock;
     let emulator = EmulatorConfig {
@@ -245,29 +227,10 @@ fn open(
     };
     let port = EmulatedPort::open(link, emulator, Arc::new(move || clock.now()))
         .with_context(|| format!("the virtual stage cannot offer its port at {}", link.display()))?;
-    Ok((microscope, port, timing))
-}
-
-fn period(frame_rate: f64) -> Result<Duration> {
-    if !(frame_rate > 0.0 && frame_rate <= 1000.0) {
-        bail!("sim_microscope frame_rate must lie in (0, 1000] per second, not {frame_rate}");
-    }
-    Ok(Duration::from_secs_f64(1.0 / frame_rate))
+    Ok((microscope, port, shutter))
 }
 
 impl SimMicroscopeParameters {
-    /// Largest delay of an exposure, s.
-    fn checked_jitter(&self, period: Duration) -> Result<f64> {
-        let most = period.as_secs_f64() / 2.0;
-        if !(0.0..=most).contains(&self.frame_jitter) {
-            bail!(
-                "sim_microscope frame_jitter must lie in [0, {most}] s at this frame_rate, not {}",
-                self.frame_jitter
-            );
-        }
-        Ok(self.frame_jitter)
-    }
-
     /// Where x, y and z are when the controller powers up, µm.
     fn start_um(&self, microscope: &Microscope) -> Result<[f64; 3]> {
         if !(0.0..=1e-4).contains(&self.start_spread) {
@@ -325,6 +288,7 @@ fn microscope(parameters: &SimMicroscopeParameters) -> Result<LiveMicroscope> {
         noise: if parameters.noise { Noise::On } else { Noise::Off },
         sensor: SensorConfig {
             bayer: parameters.bayer,
+            exposure_ms: 1e3 * parameters.exposure,
             ..SensorConfig::default()
         },
         ..MicroscopeConfig::default()
@@ -354,11 +318,11 @@ struct VirtualCamera {
 }
 
 impl VirtualCamera {
-    /// One exposure from `start` on: the truth always, the picture if anybody wants it (then true).
-    fn expose(&mut self, start: Instant, exposure: Duration) -> Result<bool> {
-        let exposed = start + exposure / 2;
+    /// One exposure: the truth always, the picture if anybody wants it (then true).
+    fn expose(&mut self, exposure: Exposure) -> Result<bool> {
+        let exposed = exposure.middle;
         let place = |at| Axis::ALL.map(|axis| self.port.position_um(axis, at));
-        let (first, middle, last) = (place(start), place(exposed), place(start + exposure));
+        let (first, middle, last) = (place(exposure.start), place(exposed), place(exposure.end));
         let [x_um, y_um, z_um] = middle;
         let focus_um = self.microscope.microscope().focus_height_um(x_um, y_um);
         let defocus_um = z_um - focus_um;

@@ -111,6 +111,7 @@ fn gain_at(weights: &[f64], f: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::objective::{Objective, WAVELENGTHS_UM};
 
     #[test]
     fn the_gain_is_one_up_to_the_band_and_none_at_the_end() {
@@ -125,6 +126,26 @@ mod tests {
                 "{band}: {} weights",
                 halfway.reach()
             );
+        }
+    }
+
+    #[test]
+    fn every_objective_keeps_all_it_passes() {
+        for objective in Objective::catalogue() {
+            let step_um = 2.0 * objective.object_pixel_um();
+            let cutoffs = WAVELENGTHS_UM.map(|um| (objective.na + objective.condenser_na) / um * step_um);
+            let widest = cutoffs.into_iter().fold(0.0, f64::max);
+            let halfway = Halfway::up_to(widest);
+            let weights: Vec<f64> = halfway.weights().iter().map(|w| f64::from(*w)).collect();
+            for cutoff in cutoffs {
+                // Beyond the widest band, which the 10x alone exceeds in green and blue, the optics are cut.
+                let gain = gain_at(&weights, cutoff.min(WIDEST_BAND));
+                assert!(
+                    (gain - 1.0).abs() < 0.005,
+                    "{} at {cutoff}: {gain}",
+                    objective.name
+                );
+            }
         }
     }
 

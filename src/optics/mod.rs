@@ -9,12 +9,13 @@
 //! however strong the stain, and defocus moves light about without making or losing any.
 //!
 //! Against the sum over source points of [`reference`], which leaves nothing out (`tests/optics_reference.rs`, 40x/0.65, within
-//! ±5.2 µm; root-mean-square difference over root-mean-square contrast): weak objects differ by 0.2 to 0.3 %, a smear of full
-//! stain and 0.25 to 0.5 rad by 0.4 % in focus and 1 to 4 % out of focus.
+//! ±5.2 µm, every colour; root-mean-square difference over root-mean-square contrast): weak objects differ by at most 1.1 % (20x:
+//! 1.6 %), red cells of full stain by at most 4.2 %, a frame full of tumour cells by at most 13.2 %; ±10 and ±20 µm from focus these
+//! differ by at most 4.8 %. In focus and in green it is 1.1 % at most.
 //!
-//! The picture holds nothing finer than λ/(NA + NAc), about three camera pixels, so it is computed at every second
-//! pixel; the sensor interpolates. The specimen is painted with a margin around the frame into which the transform's
-//! wrap-around falls.
+//! The picture holds no period below λ/(NA + NAc), 5.2 to 6.7 camera pixels at 40x, so it is computed at every second
+//! pixel; the sensor interpolates ([`Halfway`]). The specimen is painted with a margin around the frame into which the
+//! transform's wrap-around falls. The margin is as wide as the cone of light from the farthest defocus it is made for.
 
 mod halfway;
 pub mod reference;

@@ -12,9 +12,11 @@
 //! The source is a square grid of points. Two neighbours show the same picture displaced by z·δ, so points are laid closely enough that the
 //! displacement stays below a quarter of the finest detail, λ/(NA + NAc).
 
+use std::sync::Arc;
+
 use rayon::prelude::*;
-use rustfft::FftPlanner;
 use rustfft::num_complex::{Complex32, Complex64};
+use rustfft::{Fft, FftPlanner};
 
 use super::transfer::Pupil;
 use super::{Imager, Light, PHASE_WAVELENGTH_UM, seam};
@@ -29,12 +31,46 @@ const DISPLACEMENT: f64 = 0.25;
 const PIECE: usize = 8;
 
 impl Imager {
-    /// The light from a painted raster at a defocus (green, µm), by the sum over source points.
-    pub fn render_by_reference(&self, maps: &Maps, defocus_um: f64, light: &mut Light) {
+    /// Source points that the sum needs at a defocus (green, µm), in the channel that needs most.
+    pub fn reference_points(&self, defocus_um: f64) -> usize {
+        let points = |channel| self.points(channel, defocus_um).len();
+        (0..3).map(points).max().unwrap_or(0)
+    }
+
+    fn points(&self, channel: usize, defocus_um: f64) -> Vec<[f64; 2]> {
+        source_points(
+            &self.pupils[channel],
+            defocus_um - self.chromatic_shift_um[channel],
+        )
+    }
+
+    /// The light from a painted raster at a defocus (green, µm), by the sum over source points. `progress` hears how much is
+    /// done, from 0 to 1.
+    pub fn render_by_reference(
+        &self,
+        maps: &Maps,
+        defocus_um: f64,
+        light: &mut Light,
+        progress: &mut dyn FnMut(f64),
+    ) {
         self.prepare(light);
         let border = light.border;
-        for channel in 0..3 {
-            let intensity = self.intensity(maps, channel, defocus_um - self.chromatic_shift_um[channel]);
+        let points = [0, 1, 2].map(|channel| self.points(channel, defocus_um));
+        let all: usize = points.iter().map(Vec::len).sum();
+        let mut done = 0;
+        let transforms = Turned::new(self.transforms.width(), self.transforms.height());
+        for (channel, points) in points.iter().enumerate() {
+            let mut advance = |count: usize| {
+                done += count;
+                progress(done as f64 / all as f64);
+            };
+            let beam = Beam {
+                pupil: &self.pupils[channel],
+                defocus_um: defocus_um - self.chromatic_shift_um[channel],
+                transforms: &transforms,
+                spectrum: self.transmission(maps, channel, &transforms),
+            };
+            let intensity = self.intensity(&beam, points, &mut advance);
             // The pixels collect: the same filter as the fast way's, without its transfer function.
             let mut above_background: Vec<f32> = intensity.iter().map(|light| light - 1.0).collect();
             let columns = self.transforms.width() / 2 + 1;
@@ -69,26 +105,27 @@ impl Imager {
         }
     }
 
-    /// Mean intensity over the source, relative to clear glass.
-    fn intensity(&self, maps: &Maps, channel: usize, defocus_um: f64) -> Vec<f32> {
-        let pupil = &self.pupils[channel];
-        let spectrum = self.transmission(maps, channel);
-        let points = source_points(pupil, defocus_um);
-        let pieces: Vec<Vec<f32>> = points
-            .par_chunks(PIECE)
-            .map(|piece| self.add_points(&spectrum, pupil, defocus_um, piece))
-            .collect();
-        let mut sum = vec![0.0; spectrum.len()];
-        for piece in pieces {
-            sum.iter_mut()
-                .zip(piece)
-                .for_each(|(sum, light)| *sum += light / points.len() as f32);
+    /// Mean intensity over the source, relative to clear glass. Pieces are added in their order, a few at a time, so that
+    /// neither the sum nor the memory depends on how many there are or how many threads work on them.
+    fn intensity(&self, beam: &Beam<'_>, points: &[[f64; 2]], advance: &mut dyn FnMut(usize)) -> Vec<f32> {
+        let mut sum = vec![0.0; beam.spectrum.len()];
+        for round in points.chunks(PIECE * rayon::current_num_threads()) {
+            let pieces: Vec<Vec<f32>> = round
+                .par_chunks(PIECE)
+                .map(|piece| self.add_points(beam, piece))
+                .collect();
+            for piece in pieces {
+                sum.iter_mut()
+                    .zip(piece)
+                    .for_each(|(sum, light)| *sum += light / points.len() as f32);
+            }
+            advance(round.len());
         }
         sum
     }
 
     /// Spectrum of the transmission, row by row, divided by the number of samples. The margin fades to clear glass.
-    fn transmission(&self, maps: &Maps, channel: usize) -> Vec<Complex32> {
+    fn transmission(&self, maps: &Maps, channel: usize, transforms: &Turned) -> Vec<Complex32> {
         let per_reference = (PHASE_WAVELENGTH_UM / WAVELENGTHS_UM[channel]) as f32;
         let (width, height) = (self.transforms.width(), self.transforms.height());
         let (across, down) = (seam(width), seam(height));
@@ -100,21 +137,21 @@ impl Imager {
                 (t - 1.0) * fade + 1.0
             })
             .collect();
-        transform(&mut field, width, true);
+        transforms.forward(&mut field);
         let scale = 1.0 / field.len() as f32;
         field.iter_mut().for_each(|value| *value *= scale);
         field
     }
 
     /// Summed intensity of a few source points.
-    fn add_points(
-        &self,
-        spectrum: &[Complex32],
-        pupil: &Pupil,
-        defocus_um: f64,
-        points: &[[f64; 2]],
-    ) -> Vec<f32> {
-        let (width, height) = (self.transforms.width(), self.transforms.height());
+    fn add_points(&self, beam: &Beam<'_>, points: &[[f64; 2]]) -> Vec<f32> {
+        let Beam {
+            pupil,
+            defocus_um,
+            transforms,
+            ref spectrum,
+        } = *beam;
+        let width = self.transforms.width();
         let mut sum = vec![0.0_f32; spectrum.len()];
         let mut field = vec![Complex32::default(); spectrum.len()];
         let rows: Vec<f64> = self.vertical_frequencies().collect();
@@ -144,39 +181,65 @@ impl Imager {
                     };
                 }
             }
-            transform(&mut field, width, false);
+            transforms.inverse(&mut field);
             sum.iter_mut()
                 .zip(&field)
                 .for_each(|(sum, value)| *sum += value.norm_sqr());
         }
-        debug_assert_eq!(field.len(), width * height);
         sum
     }
 }
 
-/// Two-dimensional transform of rows of `width`, in place, without scaling.
-fn transform(field: &mut [Complex32], width: usize, forward: bool) {
-    let height = field.len() / width;
-    let mut planner = FftPlanner::new();
-    let mut plan = |length| {
-        if forward {
-            planner.plan_fft_forward(length)
-        } else {
-            planner.plan_fft_inverse(length)
-        }
-    };
-    plan(width).process(field);
-    let columns = plan(height);
-    let mut turned = vec![Complex32::default(); field.len()];
-    for (row, line) in field.chunks(width).enumerate() {
-        for (column, value) in line.iter().enumerate() {
-            turned[column * height + row] = *value;
+/// What one colour's light meets on its way.
+struct Beam<'a> {
+    pupil: &'a Pupil,
+    defocus_um: f64,
+    transforms: &'a Turned,
+    /// Of the specimen's transmission, row by row.
+    spectrum: Vec<Complex32>,
+}
+
+/// Two-dimensional transforms of complex pictures, in place, without scaling: rows, and then columns turned into rows.
+struct Turned {
+    width: usize,
+    height: usize,
+    /// Along rows and along columns.
+    forward: [Arc<dyn Fft<f32>>; 2],
+    inverse: [Arc<dyn Fft<f32>>; 2],
+}
+
+impl Turned {
+    fn new(width: usize, height: usize) -> Self {
+        let mut planner = FftPlanner::new();
+        Self {
+            width,
+            height,
+            forward: [width, height].map(|length| planner.plan_fft_forward(length)),
+            inverse: [width, height].map(|length| planner.plan_fft_inverse(length)),
         }
     }
-    columns.process(&mut turned);
-    for (column, line) in turned.chunks(height).enumerate() {
-        for (row, value) in line.iter().enumerate() {
-            field[row * width + column] = *value;
+
+    fn forward(&self, field: &mut [Complex32]) {
+        self.both(&self.forward, field);
+    }
+
+    fn inverse(&self, field: &mut [Complex32]) {
+        self.both(&self.inverse, field);
+    }
+
+    fn both(&self, [rows, columns]: &[Arc<dyn Fft<f32>>; 2], field: &mut [Complex32]) {
+        rows.process(field);
+        let mut turned = vec![Complex32::default(); field.len()];
+        for (row, line) in field.chunks(self.width).enumerate() {
+            for (column, value) in line.iter().enumerate() {
+                turned[column * self.height + row] = *value;
+            }
+        }
+        columns.process(&mut turned);
+        for (column, line) in turned.chunks(self.height).enumerate() {
+            for (row, value) in line.iter().enumerate() {
+                field[row * self.width + column] = *value;
+            }
         }
     }
 }

@@ -53,18 +53,18 @@ pub(super) fn add_noise(pixels: &mut [f32], deviates: &[f32], shot: f32, read: f
     }
 }
 
-/// Nearest bytes.
+/// Nearest bytes, none above `most`.
 #[multiversion(targets("x86_64+avx2"))]
-pub(super) fn round_to_bytes(values: &[f32], bytes: &mut [u8]) {
+pub(super) fn round_to_bytes(values: &[f32], most: f32, bytes: &mut [u8]) {
     for (byte, value) in bytes.iter_mut().zip(values) {
-        *byte = round_to_byte(*value);
+        *byte = round_to_byte(*value, most);
     }
 }
 
-/// Nearest byte. Adding 2^23 leaves the rounded number in the low bits, which the compiler can do for many at once.
+/// Nearest byte to a value cut at `most`, itself no more than 255. Adding 2^23 leaves the rounded number in the low bits, which the compiler can do for many at once.
 #[inline(always)]
-pub(super) fn round_to_byte(value: f32) -> u8 {
-    (value.clamp(0.0, 255.0) + 8_388_608.0).to_bits() as u8
+pub(super) fn round_to_byte(value: f32, most: f32) -> u8 {
+    (value.max(0.0).min(most) + 8_388_608.0).to_bits() as u8
 }
 
 /// Red, green and blue side by side.

@@ -1,0 +1,218 @@
+//! The whole loop with pictures, in virtual time: shutter, optics and camera on one side, host, cable, emulated firmware and
+//! mechanics on the other. What judges the pictures is the shipped model where ONNX Runtime is at hand, else their sharpness.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::time::Duration;
+
+mod common;
+
+use common::{channel, tenengrad};
+use hhnet::microscope::{LiveMicroscope, MicroscopeConfig, Pose, Shutter};
+use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
+use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
+use hhnet::protocol::status::StageState;
+use hhnet::stage::{Axis, MechanicsConfig};
+use hhnet::units::Instant;
+
+const WIDTH: usize = 640;
+const HEIGHT: usize = 480;
+/// Height of the lens above focus at power-up, µm.
+const START_UM: f64 = 14.0;
+/// Speed of the search, µm/s.
+const SEARCH_UM_PER_S: f64 = 80.0;
+/// Period of commands.
+const TICK: Duration = Duration::from_millis(20);
+/// Play between motor and lens, µm.
+const BACKLASH_UM: f64 = 0.5;
+
+/// What says from a frame where focus is.
+enum Judge {
+    /// Highest sharpness so far, and the lens's count when it was seen, µm.
+    Sharpness { best: f64, best_um: f64 },
+    #[cfg(feature = "onnx")]
+    Model(Box<hhnet::network::Classifier<hhnet::drivers::onnx::OnnxNetwork>>),
+}
+
+impl Judge {
+    fn at_hand() -> Self {
+        #[cfg(feature = "onnx")]
+        if std::env::var_os("ORT_DYLIB_PATH").is_some() {
+            use hhnet::network::Network as _;
+            let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hhnet_fast.onnx");
+            let network = hhnet::drivers::onnx::OnnxNetwork::open(std::path::Path::new(model), 1).unwrap();
+            let settings = hhnet::network::ClassifierConfig::for_edges(&network.card().class_edges);
+            return Self::Model(Box::new(
+                hhnet::network::Classifier::new(network, settings).unwrap(),
+            ));
+        }
+        Self::Sharpness {
+            best: 0.0,
+            best_um: 0.0,
+        }
+    }
+
+    /// Where focus is, once that is known, by the lens's count, µm.
+    fn focus_um(&mut self, frame: &hhnet::frame::Frame, count_um: f64) -> Option<f64> {
+        match self {
+            Self::Sharpness { best, best_um } => {
+                let sharpness = tenengrad(&channel(frame.rgb(), 1), WIDTH);
+                if sharpness > *best {
+                    (*best, *best_um) = (sharpness, count_um);
+                }
+                // Well past the top.
+                (sharpness < 0.5 * *best && count_um < *best_um).then_some(*best_um)
+            }
+            #[cfg(feature = "onnx")]
+            Self::Model(classifier) => {
+                let estimate = classifier.classify(frame).unwrap();
+                let defocus_um = estimate.defocus?.0;
+                (estimate.trusted && defocus_um.abs() < 3.0).then_some(count_um - defocus_um)
+            }
+        }
+    }
+}
+
+struct Loop {
+    host: GrblHost,
+    emulator: Emulator,
+    microscope: LiveMicroscope,
+    shutter: Shutter,
+    begin: Instant,
+    ticks: u64,
+    now: Instant,
+    bytes: DefaultHasher,
+}
+
+impl Loop {
+    fn new() -> Self {
+        let microscope = LiveMicroscope::new(MicroscopeConfig {
+            slide_seed: 8,
+            width: WIDTH,
+            height: HEIGHT,
+            ..MicroscopeConfig::default()
+        })
+        .unwrap();
+        let focus_um = microscope.microscope().focus_height_um(0.0, 0.0);
+        let fine = MechanicsConfig::fine_focus().with_backlash(BACKLASH_UM).unwrap();
+        let emulator = Emulator::new(EmulatorConfig {
+            physical_offset_um: [0.0, 0.0, focus_um + START_UM],
+            mechanics: [
+                MechanicsConfig::cross_table(),
+                MechanicsConfig::cross_table(),
+                fine,
+            ],
+            ..EmulatorConfig::default()
+        });
+        let begin = Instant::from_nanos(5_000_000_000);
+        let mut this = Self {
+            host: GrblHost::new(GrblConfig::default()).unwrap(),
+            emulator,
+            microscope,
+            shutter: Shutter::new(8, 40.0, 0.0005, 0.002).unwrap(),
+            begin,
+            ticks: 0,
+            now: begin,
+            bytes: DefaultHasher::new(),
+        };
+        this.host.handle_open(begin);
+        this.run_until(begin + Duration::from_secs(2), |host| {
+            host.state().state == StageState::Idle
+        });
+        this
+    }
+
+    /// Host and controller talk until `end`, or until the host is as wanted.
+    fn run_until(&mut self, end: Instant, wanted: impl Fn(&GrblHost) -> bool) {
+        while self.now < end && !wanted(&self.host) {
+            let received = self.emulator.poll(self.now);
+            self.host.handle_bytes(&received, self.now);
+            let bytes = self.host.poll(self.now);
+            self.emulator.receive(&bytes, self.now);
+            let next = [self.host.next_wakeup(), self.emulator.next_wakeup(self.now)];
+            let next = next.into_iter().flatten().min().unwrap_or(end).min(end);
+            self.now = next.max(self.now + Duration::from_nanos(1));
+        }
+    }
+
+    fn count_um(&self, at: Instant) -> f64 {
+        self.emulator.mechanics(Axis::Z).motor().position_um(at)
+    }
+
+    fn defocus_um(&self) -> f64 {
+        let lens_um = self.emulator.position_um(Axis::Z, self.now);
+        lens_um - self.microscope.microscope().focus_height_um(0.0, 0.0)
+    }
+
+    /// The next exposure, when it is over, with the motor's count in its middle.
+    fn expose(&mut self, um_per_s: f64) -> (hhnet::frame::Frame, f64) {
+        let exposure = self
+            .shutter
+            .exposure(self.ticks, self.shutter.due(self.begin, self.ticks));
+        while self.now < exposure.end {
+            if um_per_s != 0.0 {
+                self.host.command_velocity(um_per_s, self.now, self.now).unwrap();
+            }
+            self.run_until((self.now + TICK).min(exposure.end), |_| false);
+        }
+        let place = |at| Axis::ALL.map(|axis| self.emulator.position_um(axis, at));
+        let (first, [x_um, y_um, z_um], last) =
+            (place(exposure.start), place(exposure.middle), place(exposure.end));
+        let pose = Pose { x_um, y_um, z_um };
+        let travel_um = [0.0, 0.0, last[2] - first[2]];
+        let rgb = self
+            .microscope
+            .expose_moving(pose, travel_um, self.ticks)
+            .unwrap();
+        rgb.hash(&mut self.bytes);
+        let frame = hhnet::frame::Frame::new(WIDTH, HEIGHT, rgb, exposure.middle, self.ticks).unwrap();
+        self.ticks += 1;
+        (frame, self.count_um(exposure.middle))
+    }
+}
+
+/// Finds focus from above; what is left of the defocus, µm, and a digest of all frames on the way.
+fn run() -> (f64, u64) {
+    let mut run = Loop::new();
+    let mut judge = Judge::at_hand();
+    // The camera has run since power-up; what it saw then nobody asked for.
+    run.ticks = run.now.since(run.begin).as_millis() as u64 / 25 + 1;
+    let found_um = loop {
+        let (frame, count_um) = run.expose(-SEARCH_UM_PER_S);
+        if let Some(um) = judge.focus_um(&frame, count_um) {
+            break um;
+        }
+        assert!(run.defocus_um() > -20.0, "went past focus without seeing it");
+    };
+    run.host.command_velocity(0.0, run.now, run.now).unwrap();
+    let idle = |host: &GrblHost| host.state().state == StageState::Idle;
+    run.run_until(run.now + Duration::from_millis(300), |_| false);
+    run.run_until(run.now + Duration::from_secs(2), idle);
+    // Upwards the lens follows when the play is through.
+    let back_um = found_um - run.count_um(run.now);
+    let by_um = back_um + if back_um > 0.0 { BACKLASH_UM } else { 0.0 };
+    run.host
+        .command_move_relative([0.0, 0.0, by_um], 200.0, run.now)
+        .unwrap();
+    run.run_until(run.now + Duration::from_millis(300), |_| false);
+    run.run_until(run.now + Duration::from_secs(2), idle);
+    run.ticks = run.now.since(run.begin).as_millis() as u64 / 25 + 1;
+    run.expose(0.0);
+    (run.defocus_um(), run.bytes.finish())
+}
+
+#[test]
+fn a_loop_over_rendered_pictures_focuses_and_is_the_same_bytes_every_time() {
+    let (defocus_um, digest) = run();
+    println!("{defocus_um:.2} µm from focus");
+    assert!(defocus_um.abs() < 1.43, "ends {defocus_um} µm from focus");
+    assert_eq!(run(), (defocus_um, digest), "another run, other frames");
+    for threads in [1, 4] {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
+        assert_eq!(pool.install(run), (defocus_um, digest), "{threads} threads");
+    }
+}
