@@ -5,8 +5,8 @@
 //! is finest around focus, 0.2 depths of field, and widens as the blur varies more slowly. A frame does not depend on
 //! what was kept before: heights of the lattice that are missing are rendered first.
 //!
-//! Against [`Microscope`] a frame differs by the mixing, at most two grey values (`tests/live.rs`), and by
-//! rounding the place to an eighth of a pixel. Travel in x or y during an exposure is not mixed but rendered in full.
+//! Against [`Microscope`] a frame differs by the mixing and by rounding the place to an eighth of a pixel, together at most two
+//! grey values (`tests/live.rs`). Travel in x or y during an exposure is not mixed but rendered in full.
 
 use std::collections::BTreeMap;
 
