@@ -36,7 +36,7 @@ def test_what_there_is_and_what_it_means(graph, client):
     graph.start("autofocus")
     client.spin_until(client.is_up, 30, "the stage")
     names = client.call(ListParameters, "classifier/list_parameters", ListParameters.Request()).result.names
-    assert names == ["model", "objective", "threads", "min_certainty", "crop_seed", "overlay_rate", "autostart"]
+    assert names == ["model", "objective", "threads", "min_certainty", "crop_seed", "overlay_rate", "autostart", "use_sim_time"]
     request = DescribeParameters.Request(names=["threads", "min_certainty", "model", "absent"])
     threads, certainty, model, absent = client.call(DescribeParameters, "classifier/describe_parameters", request).descriptors
     assert threads.read_only and threads.type == ParameterType.PARAMETER_INTEGER
