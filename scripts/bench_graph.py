@@ -229,7 +229,13 @@ def soak(node: Node) -> dict:
         mover.destroy()
     hours, megabytes = np.array(samples[int(WARM_UP * len(samples)) :]).T
     slope = float(np.polyfit(hours, megabytes, 1)[0])
-    return {"minutes": minutes, "runs": runs, "failures": failures, "rss_mb_per_hour": round(slope, 2), "rss_peak_mb": round(peak, 1)}
+    return {
+        "minutes": minutes,
+        "runs": runs,
+        "failures": failures,
+        "rss_mb_per_hour": round(slope, 2),
+        "rss_peak_mb": round(peak, 1),
+    }
 
 
 def succeeds(node: Node, client: ActionClient, goal) -> bool:

@@ -9,7 +9,7 @@ use r2r::hhnet::msg::{About, FocusEstimate};
 use r2r::{Publisher, QosProfile};
 
 use super::demand::{POLL, Taker};
-use super::frames::{FrameInput, FrameTally, Preview, ShotReceiver, median};
+use super::frames::{FrameInput, FrameTally, Preview, ShotReceiver, median, to_text};
 use crate::classes::ClassEdges;
 use crate::drivers::onnx::OnnxNetwork;
 use crate::network::{Classifier, ClassifierConfig, Estimate, ModelCard, Network, NoNetwork};
@@ -321,8 +321,8 @@ impl Outlets {
             age,
             oldest,
             ("refused_per_second", refused.to_string()),
-            ("decision_ms_median", format!("{:.1}", median(decision_ms))),
-            ("decision_ms_most", format!("{slowest:.1}")),
+            ("decision_ms_median", to_text(median(decision_ms))),
+            ("decision_ms_most", to_text(slowest)),
         ];
         self.diagnostics.publish(now, severity, message, &values);
         if is_active {

@@ -13,7 +13,7 @@ use r2r::{Publisher, QosProfile, ServiceRequest};
 
 use super::demand::Demand;
 use super::frame_in;
-use super::frames::median;
+use super::frames::{median, to_text};
 use crate::classes::{ClassEdges, DistanceIndex};
 use crate::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase, StageReport};
 use crate::objective::Objective;
@@ -595,7 +595,7 @@ impl Tally {
         [
             ("estimates_per_second", self.ages_ms.len().to_string()),
             ("untrusted_per_second", self.untrusted.to_string()),
-            ("estimate_age_ms_median", format!("{:.1}", median(self.ages_ms))),
+            ("estimate_age_ms_median", to_text(median(self.ages_ms))),
         ]
     }
 }

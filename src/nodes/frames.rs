@@ -129,7 +129,8 @@ impl FrameInput {
 /// costs a copy of 9.4 MB.
 pub struct FrameOutlet {
     images: Publisher<Image>,
-    taker: Taker,
+    /// The node that takes the topic, where none of the same process takes the frames.
+    taker: Option<Taker>,
     shared: Option<ShotSender>,
 }
 
@@ -141,7 +142,10 @@ impl FrameOutlet {
     pub fn new(shared: Option<ShotSender>, node: &mut Builder, topic: &str) -> Result<Self> {
         Ok(Self {
             images: node.publisher(topic, newest_reliable())?,
-            taker: Taker::new(node, topic)?,
+            taker: match &shared {
+                Some(_) => None,
+                None => Some(Taker::new(node, topic)?),
+            },
             shared,
         })
     }
@@ -152,24 +156,25 @@ impl FrameOutlet {
     }
 
     fn is_published(&self) -> bool {
-        self.taker
-            .is_wanted(self.images.get_inter_process_subscription_count().unwrap_or(0))
+        let subscriptions = self.images.get_inter_process_subscription_count().unwrap_or(0);
+        match &self.taker {
+            Some(taker) => taker.is_wanted(subscriptions),
+            None => subscriptions > 0,
+        }
     }
 
     /// Waits for a node of the graph to begin to take frames, or to end.
     pub async fn demanded(&mut self) {
-        let shared = async {
-            let ended = match &mut self.shared {
-                Some(to) => to.is_wanted.changed().await.is_err(),
-                None => true,
-            };
-            if ended {
-                std::future::pending::<()>().await;
+        let ended = match (&mut self.shared, &mut self.taker) {
+            (Some(to), _) => to.is_wanted.changed().await.is_err(),
+            (None, Some(taker)) => {
+                taker.changed().await;
+                false
             }
+            (None, None) => true,
         };
-        tokio::select! {
-            () = shared => {}
-            () = self.taker.changed() => {}
+        if ended {
+            std::future::pending::<()>().await;
         }
     }
 
@@ -224,9 +229,18 @@ impl FrameTally {
                 "dropped_per_second",
                 std::mem::take(&mut self.dropped).to_string(),
             ),
-            ("frame_age_ms_median", format!("{:.1}", median(ages_ms))),
-            ("frame_age_ms_most", format!("{oldest:.1}")),
+            ("frame_age_ms_median", to_text(median(ages_ms))),
+            ("frame_age_ms_most", to_text(oldest)),
         ]
+    }
+}
+
+/// Milliseconds as diagnostics show them; of nothing measured, `none`.
+pub fn to_text(ms: f64) -> String {
+    if ms.is_nan() {
+        "none".to_owned()
+    } else {
+        format!("{ms:.1}")
     }
 }
 

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use r2r::hhnet::msg::{About, SimTruth};
 use r2r::{Publisher, QosProfile};
 
-use super::frames::{FrameOutlet, Shot, ShotSender, median};
+use super::frames::{FrameOutlet, Shot, ShotSender, median, to_text};
 use super::{frame_in, virtual_port};
 use crate::drivers::emulated_port::EmulatedPort;
 use crate::frame::Frame;
@@ -227,7 +227,7 @@ impl Tally {
         let values = [
             ("frames_per_second", rendering_ms.len().to_string()),
             ("exposures_per_second", exposures.to_string()),
-            ("rendering_ms_median", format!("{:.1}", median(rendering_ms))),
+            ("rendering_ms_median", to_text(median(rendering_ms))),
             ("port", link.display().to_string()),
             ("port_state", "offered".to_owned()),
         ];
