@@ -29,11 +29,13 @@ ROOT = Path(__file__).resolve().parent.parent
 NODES = ("sim_microscope", "camera", "classifier", "focus_controller", "stepper_bridge")
 FASTDDS = {"FASTRTPS_DEFAULT_PROFILES_FILE": str(ROOT / "config" / "fastdds.xml")}
 NO_NETWORK = {"classifier.model": "none"}
-FRAMES = 600
+# Frames that are timed; between processes a busy machine passes few.
+COMPOSED_FRAMES = 600
+SEPARATE_FRAMES = 200
 GOALS = 300
 CHANGES = 30
 IDLE_S = 20.0
-LIMIT_S = 90.0
+LIMIT_S = 120.0
 NAN = float("nan")
 # Nodes need their memory first; a slope over the beginning of a soak would be theirs.
 WARM_UP = 0.25
@@ -96,7 +98,7 @@ def key(message) -> tuple[int, int]:
     return message.header.stamp.sec, message.header.stamp.nanosec
 
 
-def frame_to_focus(node: Node) -> dict[str, float]:
+def frame_to_focus(node: Node, count: int) -> dict[str, float]:
     """From a frame's hand-over (its camera_info) to the arrival of its estimate, ms."""
     sent: dict[tuple, int] = {}
     arrived: dict[tuple, int] = {}
@@ -111,11 +113,11 @@ def frame_to_focus(node: Node) -> dict[str, float]:
         node.create_subscription(CameraInfo, "camera_info", on_info, 100),
         node.create_subscription(FocusEstimate, "focus", on_estimate, 100),
     ]
-    wait(node, lambda: len(sent.keys() & arrived.keys()) >= FRAMES, "estimates")
+    wait(node, lambda: len(sent.keys() & arrived.keys()) >= count, "estimates")
     for handle in handles:
         node.destroy_subscription(handle)
     # The first frames find caches cold and connections being made.
-    stamps = sorted(sent.keys() & arrived.keys())[FRAMES // 4 :]
+    stamps = sorted(sent.keys() & arrived.keys())[count // 4 :]
     frames = sum(stamps[0] <= stamp <= stamps[-1] for stamp in sent)
     times = percentiles([1e-6 * (arrived[stamp] - sent[stamp]) for stamp in stamps])
     return times | {"frames_without_estimate": frames - len(stamps)}
@@ -125,11 +127,11 @@ def latency(node: Node) -> dict:
     """The network replaced by none: what everything else costs, in one process, in five, and in five with the shipped profile."""
     report = {}
     with Graph("autofocus", parameters=NO_NETWORK):
-        report["composed"] = frame_to_focus(node)
+        report["composed"] = frame_to_focus(node, COMPOSED_FRAMES)
     with separate(parameters=NO_NETWORK):
-        report["separate"] = frame_to_focus(node)
+        report["separate"] = frame_to_focus(node, SEPARATE_FRAMES)
     with separate(parameters=NO_NETWORK, environment=FASTDDS):
-        report["separate_with_profile"] = frame_to_focus(node)
+        report["separate_with_profile"] = frame_to_focus(node, SEPARATE_FRAMES)
     return report
 
 

@@ -16,7 +16,7 @@ use super::app::Clock;
 use super::params::{self, Parameters};
 
 /// Longest wait of one `spin_once`: bounds how late shutdown and answers to clients are noticed.
-const SPIN_TIMEOUT: Duration = Duration::from_millis(10);
+const SPIN_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Returns of `spin_once` faster than [`BUSY_SPIN`] in a row before the thread pauses: a wait set that is always ready
 /// must not burn a core.
