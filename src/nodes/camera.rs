@@ -155,6 +155,9 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         let leaving = loop {
             let looks = is_active && outlets.is_wanted();
             feeds.look(looks);
+            if is_active && feeds.sim.as_ref().is_some_and(FrameInput::has_ended) {
+                return without_microscope(&app).await;
+            }
             tokio::select! {
                 () = app.stopped() => break None,
                 wish = lifecycle.next() => {

@@ -93,6 +93,11 @@ impl FrameInput {
         }
     }
 
+    /// Whether the source, in the same process, is gone.
+    pub fn has_ended(&self) -> bool {
+        matches!(self, Self::Shared(from) if from.shots.has_changed().is_err())
+    }
+
     /// Keeps the source informed; call once a second.
     pub fn remind(&self) {
         if let Self::Topic(_, demand, _) = self {
@@ -335,7 +340,8 @@ mod tests {
         assert!(*sender.is_wanted.borrow());
         sender.shots.send_replace(Some(shot(2)));
         assert_eq!(input.next().await.unwrap().unwrap().frame.sequence, 2);
+        assert!(!input.has_ended());
         drop(sender);
-        assert!(input.next().await.is_none());
+        assert!(input.has_ended() && input.next().await.is_none());
     }
 }

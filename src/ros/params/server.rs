@@ -240,8 +240,10 @@ fn descriptor(declared: &Declaration) -> ParameterDescriptor {
 
 /// A value of this type as a message.
 fn to_message(kind: Kind, value: &Value) -> ParameterValue {
-    let mut message = ParameterValue::default();
-    message.type_ = kind.id();
+    let mut message = ParameterValue {
+        type_: kind.id(),
+        ..ParameterValue::default()
+    };
     let elements = value.as_array().map_or(&[][..], Vec::as_slice).iter();
     match kind {
         Kind::Bool => message.bool_value = value.as_bool().unwrap_or_default(),
