@@ -1,6 +1,7 @@
 """What people look at: small pictures, and a log that can be turned up and down."""
 
 import io
+import time
 import signal
 
 import numpy as np
