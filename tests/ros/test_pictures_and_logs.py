@@ -1,8 +1,8 @@
 """What people look at: small pictures, and a log that can be turned up and down."""
 
 import io
-import time
 import signal
+import time
 
 import numpy as np
 import pytest
