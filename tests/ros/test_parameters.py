@@ -137,7 +137,7 @@ REFUSED = {
     "mistyped section": ("camrea: {rate: 6.0}", "did you mean 'camera'?"),
     "out of range": ("camera: {preview_rate: 600}", "between 0.1 and 60"),
     "no folder": ("camera: {source: folder}", "camera.path"),
-    "unknown lens": ("camera: {stack_zero: 5.0}", "between -0.1 and 0.1"),
+    "stack too high": ("camera: {stack_zero: 5.0}", "between -0.1 and 0.1"),
 }
 
 
