@@ -4,16 +4,20 @@
 parameter file, and below it the default of the code, in force.
 """
 
+import os
+import tempfile
 from pathlib import Path
 
-from ament_index_python.packages import get_package_share_directory
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix, get_package_share_directory
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, GroupAction, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, GroupAction, LogInfo, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node, PushRosNamespace
 
 PACKAGE = "hhnet"
-CONFIG = str(Path(get_package_share_directory(PACKAGE)) / "config" / "autofocus.yaml")
+SHARE = Path(get_package_share_directory(PACKAGE))
+CONFIG = str(SHARE / "config" / "autofocus.yaml")
+FASTDDS = str(SHARE / "config" / "fastdds.xml")
 NODES = ("camera", "classifier", "focus_controller", "stepper_bridge")
 SWITCH = ("true", "false")
 
@@ -46,6 +50,8 @@ ARGUMENTS = (
     argument("model", "ONNX model of the classifier; empty: as in params_file, else the one that ships"),
     argument("objective", "objective in use, for example 40x0.65; empty: as in params_file"),
     argument("seed", "seed of the virtual slide, a whole number; empty: as in params_file"),
+    argument("description", "true: publish the model of the stage and its frames (robot_state_publisher)", "true", SWITCH),
+    argument("rviz", "true: open rviz with config/hhnet.rviz", "false", SWITCH),
     argument("log_level", "what is logged", "info", ("debug", "info", "warn", "error", "fatal")),
     argument("use_sim_time", "hhnet works in real time: anything but false is refused at start", "false", SWITCH),
     argument("respawn", "start a process again 2 s after it has ended", "false", SWITCH),
@@ -55,20 +61,70 @@ ARGUMENTS = (
 def generate_launch_description() -> LaunchDescription:
     """The arguments, then the nodes inside their namespace."""
     # A group keeps the namespace from leaking into a launch file that includes this one.
-    graph = GroupAction([PushRosNamespace(LaunchConfiguration("namespace")), OpaqueFunction(function=start)])
+    parts = [OpaqueFunction(function=function) for function in (start, describe, show)]
+    graph = GroupAction([PushRosNamespace(LaunchConfiguration("namespace")), *parts])
     return LaunchDescription([*ARGUMENTS, graph])
 
 
+def arguments(context: LaunchContext) -> dict[str, str]:
+    """The arguments as they were given."""
+    return {declared.name: LaunchConfiguration(declared.name).perform(context) for declared in ARGUMENTS}
+
+
 def start(context: LaunchContext) -> list[Node]:
-    """The processes for the arguments as they were given."""
-    given = {declared.name: LaunchConfiguration(declared.name).perform(context) for declared in ARGUMENTS}
+    """The processes of the graph."""
+    given = arguments(context)
     sim = given["sim"] == "true"
     refuse_half_real_hardware(given, sim)
     parameters = [given["params_file"], overrides(given, sim)]
     if given["composed"] == "true":
         return [process("autofocus", parameters, given)]
     names = (*NODES, "sim_microscope") if sim else NODES
-    return [process(f"{name}_node", parameters, given) for name in names]
+    # Frames travel between the processes; a profile of the user's own has its reasons.
+    profile = {} if "FASTRTPS_DEFAULT_PROFILES_FILE" in os.environ else {"FASTRTPS_DEFAULT_PROFILES_FILE": FASTDDS}
+    return [process(f"{name}_node", parameters, given, profile) for name in names]
+
+
+def describe(context: LaunchContext) -> list[Node | LogInfo]:
+    """The model of the stage for whoever draws it; the loop does not need it."""
+    given = arguments(context)
+    if given["description"] != "true":
+        return []
+    if not is_installed("robot_state_publisher"):
+        return [LogInfo(msg="robot_state_publisher is not installed: the stage is not drawn, and there are no frames on /tf")]
+    model = {"robot_description": (SHARE / "urdf" / "hhnet.urdf").read_text(), "frame_prefix": scope(given, "/")}
+    return [Node(package="robot_state_publisher", executable="robot_state_publisher", parameters=[model])]
+
+
+def show(context: LaunchContext) -> list[Node]:
+    """rviz, in the namespace of the microscope and with its frames."""
+    given = arguments(context)
+    if given["rviz"] != "true":
+        return []
+    if not is_installed("rviz2"):
+        raise RuntimeError("rviz:=true needs rviz2: install the package rviz2 of this ROS distribution, or leave rviz false")
+    view = (SHARE / "config" / "hhnet.rviz").read_text()
+    if scope(given):
+        view = view.replace("Fixed Frame: microscope_base", f"Fixed Frame: {scope(given, '/')}microscope_base")
+        view = view.replace('TF Prefix: ""', f"TF Prefix: {scope(given)}")
+    with tempfile.NamedTemporaryFile("w", prefix="hhnet-", suffix=".rviz", delete=False) as file:
+        file.write(view)
+    return [Node(package="rviz2", executable="rviz2", arguments=["-d", file.name])]
+
+
+def scope(given: dict[str, str], end: str = "") -> str:
+    """The namespace without its leading slash, followed by `end`; empty for none."""
+    name = given["namespace"].strip("/")
+    return name and name + end
+
+
+def is_installed(package: str) -> bool:
+    """Whether this ROS 2 has a package."""
+    try:
+        get_package_prefix(package)
+    except PackageNotFoundError:
+        return False
+    return True
 
 
 def refuse_half_real_hardware(given: dict[str, str], sim: bool) -> None:
@@ -95,20 +151,21 @@ def overrides(given: dict[str, str], sim: bool) -> dict[str, object]:
     return parameters
 
 
-def process(executable: str, parameters: list, given: dict[str, str]) -> Node:
+def process(executable: str, parameters: list, given: dict[str, str], environment: dict[str, str] | None = None) -> Node:
     """One process; if it ends for good, so does the graph, because none of its nodes is of use without the others.
 
     It gets no name: that would rename every node of the process, the one that writes the log included.
     """
     respawn = given["respawn"] == "true"
-    arguments = ["--log-level", given["log_level"]]
+    ros_arguments = ["--log-level", given["log_level"]]
     if given["use_sim_time"] == "true":
-        arguments += ["-p", "use_sim_time:=true"]
+        ros_arguments += ["-p", "use_sim_time:=true"]
     return Node(
         package=PACKAGE,
         executable=executable,
         parameters=parameters,
-        ros_arguments=arguments,
+        ros_arguments=ros_arguments,
+        additional_env=environment or {},
         output="both",
         emulate_tty=True,
         respawn=respawn,

@@ -76,6 +76,71 @@ pub trait Network {
 
     /// What the model says about itself.
     fn card(&self) -> &ModelCard;
+
+    /// False for one that answers without looking: then no patches are cut and no features computed for it, and every estimate is
+    /// [`Estimate::UNKNOWN`].
+    fn looks(&self) -> bool {
+        true
+    }
+}
+
+impl<N: Network + ?Sized> Network for Box<N> {
+    fn infer(
+        &mut self,
+        patches: ArrayView4<'_, u8>,
+        handcrafted: ArrayView2<'_, f32>,
+    ) -> Result<Vec<PatchPrediction>, NetworkError> {
+        (**self).infer(patches, handcrafted)
+    }
+
+    fn card(&self) -> &ModelCard {
+        (**self).card()
+    }
+
+    fn looks(&self) -> bool {
+        (**self).looks()
+    }
+}
+
+/// No network at all: it looks at nothing and knows nothing, so no estimate made with it is ever trusted. For measuring what
+/// everything around a network costs; of no other use.
+#[derive(Clone, Debug)]
+pub struct NoNetwork {
+    card: ModelCard,
+}
+
+impl NoNetwork {
+    /// None for the classes of an objective of this name.
+    pub fn new(objective: &str, class_edges: ClassEdges) -> Self {
+        Self {
+            card: ModelCard {
+                model_id: "none".into(),
+                class_edges,
+                objective: objective.to_owned(),
+                pixel_size_um: f64::NAN,
+                training_set: String::new(),
+                scores: String::new(),
+            },
+        }
+    }
+}
+
+impl Network for NoNetwork {
+    fn infer(
+        &mut self,
+        _patches: ArrayView4<'_, u8>,
+        _handcrafted: ArrayView2<'_, f32>,
+    ) -> Result<Vec<PatchPrediction>, NetworkError> {
+        Ok(Vec::new())
+    }
+
+    fn card(&self) -> &ModelCard {
+        &self.card
+    }
+
+    fn looks(&self) -> bool {
+        false
+    }
 }
 
 /// A network did not answer.
@@ -341,6 +406,9 @@ impl<N: Network> Classifier<N> {
     /// As for [`Self::classify`].
     pub fn judge_patches(&mut self, frame: &Frame) -> Result<Vec<PatchPrediction>, ClassifyError> {
         self.chosen.clear();
+        if !self.network.looks() {
+            return Ok(Vec::new());
+        }
         // First, because a frame without a single patch is an error however dark it is.
         let grid = match self.grid.take() {
             Some(grid) if grid.fits(frame) => grid,

@@ -5,13 +5,13 @@
 
 use std::process::ExitCode;
 
+use hhnet::nodes::frames::hand_over;
 use hhnet::nodes::{camera, classifier, focus_controller, sim_microscope, stepper_bridge};
-use tokio::sync::watch;
 
 fn main() -> ExitCode {
     hhnet::ros::app::main(|process| {
-        let (sim_out, sim_in) = watch::channel(None);
-        let (camera_out, camera_in) = watch::channel(None);
+        let (sim_out, sim_in) = hand_over();
+        let (camera_out, camera_in) = hand_over();
         let app = process.app();
         process.add(sim_microscope::run(app.clone(), Some(sim_out)));
         process.add(camera::run(app.clone(), Some(sim_in), Some(camera_out)));

@@ -102,6 +102,17 @@ fn stained_patches_vote() {
 }
 
 #[test]
+fn without_a_network_nothing_is_ever_trusted() {
+    let config = ClassifierConfig {
+        min_certainty: 0.0,
+        ..ClassifierConfig::default()
+    };
+    let mut classifier = Classifier::new(NoNetwork::new("40x0.65", config.edges), config).unwrap();
+    let estimate = classifier.classify(&frame(900, 600, 220, |_| true)).unwrap();
+    assert_eq!(estimate, Estimate::UNKNOWN);
+}
+
+#[test]
 fn a_vote_that_its_own_defocus_contradicts_is_not_trusted() {
     let check = |class: usize, defocus_um: f32, expected: bool| {
         let estimate = Estimate::from_patches(&[sure(class, defocus_um); 8], &ClassifierConfig::default());

@@ -4,12 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use r2r::hhnet::msg::About;
-use r2r::sensor_msgs::msg::{CameraInfo, Image, JointState};
+use r2r::sensor_msgs::msg::{CameraInfo, JointState};
 use r2r::{Publisher, QosProfile};
 
-use super::frames::{FrameInput, Preview, Shot, ShotReceiver, ShotSender, publish_if_wanted};
+use super::demand::POLL;
+use super::frame_in;
+use super::frames::{FrameInput, FrameOutlet, FrameTally, Preview, Shot, ShotReceiver, ShotSender};
 use crate::drivers::image_files::{ImageFolder, Pixels, ZStack};
 use crate::frame::Frame;
 use crate::parameters;
@@ -34,19 +36,37 @@ parameters! {
         /// Folder of images, for sources `folder` and `zstack`.
         path: String = "",
         /// Frames per second, for sources `folder` and `zstack`.
-        rate: f64 [0.01..=1000.0] = 10.0,
+        rate: f64 [0.01..=1000.0, "1/s"] = 10.0,
         /// Height of the stage at which the z-stack's zero lies, m.
-        stack_zero: f64 = 0.0,
-        /// `frame_id` of the images.
+        stack_zero: f64 [-0.1..=0.1, "m"] = 0.0,
+        /// `frame_id` of the images, below the node's namespace: `lab1/camera_optical_frame` in `/lab1`.
         frame_id: String = "camera_optical_frame",
         /// Most pictures per second on `image_raw/compressed`.
-        preview_rate: f64 [0.1..=60.0, live] = 5.0,
+        preview_rate: f64 [0.1..=60.0, "1/s", live] = 5.0,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
         autostart: bool = true,
     }
 }
 
-impl Checked for CameraParameters {}
+impl Checked for CameraParameters {
+    fn check(&self) -> Result<()> {
+        match self.source.as_str() {
+            "sim" => {}
+            "folder" | "zstack" => ensure!(
+                !self.path.is_empty(),
+                "camera source '{}' needs camera.path: set it to the folder of the images",
+                self.source
+            ),
+            other => bail!("unknown camera source '{other}': choose sim, folder or zstack"),
+        }
+        ensure!(
+            !self.frame_id.is_empty() && !self.frame_id.starts_with('/'),
+            "camera frame_id is '{}': give a name without a leading slash",
+            self.frame_id
+        );
+        Ok(())
+    }
+}
 
 /// What the source needs to hear from other nodes; handles of a node are made before it spins.
 struct Feeds {
@@ -54,6 +74,20 @@ struct Feeds {
     joints: Option<Newest<JointState>>,
     /// Newest height of the stage.
     z: Micrometres,
+}
+
+impl Feeds {
+    fn look(&mut self, is_wanted: bool) {
+        if let Some(input) = &mut self.sim {
+            input.look(is_wanted);
+        }
+    }
+
+    fn remind(&self) {
+        if let Some(input) = &self.sim {
+            input.remind();
+        }
+    }
 }
 
 enum Source {
@@ -83,13 +117,12 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         _ => {}
     }
     let mut outlets = Outlets {
-        images: node.publisher("image_raw", newest_reliable())?,
+        frames: FrameOutlet::new(out, &mut node, "image_raw")?,
         infos: node.publisher("camera_info", newest_reliable())?,
         preview: Preview::new(&mut node, "image_raw/compressed")?,
-        out,
-        frame_id: parameters.frame_id.as_str().into(),
+        frame_id: frame_in(&node.namespace()?, &parameters.frame_id),
     };
-    let diagnostics = Diagnostics::new(&mut node, "frames", &parameters.source)?;
+    let diagnostics = Diagnostics::new(&mut node, "frames", &parameters.device())?;
     let mut presence = Presence::new(&mut node, app.clock)?;
     let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
     let name = node.name().to_owned();
@@ -104,6 +137,8 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
     let mut pace = tokio::time::interval(Duration::from_secs_f64(1.0 / parameters.rate));
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut poll = tokio::time::interval(POLL);
+    let mut tally = FrameTally::default();
     let mut sequence = 0_u64;
     while let Some(wish) = lifecycle.configure(&app).await {
         // Decoding a folder takes seconds, in which the process must still hear that it is to end.
@@ -117,43 +152,61 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         };
         tracing::info!(node = name, "frames come from source '{}'", parameters.source);
         let mut is_active = false;
-        let mut reported = sequence;
         let leaving = loop {
+            let looks = is_active && outlets.is_wanted();
+            feeds.look(looks);
+            if is_active && feeds.sim.as_ref().is_some_and(FrameInput::has_ended) {
+                return without_microscope(&app).await;
+            }
             tokio::select! {
                 () = app.stopped() => break None,
                 wish = lifecycle.next() => {
                     if let Some(wish) = wish.switch(&mut is_active) {
                         break Some(wish);
                     }
-                    if !is_active {
-                        presence.set(Work::inactive());
-                    }
+                    presence.set(if is_active { Work::Idle("ready".into()) } else { Work::inactive() });
                 }
-                shot = capture(&mut source, &mut feeds, &mut pace, &app, sequence), if is_active => {
+                shot = capture(&mut source, &mut feeds, &mut pace, &app, sequence), if looks => {
                     match shot? {
-                        Some(frame) => outlets.publish(frame, live.borrow_and_update().preview_rate),
+                        Some(frame) => {
+                            tally.handle_frame(&frame, app.clock.now());
+                            outlets.publish(frame, live.borrow_and_update().preview_rate);
+                        }
                         None => return without_microscope(&app).await,
                     }
                     sequence += 1;
                 }
+                // Whoever begins to look waits for the first frame.
+                () = outlets.frames.demanded() => {}
+                _ = poll.tick() => {}
                 _ = second.tick() => {
-                    let frames = sequence - std::mem::replace(&mut reported, sequence);
-                    let (severity, message) = match (is_active, frames) {
-                        (false, _) => (Severity::Warn, "not active"),
-                        (true, 0) => (Severity::Warn, "no frame in the last second"),
-                        (true, _) => (Severity::Ok, "frames arrive"),
+                    let (severity, message) = match (is_active, looks, tally.frames()) {
+                        (false, _, _) => (Severity::Warn, "not active"),
+                        (true, false, _) => (Severity::Ok, "nobody looks"),
+                        (true, true, 0) => (Severity::Warn, "no frame in the last second"),
+                        (true, true, _) => (Severity::Ok, "frames arrive"),
                     };
-                    diagnostics.publish(app.clock.now(), severity, message, &[
-                        ("frames_per_second", frames.to_string()),
-                        ("frames", sequence.to_string()),
-                    ]);
+                    if !looks {
+                        tally.pause();
+                    }
+                    let [rate, drops, median, most] = tally.values();
+                    let (source, frames) = (parameters.source.clone(), sequence.to_string());
+                    let values = [rate, drops, median, most, ("frames", frames), ("source", source)];
+                    diagnostics.publish(app.clock.now(), severity, message, &values);
+                    feeds.remind();
                     if is_active {
-                        presence.set(if frames > 0 { Work::Busy(message.into()) } else { Work::Fault(message.into()) });
+                        presence.set(match severity {
+                            Severity::Ok if looks => Work::Busy(message.into()),
+                            Severity::Ok => Work::Idle(message.into()),
+                            Severity::Warn | Severity::Error => Work::Fault(message.into()),
+                        });
                     }
                 }
             }
         };
+        feeds.look(false);
         drop(source);
+        diagnostics.rest("not configured: call ~/change_state");
         presence.set(Work::inactive());
         if let Some(wish) = leaving {
             wish.done();
@@ -253,21 +306,26 @@ fn to_frame(pixels: Pixels, stamp: Instant, sequence: u64) -> Result<Arc<Frame>>
 }
 
 struct Outlets {
-    images: Publisher<Image>,
+    frames: FrameOutlet,
     infos: Publisher<CameraInfo>,
     preview: Preview,
-    out: Option<ShotSender>,
     frame_id: Arc<str>,
 }
 
 impl Outlets {
+    /// Whether anybody takes frames, pictures of them, or what is said of them.
+    fn is_wanted(&self) -> bool {
+        self.frames.is_wanted()
+            || self.preview.is_wanted()
+            || self.infos.get_inter_process_subscription_count().unwrap_or(0) > 0
+    }
+
     /// The image in step with its info, same stamp and frame; a small picture of it at most `preview_rate` times a second.
     fn publish(&mut self, frame: Arc<Frame>, preview_rate: f64) {
         let shot = Shot {
             frame,
             frame_id: self.frame_id.clone(),
         };
-        publish_if_wanted(&self.images, &shot);
         // An all-zero K says that the camera is not calibrated. Publishing fails only while the process ends.
         drop(self.infos.publish(&CameraInfo {
             header: header(shot.frame.stamp, &shot.frame_id),
@@ -276,10 +334,8 @@ impl Outlets {
             distortion_model: "plumb_bob".to_owned(),
             ..CameraInfo::default()
         }));
+        self.frames.send(&shot);
         let picture = |frame: &Frame| tokio::task::block_in_place(|| Picture::of(frame));
         self.preview.show(&shot, preview_rate, picture);
-        if let Some(out) = &self.out {
-            out.send_replace(Some(shot));
-        }
     }
 }

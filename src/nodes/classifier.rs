@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as MonotonicInstant};
 
 use anyhow::{Context as _, Result, bail};
-use r2r::QosProfile;
 use r2r::hhnet::msg::{About, FocusEstimate};
+use r2r::{Publisher, QosProfile};
 
-use super::frames::{FrameInput, Preview, ShotReceiver};
+use super::demand::{POLL, Taker};
+use super::frames::{FrameInput, FrameTally, Preview, ShotReceiver, median, to_text};
 use crate::classes::ClassEdges;
 use crate::drivers::onnx::OnnxNetwork;
-use crate::network::{Classifier, ClassifierConfig, Estimate, Network};
+use crate::network::{Classifier, ClassifierConfig, Estimate, ModelCard, Network, NoNetwork};
+use crate::objective::Objective;
 use crate::parameters;
 use crate::preview::Picture;
 use crate::ros::app::App;
@@ -21,6 +23,7 @@ use crate::ros::lifecycle::Lifecycle;
 use crate::ros::node::Builder;
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities, limits};
+use crate::units::Instant;
 
 /// The model that ships for an objective, below the package's share folder.
 fn shipped_name(objective: &str) -> String {
@@ -33,7 +36,8 @@ fn shipped_name(objective: &str) -> String {
 parameters! {
     /// Parameters of the classifier node.
     ClassifierParameters in "classifier" {
-        /// Path of the ONNX model; empty for the one that ships for the objective.
+        /// Path of the ONNX model; empty for the one that ships for the objective; `none` to measure what everything else costs:
+        /// no frame is looked at, and no estimate trusted.
         model: String = "",
         /// The objective in use; a model for another one is refused.
         objective: String = "40x0.65",
@@ -42,15 +46,26 @@ parameters! {
         /// Certainty of the image below which an estimate is not trusted.
         min_certainty: f64 [0.0..=1.0, live] = 0.5,
         /// Seed of the places of the four crops whose correlations are features 13 to 18.
-        crop_seed: i64 [live] = 0,
+        crop_seed: i64 [0.0..=9007199254740991.0, live] = 0,
         /// Most pictures per second on `focus/overlay/compressed`.
-        overlay_rate: f64 [0.1..=60.0, live] = 5.0,
+        overlay_rate: f64 [0.1..=60.0, "1/s", live] = 5.0,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
         autostart: bool = true,
     }
 }
 
-impl Checked for ClassifierParameters {}
+impl Checked for ClassifierParameters {
+    fn check(&self) -> Result<()> {
+        Objective::by_name(&self.objective).context("classifier objective")?;
+        Ok(())
+    }
+}
+
+/// The model that is none.
+const NO_MODEL: &str = "none";
+
+/// A network of whichever kind the parameters ask for.
+type AnyNetwork = Box<dyn Network + Send>;
 
 impl ClassifierParameters {
     fn config(&self, edges: &ClassEdges) -> ClassifierConfig {
@@ -65,12 +80,10 @@ impl ClassifierParameters {
 /// Numbers for the diagnostics of one second.
 #[derive(Default)]
 struct Tally {
-    frames: u64,
+    frames: FrameTally,
     refused: u64,
     last_refusal: String,
     decision_ms: Vec<f64>,
-    /// From the middle of the exposure to the decision.
-    frame_age_ms: Vec<f64>,
 }
 
 /// Runs the node; `frames` are the camera's if it is in this process.
@@ -82,16 +95,20 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
     let mut live = node.parameters::<ClassifierParameters>(app.clock)?;
     let parameters = live.borrow_and_update().clone();
     let mut input = FrameInput::new(frames, &mut node, "image_raw")?;
-    let publisher = node.publisher::<FocusEstimate>("focus", QosProfile::default())?;
-    let mut overlay = Preview::new(&mut node, "focus/overlay/compressed")?;
-    let mut diagnostics = Diagnostics::new(&mut node, "network", "none")?;
-    let mut presence = Presence::new(&mut node, app.clock)?;
+    let mut outlets = Outlets {
+        estimates: node.publisher("focus", QosProfile::default())?,
+        taker: Taker::new(&mut node, "focus")?,
+        overlay: Preview::new(&mut node, "focus/overlay/compressed")?,
+        diagnostics: Diagnostics::new(&mut node, "network", "none")?,
+        presence: Presence::new(&mut node, app.clock)?,
+    };
     let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
     let name = node.name().to_owned();
     let spinning = node.spin()?;
-    presence.set(Work::inactive());
+    outlets.presence.set(Work::inactive());
 
     let mut second = tokio::time::interval(Duration::from_secs(1));
+    let mut poll = tokio::time::interval(POLL);
     let mut tally = Tally::default();
     while let Some(wish) = lifecycle.configure(&app).await {
         let opened = open_classifier(&live.borrow_and_update());
@@ -100,40 +117,41 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
         };
         let card = classifier.network().card().clone();
         tracing::info!(node = name, "model {}, {}", card.model_id, card.objective);
-        diagnostics.set_hardware_id(&card.model_id);
-        presence.introduce(About {
-            capabilities: capabilities(&["focus", "focus/overlay/compressed"]),
-            limits: limits([
-                ("min_certainty", parameters.min_certainty),
-                ("pixel_size", card.pixel_size_um * 1e-6),
-            ]),
-            model: card.model_id.to_string(),
-            ..About::default()
-        });
+        outlets.diagnostics.set_hardware_id(&card.model_id);
+        outlets.introduce(&live.borrow(), &card);
         let mut is_active = false;
         let leaving = loop {
+            let looks = is_active && outlets.is_wanted();
+            input.look(looks);
             let shot = tokio::select! {
                 () = app.stopped() => break None,
                 wish = lifecycle.next() => {
                     if let Some(wish) = wish.switch(&mut is_active) {
                         break Some(wish);
                     }
-                    if !is_active {
-                        presence.set(Work::inactive());
-                    }
+                    outlets.presence.set(if is_active { Work::Idle("ready".into()) } else { Work::inactive() });
                     continue;
                 }
                 _ = second.tick() => {
-                    report(&diagnostics, &mut presence, &std::mem::take(&mut tally), &app, is_active);
+                    outlets.report(&mut tally, app.clock.now(), is_active, looks);
+                    input.remind();
                     continue;
                 }
-                shot = input.next(), if is_active => shot,
+                changed = live.changed() => {
+                    // The sender lives as long as the node.
+                    if changed.is_ok() {
+                        take_over(&live.borrow(), &mut classifier, &card)?;
+                        outlets.introduce(&live.borrow(), &card);
+                    }
+                    continue;
+                }
+                // Whoever begins to want estimates waits for the first one.
+                () = outlets.taker.changed() => continue,
+                _ = poll.tick() => continue,
+                shot = input.next(), if looks => shot,
             };
             // The camera has ended, and says itself why.
             let Some(shot) = shot else { return Ok(()) };
-            if live.has_changed().unwrap_or(false) {
-                classifier.set_config(live.borrow_and_update().config(&card.class_edges))?;
-            }
             let received = MonotonicInstant::now();
             let outcome = shot.and_then(|shot| {
                 let patches = tokio::task::block_in_place(|| classifier.judge_patches(&shot.frame))?;
@@ -141,19 +159,21 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
             });
             match outcome {
                 Ok((shot, patches)) => {
+                    if live.has_changed().unwrap_or(false) {
+                        // How sure an estimate has to be is decided now, not when the frame came.
+                        take_over(&live.borrow(), &mut classifier, &card)?;
+                    }
                     let estimate = Estimate::from_patches(&patches, classifier.config());
                     let decision = received.elapsed();
-                    tally.frames += 1;
                     tally.decision_ms.push(1e3 * decision.as_secs_f64());
-                    let age = app.clock.now().since(shot.frame.stamp);
-                    tally.frame_age_ms.push(1e3 * age.as_secs_f64());
+                    tally.frames.handle_frame(&shot.frame, app.clock.now());
                     let message = FocusEstimate {
                         header: header(shot.frame.stamp, &shot.frame_id),
                         ..to_message(&estimate, decision, &card.model_id)
                     };
                     // Publishing fails only while the process ends.
-                    drop(publisher.publish(&message));
-                    overlay.show(&shot, live.borrow().overlay_rate, |frame| {
+                    drop(outlets.estimates.publish(&message));
+                    outlets.overlay.show(&shot, live.borrow().overlay_rate, |frame| {
                         let mut picture = Picture::of(frame);
                         for (origin, patch) in classifier.judged_origins().zip(&patches) {
                             picture.mark(origin, &patch.probabilities);
@@ -168,8 +188,10 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                 }
             }
         };
+        input.look(false);
         drop(classifier);
-        presence.set(Work::inactive());
+        outlets.diagnostics.rest("not configured: call ~/change_state");
+        outlets.presence.set(Work::inactive());
         if let Some(wish) = leaving {
             wish.done();
         }
@@ -178,8 +200,23 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
     Ok(())
 }
 
-fn open_classifier(parameters: &ClassifierParameters) -> Result<Classifier<OnnxNetwork>> {
-    let network = open_model(parameters)?;
+/// The settings from the next estimate on; they were checked before they were accepted.
+fn take_over(
+    parameters: &ClassifierParameters,
+    classifier: &mut Classifier<AnyNetwork>,
+    card: &ModelCard,
+) -> Result<()> {
+    Ok(classifier.set_config(parameters.config(&card.class_edges))?)
+}
+
+fn open_classifier(parameters: &ClassifierParameters) -> Result<Classifier<AnyNetwork>> {
+    let network: AnyNetwork = if parameters.model == NO_MODEL {
+        let objective = Objective::by_name(&parameters.objective)?;
+        let edges = ClassEdges::for_objective(&objective);
+        Box::new(NoNetwork::new(&parameters.objective, edges))
+    } else {
+        Box::new(open_model(parameters)?)
+    };
     let config = parameters.config(&network.card().class_edges);
     Ok(Classifier::new(network, config)?)
 }
@@ -234,34 +271,66 @@ fn to_message(estimate: &Estimate, decision: Duration, model_id: &Arc<str>) -> F
     }
 }
 
-fn report(diagnostics: &Diagnostics, presence: &mut Presence, tally: &Tally, app: &App, is_active: bool) {
-    let median = |times: &[f64]| {
-        let mut sorted = times.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        format!("{:.1}", sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN))
-    };
-    let (severity, message) = match (tally.frames, tally.refused) {
-        _ if !is_active => (Severity::Warn, "not active"),
-        (0, 0) => (Severity::Warn, "no frame in the last second"),
-        (_, 0) => (Severity::Ok, "judging frames"),
-        (_, _) => (Severity::Error, tally.last_refusal.as_str()),
-    };
-    diagnostics.publish(
-        app.clock.now(),
-        severity,
-        message,
-        &[
-            ("frames", tally.frames.to_string()),
-            ("refused", tally.refused.to_string()),
-            ("decision_ms_median", median(&tally.decision_ms)),
-            ("frame_age_ms_median", median(&tally.frame_age_ms)),
-        ],
-    );
-    if is_active {
-        presence.set(match severity {
-            Severity::Ok => Work::Busy(message.into()),
-            Severity::Warn => Work::Idle(message.into()),
-            Severity::Error => Work::Fault(message.into()),
+struct Outlets {
+    estimates: Publisher<FocusEstimate>,
+    /// The focus controller.
+    taker: Taker,
+    overlay: Preview,
+    diagnostics: Diagnostics,
+    presence: Presence,
+}
+
+impl Outlets {
+    /// Whether anybody takes estimates or pictures of them.
+    fn is_wanted(&self) -> bool {
+        let subscriptions = self.estimates.get_inter_process_subscription_count().unwrap_or(0);
+        self.taker.is_wanted(subscriptions) || self.overlay.is_wanted()
+    }
+
+    fn introduce(&mut self, parameters: &ClassifierParameters, card: &ModelCard) {
+        self.presence.introduce(About {
+            capabilities: capabilities(&["focus", "focus/overlay/compressed"]),
+            limits: limits([
+                ("min_certainty", parameters.min_certainty),
+                ("pixel_size", card.pixel_size_um * 1e-6),
+            ]),
+            model: card.model_id.to_string(),
+            ..About::default()
         });
+    }
+
+    fn report(&mut self, tally: &mut Tally, now: Instant, is_active: bool, looks: bool) {
+        let refusal = std::mem::take(&mut tally.last_refusal);
+        let refused = std::mem::take(&mut tally.refused);
+        let decision_ms = std::mem::take(&mut tally.decision_ms);
+        let (severity, message) = match (tally.frames.frames(), refused) {
+            _ if !is_active => (Severity::Warn, "not active"),
+            _ if !looks => (Severity::Ok, "nobody wants estimates"),
+            (0, 0) => (Severity::Warn, "no frame in the last second"),
+            (_, 0) => (Severity::Ok, "judging frames"),
+            (_, _) => (Severity::Error, refusal.as_str()),
+        };
+        if !looks {
+            tally.frames.pause();
+        }
+        let slowest = decision_ms.iter().copied().fold(f64::NAN, f64::max);
+        let [rate, drops, age, oldest] = tally.frames.values();
+        let values = [
+            rate,
+            drops,
+            age,
+            oldest,
+            ("refused_per_second", refused.to_string()),
+            ("decision_ms_median", to_text(median(decision_ms))),
+            ("decision_ms_most", to_text(slowest)),
+        ];
+        self.diagnostics.publish(now, severity, message, &values);
+        if is_active {
+            self.presence.set(match severity {
+                Severity::Ok if looks => Work::Busy(message.into()),
+                Severity::Ok | Severity::Warn => Work::Idle(message.into()),
+                Severity::Error => Work::Fault(message.into()),
+            });
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! `focus_controller`: estimates in, velocity along z out, while enabled.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -10,6 +11,9 @@ use r2r::hhnet::msg::{About, FocusEstimate, FocusState, StageState};
 use r2r::std_srvs::srv::{SetBool, Trigger};
 use r2r::{Publisher, QosProfile, ServiceRequest};
 
+use super::demand::Demand;
+use super::frame_in;
+use super::frames::{median, to_text};
 use crate::classes::{ClassEdges, DistanceIndex};
 use crate::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase, StageReport};
 use crate::objective::Objective;
@@ -45,21 +49,21 @@ parameters! {
         /// Control law: `stepwise` (bounded steps, look after each) or `paper` (Algorithm 1 as printed).
         mode: String [live] = "stepwise",
         /// The paper's default speed, m/s.
-        default_speed: f64 [0.000001..=0.01, live] = 0.0002237,
+        default_speed: f64 [0.000001..=0.01, "m/s", live] = 0.0002237,
         /// Objective in use; its depth of field sets class edges and tolerance.
         objective: String = "40x0.65",
         /// Lowest permitted height of the lens, m.
-        z_min: f64 = -100e-6,
+        z_min: f64 [-1.0..=1.0, "m"] = -100e-6,
         /// Highest permitted height of the lens, m.
-        z_max: f64 = 300e-6,
+        z_max: f64 [-1.0..=1.0, "m"] = 300e-6,
         /// An estimate exposed longer ago than this is not acted on, s.
-        estimate_timeout: f64 [0.01..=60.0, live] = 1.0,
+        estimate_timeout: f64 [0.01..=60.0, "s", live] = 1.0,
         /// Mode `paper`: motion ends when the newest estimate was exposed longer ago than this, s.
-        motion_timeout: f64 [0.02..=1.0, live] = 0.25,
+        motion_timeout: f64 [0.02..=1.0, "s", live] = 0.25,
         /// Rest between standstill and the first exposure that counts, s.
-        settle: f64 [0.0..=10.0, live] = 0.03,
+        settle: f64 [0.0..=10.0, "s", live] = 0.03,
         /// A run that has not reached focus after this time is given up, s.
-        run_timeout: f64 [0.1..=3600.0, live] = 30.0,
+        run_timeout: f64 [0.1..=3600.0, "s", live] = 30.0,
         /// Begin to focus as soon as the stage is ready, without waiting for `~/enable`.
         enabled: bool = false,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
@@ -142,6 +146,9 @@ pub async fn run(app: App) -> Result<()> {
         diagnostics: Diagnostics::new(&mut node, "focus", "none")?,
         presence: Presence::new(&mut node, app.clock)?,
         name: node.name().to_owned(),
+        frame_id: frame_in(&node.namespace()?, "z"),
+        demand: Demand::new(&mut node, "focus")?,
+        tally: Tally::default(),
         published: None,
         stop_repeats: 0,
     };
@@ -173,9 +180,11 @@ pub async fn run(app: App) -> Result<()> {
         if live.has_changed().unwrap_or(false) {
             // They were checked before they were accepted.
             controller.set_config(live.borrow_and_update().config()?);
+            outlets.introduce(&live.borrow());
         }
         match event {
             Event::Estimate(estimate) => {
+                outlets.tally.handle_estimate(&estimate, now);
                 if let Some(observation) = to_observation(&estimate) {
                     controller.handle_observation(observation, now);
                 }
@@ -285,13 +294,17 @@ pub async fn run(app: App) -> Result<()> {
                 }
             },
             Event::Tick => {}
-            Event::Second => outlets.publish_diagnostics(&controller, is_active, now),
+            Event::Second => {
+                outlets.publish_diagnostics(&controller, is_active, now);
+                outlets.demand.repeat();
+            }
             Event::Shutdown => break,
         }
         let velocity = controller.poll(now);
         if velocity != 0.0 || outlets.stop_repeats > 0 {
             outlets.command(velocity, now);
         }
+        outlets.demand.set(wants_estimates(controller.phase()));
         outlets.publish_state(&controller, now);
         outlets.publish_work(&controller, &known, is_active);
         // Deactivated in motion: the motion ends first, unless nobody is left to say that it has.
@@ -465,6 +478,10 @@ struct Outlets {
     diagnostics: Diagnostics,
     presence: Presence,
     name: String,
+    /// The frame in which velocities are meant.
+    frame_id: Arc<str>,
+    demand: Demand,
+    tally: Tally,
     published: Option<Phase>,
     stop_repeats: u32,
 }
@@ -487,7 +504,7 @@ impl Outlets {
         };
         // Publishing fails only while the process ends, and then the bridge's timeout stops the stage.
         drop(self.commands.publish(&TwistStamped {
-            header: header(now, "stage_z"),
+            header: header(now, &self.frame_id),
             twist,
         }));
     }
@@ -535,7 +552,7 @@ impl Outlets {
         });
     }
 
-    fn publish_diagnostics(&self, controller: &FocusController, is_active: bool, now: Instant) {
+    fn publish_diagnostics(&mut self, controller: &FocusController, is_active: bool, now: Instant) {
         let (_, reason) = describe(controller.phase());
         let (severity, message) = match controller.phase() {
             _ if !is_active => (Severity::Warn, "not active"),
@@ -546,8 +563,40 @@ impl Outlets {
             Phase::InFocus => (Severity::Ok, "in focus"),
         };
         let mode = format!("{:?}", controller.config().law).to_lowercase();
+        let [rate, untrusted, age] = std::mem::take(&mut self.tally).values();
         self.diagnostics
-            .publish(now, severity, message, &[("mode", mode)]);
+            .publish(now, severity, message, &[("mode", mode), rate, untrusted, age]);
+    }
+}
+
+/// Whether the controller looks at what the classifier says.
+fn wants_estimates(phase: &Phase) -> bool {
+    match phase {
+        Phase::Looking | Phase::Moving | Phase::InFocus => true,
+        Phase::Disabled | Phase::Failed(_) => false,
+    }
+}
+
+/// Numbers for the diagnostics of one second.
+#[derive(Default)]
+struct Tally {
+    untrusted: u64,
+    ages_ms: Vec<f64>,
+}
+
+impl Tally {
+    fn handle_estimate(&mut self, estimate: &FocusEstimate, now: Instant) {
+        let age = now.since(from_time(&estimate.header.stamp));
+        self.ages_ms.push(1e3 * age.as_secs_f64());
+        self.untrusted += u64::from(!estimate.trusted);
+    }
+
+    fn values(self) -> [(&'static str, String); 3] {
+        [
+            ("estimates_per_second", self.ages_ms.len().to_string()),
+            ("untrusted_per_second", self.untrusted.to_string()),
+            ("estimate_age_ms_median", to_text(median(self.ages_ms))),
+        ]
     }
 }
 

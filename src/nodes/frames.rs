@@ -7,6 +7,7 @@ use r2r::Publisher;
 use r2r::sensor_msgs::msg::{CompressedImage, Image};
 use tokio::sync::watch;
 
+use super::demand::{Demand, Taker};
 use crate::frame::Frame;
 use crate::jpeg::{self, Chroma};
 use crate::preview::Picture;
@@ -26,30 +27,82 @@ pub struct Shot {
     pub frame_id: Arc<str>,
 }
 
-/// The newest shot, handed over without copying.
-pub type ShotSender = watch::Sender<Option<Shot>>;
+/// The sending end of a hand-over inside a process: the newest shot, without copying.
+pub struct ShotSender {
+    shots: watch::Sender<Option<Shot>>,
+    is_wanted: watch::Receiver<bool>,
+}
 
-/// The receiving end of a [`ShotSender`].
-pub type ShotReceiver = watch::Receiver<Option<Shot>>;
+/// The receiving end of a hand-over.
+pub struct ShotReceiver {
+    shots: watch::Receiver<Option<Shot>>,
+    is_wanted: watch::Sender<bool>,
+}
+
+/// A hand-over from one node to another.
+pub fn hand_over() -> (ShotSender, ShotReceiver) {
+    let (to, shots) = watch::channel(None);
+    let (wanted, is_wanted) = watch::channel(false);
+    let sender = ShotSender { shots: to, is_wanted };
+    let receiver = ShotReceiver {
+        shots,
+        is_wanted: wanted,
+    };
+    (sender, receiver)
+}
 
 /// Where a node takes its frames from.
 pub enum FrameInput {
     /// A node in the same process.
     Shared(ShotReceiver),
-    /// An image topic.
-    Topic(Newest<Image>, u64),
+    /// An image topic, and how many images came.
+    Topic(Newest<Image>, Demand, u64),
 }
 
 impl FrameInput {
-    /// From the same process if it offers frames, else from `topic`.
+    /// From the same process if it offers frames, else from `topic`. It rests until [`Self::look`].
     ///
     /// # Errors
     /// If the topic cannot be subscribed.
     pub fn new(shared: Option<ShotReceiver>, node: &mut Builder, topic: &str) -> Result<Self> {
         Ok(match shared {
             Some(receiver) => Self::Shared(receiver),
-            None => Self::Topic(node.subscribe(topic, newest_reliable())?, 0),
+            None => {
+                let images = node.subscribe(topic, newest_reliable())?;
+                Self::Topic(images, Demand::new(node, topic)?, 0)
+            }
         })
+    }
+
+    /// Tells the source whether frames are wanted. What it sent before somebody looked is of the past, and forgotten.
+    pub fn look(&mut self, is_wanted: bool) {
+        match self {
+            Self::Shared(from) => {
+                let is_news = from
+                    .is_wanted
+                    .send_if_modified(|told| std::mem::replace(told, is_wanted) != is_wanted);
+                if is_news && is_wanted {
+                    from.shots.mark_unchanged();
+                }
+            }
+            Self::Topic(images, demand, _) => {
+                if demand.set(is_wanted) && is_wanted {
+                    images.clear();
+                }
+            }
+        }
+    }
+
+    /// Whether the source, in the same process, is gone.
+    pub fn has_ended(&self) -> bool {
+        matches!(self, Self::Shared(from) if from.shots.has_changed().is_err())
+    }
+
+    /// Keeps the source informed; call once a second.
+    pub fn remind(&self) {
+        if let Self::Topic(_, demand, _) = self {
+            demand.repeat();
+        }
     }
 
     /// The newest shot not yet seen; `None` when the source has ended.
@@ -58,15 +111,17 @@ impl FrameInput {
     /// If an image message is not a usable frame.
     pub async fn next(&mut self) -> Option<Result<Shot>> {
         match self {
-            Self::Shared(receiver) => {
-                receiver.changed().await.ok()?;
-                receiver.borrow_and_update().clone().map(Ok)
+            Self::Shared(from) => {
+                from.shots.changed().await.ok()?;
+                from.shots.borrow_and_update().clone().map(Ok)
             }
-            Self::Topic(images, sequence) => {
+            Self::Topic(images, _, received) => {
                 let image = images.next().await?;
-                *sequence += 1;
+                *received += 1;
                 let frame_id: Arc<str> = image.header.frame_id.as_str().into();
-                Some(from_image(image, *sequence).map(|frame| Shot {
+                // Images that were overtaken count: they leave a gap.
+                let sequence = *received + images.overtaken();
+                Some(from_image(image, sequence).map(|frame| Shot {
                     frame: Arc::new(frame),
                     frame_id,
                 }))
@@ -75,14 +130,129 @@ impl FrameInput {
     }
 }
 
-/// Publishes a shot if anybody outside listens: a full frame costs a copy of 9.4 MB.
-pub fn publish_if_wanted(publisher: &Publisher<Image>, shot: &Shot) -> bool {
-    let wanted = publisher.get_inter_process_subscription_count().unwrap_or(0) > 0;
-    if wanted {
-        // Publishing fails only while the process ends.
-        drop(publisher.publish(&to_image(&shot.frame, &shot.frame_id)));
+/// Where a node's frames go: to a node of the same process, and to a topic while somebody outside listens, because a full frame
+/// costs a copy of 9.4 MB.
+pub struct FrameOutlet {
+    images: Publisher<Image>,
+    /// The node that takes the topic, where none of the same process takes the frames.
+    taker: Option<Taker>,
+    shared: Option<ShotSender>,
+}
+
+impl FrameOutlet {
+    /// Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// If ROS refuses the topic.
+    pub fn new(shared: Option<ShotSender>, node: &mut Builder, topic: &str) -> Result<Self> {
+        Ok(Self {
+            images: node.publisher(topic, newest_reliable())?,
+            taker: match &shared {
+                Some(_) => None,
+                None => Some(Taker::new(node, topic)?),
+            },
+            shared,
+        })
     }
-    wanted
+
+    /// Whether anybody takes frames.
+    pub fn is_wanted(&self) -> bool {
+        self.shared.as_ref().is_some_and(|to| *to.is_wanted.borrow()) || self.is_published()
+    }
+
+    fn is_published(&self) -> bool {
+        let subscriptions = self.images.get_inter_process_subscription_count().unwrap_or(0);
+        match &self.taker {
+            Some(taker) => taker.is_wanted(subscriptions),
+            None => subscriptions > 0,
+        }
+    }
+
+    /// Waits for a node of the graph to begin to take frames, or to end.
+    pub async fn demanded(&mut self) {
+        let ended = match (&mut self.shared, &mut self.taker) {
+            (Some(to), _) => to.is_wanted.changed().await.is_err(),
+            (None, Some(taker)) => {
+                taker.changed().await;
+                false
+            }
+            (None, None) => true,
+        };
+        if ended {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Hands a shot over, and publishes it where it is wanted.
+    pub fn send(&self, shot: &Shot) {
+        if let Some(to) = &self.shared {
+            to.shots.send_replace(Some(shot.clone()));
+        }
+        if self.is_published() {
+            // Publishing fails only while the process ends.
+            drop(self.images.publish(&to_image(&shot.frame, &shot.frame_id)));
+        }
+    }
+}
+
+/// What happened to frames in one second, for the diagnostics.
+#[derive(Debug, Default)]
+pub struct FrameTally {
+    frames: u64,
+    dropped: u64,
+    ages_ms: Vec<f64>,
+    sequence: Option<u64>,
+}
+
+impl FrameTally {
+    /// Counts a frame that is done with at `now`.
+    pub fn handle_frame(&mut self, frame: &Frame, now: Instant) {
+        let expected = self.sequence.map_or(frame.sequence, |before| before + 1);
+        self.dropped += frame.sequence.saturating_sub(expected);
+        self.sequence = Some(frame.sequence);
+        self.frames += 1;
+        self.ages_ms.push(1e3 * now.since(frame.stamp).as_secs_f64());
+    }
+
+    /// Frames of this second.
+    pub fn frames(&self) -> u64 {
+        self.frames
+    }
+
+    /// No gap counts before the next frame: the source rested.
+    pub fn pause(&mut self) {
+        self.sequence = None;
+    }
+
+    /// Rate, drops (gaps in the sequence) and age from the middle of the exposure on; begins the next second.
+    pub fn values(&mut self) -> [(&'static str, String); 4] {
+        let ages_ms = std::mem::take(&mut self.ages_ms);
+        let oldest = ages_ms.iter().copied().fold(f64::NAN, f64::max);
+        [
+            ("frames_per_second", std::mem::take(&mut self.frames).to_string()),
+            (
+                "dropped_per_second",
+                std::mem::take(&mut self.dropped).to_string(),
+            ),
+            ("frame_age_ms_median", to_text(median(ages_ms))),
+            ("frame_age_ms_most", to_text(oldest)),
+        ]
+    }
+}
+
+/// Milliseconds as diagnostics show them; of nothing measured, `none`.
+pub fn to_text(ms: f64) -> String {
+    if ms.is_nan() {
+        "none".to_owned()
+    } else {
+        format!("{ms:.1}")
+    }
+}
+
+/// The middle one; NaN of none.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Small pictures for people: as often as they can be watched, and only while somebody does.
@@ -103,10 +273,15 @@ impl Preview {
         })
     }
 
+    /// Whether anybody watches.
+    pub fn is_wanted(&self) -> bool {
+        self.publisher.get_inter_process_subscription_count().unwrap_or(0) > 0
+    }
+
     /// Publishes what `draw` makes of a shot, at most `rate` times a second.
     pub fn show(&mut self, shot: &Shot, rate: f64, draw: impl FnOnce(&Frame) -> Picture) {
         let is_due = shot.frame.stamp.since(self.shown).as_secs_f64() * rate >= 1.0;
-        if !is_due || self.publisher.get_inter_process_subscription_count().unwrap_or(0) == 0 {
+        if !is_due || !self.is_wanted() {
             return;
         }
         self.shown = shot.frame.stamp;
@@ -122,5 +297,51 @@ impl Preview {
             format: "rgb8; jpeg compressed bgr8".to_owned(),
             data,
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(sequence: u64, stamp_ms: u64) -> Frame {
+        let stamp = Instant::from_nanos(stamp_ms * 1_000_000);
+        Frame::new(1, 1, vec![0; 3], stamp, sequence).unwrap()
+    }
+
+    #[test]
+    fn gaps_in_the_sequence_are_drops() {
+        let mut tally = FrameTally::default();
+        let now = Instant::from_nanos(50_000_000);
+        for (sequence, stamp_ms) in [(7, 10), (8, 20), (11, 40)] {
+            tally.handle_frame(&frame(sequence, stamp_ms), now);
+        }
+        let values = tally.values().map(|(_, value)| value);
+        assert_eq!(values, ["3", "2", "30.0", "40.0"]);
+        // The next second begins where this one ended, unless the source rested.
+        tally.handle_frame(&frame(13, 40), now);
+        assert_eq!(tally.values()[1].1, "1");
+        tally.pause();
+        tally.handle_frame(&frame(99, 40), now);
+        assert_eq!(tally.values()[1].1, "0");
+    }
+
+    #[tokio::test]
+    async fn a_hand_over_carries_demand_back_and_forgets_what_nobody_looked_at() {
+        let (sender, receiver) = hand_over();
+        let mut input = FrameInput::Shared(receiver);
+        assert!(!*sender.is_wanted.borrow());
+        let shot = |sequence| Shot {
+            frame: Arc::new(frame(sequence, 0)),
+            frame_id: "camera".into(),
+        };
+        sender.shots.send_replace(Some(shot(1)));
+        input.look(true);
+        assert!(*sender.is_wanted.borrow());
+        sender.shots.send_replace(Some(shot(2)));
+        assert_eq!(input.next().await.unwrap().unwrap().frame.sequence, 2);
+        assert!(!input.has_ended());
+        drop(sender);
+        assert!(input.has_ended() && input.next().await.is_none());
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod camera;
 pub mod classifier;
+pub mod demand;
 pub mod focus_controller;
 pub mod frames;
 mod move_goals;
@@ -10,6 +11,7 @@ pub mod sim_microscope;
 pub mod stepper_bridge;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use r2r::sensor_msgs::msg::JointState;
 
@@ -20,6 +22,15 @@ fn stage_z(state: &JointState) -> Option<Micrometres> {
     let index = state.name.iter().position(|name| name == "z")?;
     let z = *state.position.get(index)?;
     z.is_finite().then(|| Micrometres::from_metres(z))
+}
+
+/// A coordinate frame of the microscope in a namespace: `lab1/z` in `/lab1`. Frames share one tree per ROS domain, where two
+/// microscopes must not meet.
+fn frame_in(namespace: &str, frame: &str) -> Arc<str> {
+    match namespace.trim_matches('/') {
+        "" => frame.into(),
+        scope => format!("{scope}/{frame}").into(),
+    }
 }
 
 /// Where the virtual stage of a namespace offers its port, unless a parameter says otherwise: a name that two microscopes,
@@ -36,6 +47,12 @@ fn virtual_port(namespace: &str) -> PathBuf {
 mod tests {
     use crate::ros::params::to_markdown;
 
+    #[test]
+    fn frames_of_two_microscopes_differ() {
+        assert_eq!(&*super::frame_in("/", "z"), "z");
+        assert_eq!(&*super::frame_in("/lab/one", "z"), "lab/one/z");
+    }
+
     /// `HHNET_WRITE_DOCS=1 cargo test` writes the page anew.
     #[test]
     fn the_page_of_parameters_is_true() {
@@ -49,8 +66,9 @@ mod tests {
         .map(|section| section.unwrap());
         let text = format!(
             "# Parameters\n\n\
-             Made from the tables in `src/nodes` by a test. Units are SI. *Live* parameters may change while the node runs \
-             (`ros2 param set`); the others are read at start.\n\n{}",
+             Made from the tables in `src/nodes` by a test. Units are SI. A parameter that is not read-only may change while the node \
+             runs (`ros2 param set`); the others are read at start. Every node also has `use_sim_time`, which is always false: camera \
+             and stage run in real time.\n\n{}",
             sections.join("\n")
         );
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/parameters.md");

@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use r2r::hhnet::msg::{About, SimTruth};
-use r2r::sensor_msgs::msg::Image;
 use r2r::{Publisher, QosProfile};
 
-use super::frames::{Shot, ShotSender, publish_if_wanted};
-use super::virtual_port;
+use super::frames::{FrameOutlet, Shot, ShotSender, median, to_text};
+use super::{frame_in, virtual_port};
 use crate::drivers::emulated_port::EmulatedPort;
 use crate::frame::Frame;
 use crate::microscope::{
@@ -25,7 +24,7 @@ use crate::ros::app::App;
 use crate::ros::convert::header;
 use crate::ros::diagnostics::{Diagnostics, Severity};
 use crate::ros::lifecycle::Lifecycle;
-use crate::ros::node::{Builder, newest_reliable};
+use crate::ros::node::Builder;
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities};
 use crate::sensor::Noise;
@@ -54,37 +53,37 @@ parameters! {
         /// Objective: `10x0.25`, `20x0.40`, `40x0.65` or `60x0.85`.
         objective: String = "40x0.65",
         /// Seed of the slide; the same seed is the same slide.
-        seed: i64 = 1,
+        seed: i64 [0.0..=9007199254740991.0] = 1,
         /// Where on the slide the camera looks when the stage powers up, m from the slide's middle.
-        x: f64 [-0.038..=0.038] = 0.0,
+        x: f64 [-0.038..=0.038, "m"] = 0.0,
         /// Where on the slide the camera looks when the stage powers up, m from the slide's middle.
-        y: f64 [-0.013..=0.013] = 0.0,
+        y: f64 [-0.013..=0.013, "m"] = 0.0,
         /// Height of the lens above focus when the stage powers up, m; positive: too far from the slide. The controller
         /// calls it zero, whatever it is.
-        start_defocus: f64 = 0.0,
+        start_defocus: f64 [-0.003..=0.003, "m"] = 0.0,
         /// Largest departure from `start_defocus`, m: what it really is comes from the seed.
-        start_spread: f64 [0.0..=0.0001] = 0.0,
+        start_spread: f64 [0.0..=0.0001, "m"] = 0.0,
         /// Exposures per second; fewer if rendering cannot keep up.
-        frame_rate: f64 = 40.0,
+        frame_rate: f64 [0.01..=1000.0, "1/s"] = 40.0,
         /// Most by which an exposure begins late, s, different from frame to frame and the same for the same seed; 0 to
         /// half a period.
-        frame_jitter: f64 = 0.0005,
-        /// Exposure time, s, up to 1; at 0.002 clear glass has its usual brightness, in proportion otherwise.
-        exposure: f64 = 0.002,
-        /// Play between motor and lens, m; 0 to 0.001. It moves the count, not the focus.
-        backlash: f64 = 2e-6,
-        /// Natural frequency of the lens on its drive, Hz, 1 to 1000; 0 for one that follows at once.
-        settling_frequency: f64 = 60.0,
-        /// Its damping ratio, 0.01 to 0.95: what rings after a stop falls to a fifth in 1 / (4 x ratio x frequency).
-        settling_damping: f64 = 0.15,
-        /// How far the stand grows while it warms up, m; -0.001 to 0.001.
-        drift: f64 = 3e-6,
-        /// Time constant of that, s; 1 to 1e6.
-        drift_time: f64 = 1200.0,
-        /// Amplitude of a slow swing of the lens, m; 0 to 0.001.
-        drift_swing: f64 = 0.2e-6,
-        /// Its period, s; 1 to 1e6.
-        drift_period: f64 = 600.0,
+        frame_jitter: f64 [0.0..=50.0, "s"] = 0.0005,
+        /// Exposure time, s; at 0.002 clear glass has its usual brightness, in proportion otherwise.
+        exposure: f64 [0.0..=1.0, "s"] = 0.002,
+        /// Play between motor and lens, m. It moves the count, not the focus.
+        backlash: f64 [0.0..=0.001, "m"] = 2e-6,
+        /// Natural frequency of the lens on its drive, Hz, at least 1; 0 for one that follows at once.
+        settling_frequency: f64 [0.0..=1000.0, "Hz"] = 60.0,
+        /// Its damping ratio: what rings after a stop falls to a fifth in 1 / (4 x ratio x frequency).
+        settling_damping: f64 [0.01..=0.95] = 0.15,
+        /// How far the stand grows while it warms up, m.
+        drift: f64 [-0.001..=0.001, "m"] = 3e-6,
+        /// Time constant of that, s.
+        drift_time: f64 [1.0..=1000000.0, "s"] = 1200.0,
+        /// Amplitude of a slow swing of the lens, m.
+        drift_swing: f64 [0.0..=0.001, "m"] = 0.2e-6,
+        /// Its period, s.
+        drift_period: f64 [1.0..=1000000.0, "s"] = 600.0,
         /// Shot and read noise.
         noise: bool = true,
         /// One colour filter per pixel, as in most cameras, instead of three colours at every pixel.
@@ -96,7 +95,14 @@ parameters! {
     }
 }
 
-impl Checked for SimMicroscopeParameters {}
+impl Checked for SimMicroscopeParameters {
+    fn check(&self) -> Result<()> {
+        Objective::by_name(&self.objective).context("sim_microscope objective")?;
+        self.shutter()?;
+        self.mechanics().context("sim_microscope")?;
+        Ok(())
+    }
+}
 
 /// Runs the node; frames go to `out` if somebody in this process takes them.
 ///
@@ -121,19 +127,19 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
         path => PathBuf::from(path),
     };
     let outlets = Outlets {
-        images: node.publisher("sim/image_raw", newest_reliable())?,
+        frames: FrameOutlet::new(out, &mut node, "sim/image_raw")?,
         truths: node.publisher("sim/truth", QosProfile::default().keep_last(50))?,
-        out,
-        frame_id: "camera_optical_frame".into(),
+        frame_id: frame_in(&node.namespace()?, "camera_optical_frame"),
     };
-    let diagnostics = Diagnostics::new(&mut node, "simulation", "virtual")?;
+    let device = format!("virtual {} {}", parameters.objective, link.display());
+    let diagnostics = Diagnostics::new(&mut node, "simulation", &device)?;
     let mut presence = Presence::new(&mut node, app.clock)?;
     let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
     let name = node.name().to_owned();
     let spinning = node.spin()?;
     presence.introduce(About {
         capabilities: capabilities(&["sim/image_raw", "sim/truth"]),
-        device: format!("virtual {} {}", parameters.objective, link.display()),
+        device,
         ..About::default()
     });
     presence.set(Work::inactive());
@@ -160,7 +166,7 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
             outlets: outlets.take().context("the virtual camera is gone")?,
             sequence: 0,
         });
-        let mut rendered = 0_u64;
+        let mut tally = Tally::default();
         let mut is_active = false;
         let leaving = loop {
             tokio::select! {
@@ -183,19 +189,17 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
                         let outcome = busy.expose(exposure);
                         (busy, outcome)
                     }).await.context("the virtual camera panicked")?;
-                    rendered += u64::from(outcome?);
+                    tally.exposures += 1;
+                    tally.rendering_ms.extend(outcome?.map(|took| 1e3 * took.as_secs_f64()));
                     camera = Some(returned);
                 }
                 _ = second.tick() => {
-                    let (severity, message) =
-                        if is_active { (Severity::Ok, "simulating") } else { (Severity::Warn, "not active") };
-                    let frames = std::mem::take(&mut rendered);
-                    let values = [("frames_per_second", frames.to_string())];
-                    diagnostics.publish(app.clock.now(), severity, message, &values);
+                    tally.publish(&diagnostics, app.clock.now(), is_active, &link);
                 }
             }
         };
         outlets = camera.map(|camera| camera.outlets);
+        diagnostics.rest("not configured: call ~/change_state");
         presence.set(Work::inactive());
         if let Some(wish) = leaving {
             wish.done();
@@ -205,19 +209,41 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
     Ok(())
 }
 
+/// Numbers for the diagnostics of one second.
+#[derive(Default)]
+struct Tally {
+    exposures: u64,
+    /// Of those that somebody wanted to see.
+    rendering_ms: Vec<f64>,
+}
+
+impl Tally {
+    fn publish(&mut self, diagnostics: &Diagnostics, now: Instant, is_active: bool, link: &Path) {
+        let rendering_ms = std::mem::take(&mut self.rendering_ms);
+        let exposures = std::mem::take(&mut self.exposures);
+        let (severity, message) = match (is_active, rendering_ms.len()) {
+            (false, _) => (Severity::Warn, "not active"),
+            (true, 0) => (Severity::Ok, "nobody looks"),
+            (true, _) => (Severity::Ok, "simulating"),
+        };
+        let values = [
+            ("frames_per_second", rendering_ms.len().to_string()),
+            ("exposures_per_second", exposures.to_string()),
+            ("rendering_ms_median", to_text(median(rendering_ms))),
+            ("port", link.display().to_string()),
+            ("port_state", "offered".to_owned()),
+        ];
+        diagnostics.publish(now, severity, message, &values);
+    }
+}
+
 /// The slide under the optics, and the stage at its port.
 fn open(
     parameters: &SimMicroscopeParameters,
     link: &Path,
     app: &App,
 ) -> Result<(LiveMicroscope, EmulatedPort, Shutter)> {
-    let shutter = Shutter::new(
-        parameters.seed as u64,
-        parameters.frame_rate,
-        parameters.frame_jitter,
-        parameters.exposure,
-    )
-    .map_err(|error| anyhow!("sim_microscope {error}"))?;
+    let shutter = parameters.shutter()?;
     let microscope = microscope(parameters)?;
     let clock = app.clock;
     let emulator = EmulatorConfig {
@@ -231,14 +257,14 @@ fn open(
 }
 
 impl SimMicroscopeParameters {
+    /// When exposures happen.
+    fn shutter(&self) -> Result<Shutter> {
+        Shutter::new(self.seed as u64, self.frame_rate, self.frame_jitter, self.exposure)
+            .map_err(|error| anyhow!("sim_microscope {error}"))
+    }
+
     /// Where x, y and z are when the controller powers up, µm.
     fn start_um(&self, microscope: &Microscope) -> Result<[f64; 3]> {
-        if !(0.0..=1e-4).contains(&self.start_spread) {
-            bail!(
-                "sim_microscope start_spread must lie in [0, 0.0001] m, not {}",
-                self.start_spread
-            );
-        }
         let (x_um, y_um) = (self.x * 1e6, self.y * 1e6);
         let spread = SiteRandom::new(self.seed as u64, START).range(-1.0, 1.0) * self.start_spread;
         let defocus_um = (self.start_defocus + spread) * 1e6;
@@ -297,17 +323,9 @@ fn microscope(parameters: &SimMicroscopeParameters) -> Result<LiveMicroscope> {
 }
 
 struct Outlets {
-    images: Publisher<Image>,
+    frames: FrameOutlet,
     truths: Publisher<SimTruth>,
-    out: Option<ShotSender>,
     frame_id: Arc<str>,
-}
-
-impl Outlets {
-    fn wanted(&self) -> bool {
-        self.out.as_ref().is_some_and(|out| out.receiver_count() > 0)
-            || self.images.get_inter_process_subscription_count().unwrap_or(0) > 0
-    }
 }
 
 struct VirtualCamera {
@@ -318,8 +336,8 @@ struct VirtualCamera {
 }
 
 impl VirtualCamera {
-    /// One exposure: the truth always, the picture if anybody wants it (then true).
-    fn expose(&mut self, exposure: Exposure) -> Result<bool> {
+    /// One exposure: the truth always, the picture if anybody wants it (then how long it took to make).
+    fn expose(&mut self, exposure: Exposure) -> Result<Option<Duration>> {
         let exposed = exposure.middle;
         let place = |at| Axis::ALL.map(|axis| self.port.position_um(axis, at));
         let (first, middle, last) = (place(exposure.start), place(exposed), place(exposure.end));
@@ -334,9 +352,10 @@ impl VirtualCamera {
             x: x_um * 1e-6,
             y: y_um * 1e-6,
         }));
-        if !self.outlets.wanted() {
-            return Ok(false);
+        if !self.outlets.frames.is_wanted() {
+            return Ok(None);
         }
+        let began = std::time::Instant::now();
         // Farther away the optics are not modelled; the picture stays as it is there.
         let farthest_um = self.microscope.microscope().farthest_um() - DEFOCUS_MARGIN_UM;
         let most_um = [MOST_TRAVEL_UM, MOST_TRAVEL_UM, farthest_um];
@@ -362,10 +381,8 @@ impl VirtualCamera {
             frame,
             frame_id: self.outlets.frame_id.clone(),
         };
-        publish_if_wanted(&self.outlets.images, &shot);
-        if let Some(out) = &self.outlets.out {
-            out.send_replace(Some(shot));
-        }
-        Ok(true)
+        let took = began.elapsed();
+        self.outlets.frames.send(&shot);
+        Ok(Some(took))
     }
 }

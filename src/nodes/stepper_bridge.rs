@@ -45,23 +45,23 @@ parameters! {
         /// stage of this namespace.
         port: String = "",
         /// Baud rate.
-        baud_rate: i64 = 115_200,
+        baud_rate: i64 [1200.0..=4000000.0, "baud"] = 115_200,
         /// How long to wait at start for the port to appear, s.
-        open_timeout: f64 = 5.0,
+        open_timeout: f64 [0.0..=3600.0, "s"] = 5.0,
         /// Height of the lens at the controller's zero, m: where it powers up, or where its switches put it once `~/home` was called.
-        power_up_z: f64 = 0.0,
+        power_up_z: f64 [-1.0..=1.0, "m"] = 0.0,
         /// Lowest permitted height of the lens, m.
-        z_min: f64 = -100e-6,
+        z_min: f64 [-1.0..=1.0, "m"] = -100e-6,
         /// Highest permitted height of the lens, m.
-        z_max: f64 = 300e-6,
+        z_max: f64 [-1.0..=1.0, "m"] = 300e-6,
         /// Greatest speed towards the slide, m/s.
-        max_approach_speed: f64 = 0.0005,
+        max_approach_speed: f64 [0.0..=0.1, "m/s"] = 0.0005,
         /// Greatest speed away from the slide, m/s.
-        max_speed: f64 = 0.001,
+        max_speed: f64 [0.0..=0.1, "m/s"] = 0.001,
         /// A velocity command older than this stops the stage, s.
-        command_timeout: f64 = 0.2,
+        command_timeout: f64 [0.0..=60.0, "s"] = 0.2,
         /// Rate of joint_states and stage_state, Hz.
-        publish_rate: f64 [1.0..=200.0] = 50.0,
+        publish_rate: f64 [1.0..=200.0, "1/s"] = 50.0,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
         autostart: bool = true,
     }
@@ -454,6 +454,8 @@ impl Outlets {
     fn let_go(&mut self, now: Instant) {
         let reason = "the port is closed: configure the stepper bridge".to_owned();
         self.presence.set(Work::inactive());
+        self.diagnostics
+            .rest("not configured: the port is closed; call ~/change_state");
         drop(self.states.publish(&StageStateMsg {
             header: header(now, ""),
             state: StageStateMsg::DISCONNECTED as u8,
@@ -482,6 +484,13 @@ impl Outlets {
             severity,
             &message,
             &[
+                ("port", self.port.clone()),
+                ("port_state", format!("{:?}", status.state).to_lowercase()),
+                ("position_valid", status.position_valid.to_string()),
+                (
+                    "status_age_ms",
+                    format!("{:.1}", 1e3 * now.since(status.stamp).as_secs_f64()),
+                ),
                 ("firmware", status.firmware.clone()),
                 ("garbled_lines", status.garbled_lines.to_string()),
                 ("refused_commands", status.refused_commands.to_string()),

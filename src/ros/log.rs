@@ -1,16 +1,19 @@
-//! `tracing` to the console in ROS format and to `/rosout`.
+//! `tracing` and the `log` lines of r2r to the console in ROS format and to `/rosout`.
 //!
 //! r2r publishes nothing on `/rosout` with Jazzy, so this layer does: rqt_console, Foxglove and bags see what the console
 //! shows. Levels come from `--ros-args --log-level LEVEL` and `--log-level NODE:=LEVEL`, and later from the services
-//! `~/get_logger_levels` and `~/set_logger_levels` of each node (where `rcl_interfaces` has them, from Jazzy on). A line that
-//! repeats itself is told [`SAME_LINES`] times a second, and then how often it was left out.
+//! `~/get_logger_levels` and `~/set_logger_levels` of each node (where `rcl_interfaces` has them, from Jazzy on);
+//! `--disable-rosout-logs` and `--disable-stdout-logs` are honoured. A place in the code that repeats itself is told
+//! [`throttle::LINES`] times a second, and then how often it was left out.
 
-use std::collections::HashMap;
+mod levels;
+mod throttle;
+
 use std::fmt::Write as _;
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use r2r::QosProfile;
 use r2r::rcl_interfaces::msg::Log;
 use tracing::field::{Field, Visit};
@@ -19,13 +22,16 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Lines waiting for `/rosout`; more are dropped there, never on the console.
+use self::levels::{Levels, Severity};
+use self::throttle::Throttle;
+
+/// Lines waiting for `/rosout`, and kept there for late listeners; more are dropped there, never on the console.
 const QUEUE: usize = 1000;
-/// How often the same line of the same node is told within [`SAME_PERIOD`].
-const SAME_LINES: u32 = 3;
-const SAME_PERIOD: Duration = Duration::from_secs(1);
-/// Lines remembered for that; the oldest is forgotten first.
-const REMEMBERED: usize = 64;
+/// How long `/rosout` keeps them.
+const LIFESPAN: Duration = Duration::from_secs(10);
+/// The level that means none of its own.
+#[cfg(logger_services)]
+const UNSET: u32 = 0;
 
 /// Levels of this process's loggers. A logger is named after its node, with `/` for the namespace.
 static LEVELS: Mutex<Option<Levels>> = Mutex::new(None);
@@ -33,6 +39,14 @@ static LEVELS: Mutex<Option<Levels>> = Mutex::new(None);
 /// Starts logging for the process, once.
 pub(super) fn start(context: r2r::Context) -> Result<()> {
     *levels() = Some(Levels::from_arguments(std::env::args())?);
+    let is_enabled = |stream: &str| {
+        let (on, off) = (
+            format!("--enable-{stream}-logs"),
+            format!("--disable-{stream}-logs"),
+        );
+        let mut last = std::env::args().filter(|argument| *argument == on || *argument == off);
+        last.next_back().is_none_or(|argument| argument == on)
+    };
     // Hidden, and one for each process: two nodes of one name disturb each other's parameters and graph entries.
     let name = format!("_log_{}", std::process::id());
     let mut node = r2r::Node::create(context, &name, "").context("the log node could not be created")?;
@@ -40,130 +54,45 @@ pub(super) fn start(context: r2r::Context) -> Result<()> {
         .keep_last(QUEUE)
         .reliable()
         .transient_local()
-        .lifespan(Duration::from_secs(10));
-    let publisher = node.create_publisher::<Log>("/rosout", qos)?;
+        .lifespan(LIFESPAN);
+    let publisher = match is_enabled("rosout") {
+        true => Some(node.create_publisher::<Log>("/rosout", qos)?),
+        false => None,
+    };
     let (lines, queue) = mpsc::sync_channel::<Log>(QUEUE);
+    let sink = Arc::new(Sink {
+        has_console: is_enabled("stdout"),
+        lines,
+        throttle: Mutex::default(),
+    });
+    let told = sink.clone();
     std::thread::Builder::new()
         .name("rosout".to_owned())
         .spawn(move || {
             // The node only has to live; publishing needs no spinning.
             let _node = node;
-            while let Ok(line) = queue.recv() {
-                if publisher.publish(&line).is_err() {
-                    return;
+            loop {
+                match queue.recv_timeout(throttle::PERIOD) {
+                    Ok(line) => {
+                        if publisher.as_ref().is_some_and(|to| to.publish(&line).is_err()) {
+                            return;
+                        }
+                    }
+                    Err(mpsc::RecvTimeoutError::Timeout) => {}
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
                 }
+                told.tell_overdue();
             }
         })?;
-    let throttle = Mutex::default();
     // A second start in one process (tests) keeps the first.
-    drop(
-        tracing_subscriber::registry()
-            .with(RosLayer { lines, throttle })
-            .try_init(),
-    );
+    drop(log::set_boxed_logger(Box::new(FromR2r(sink.clone()))));
+    log::set_max_level(log::LevelFilter::Debug);
+    drop(tracing_subscriber::registry().with(RosLayer(sink)).try_init());
     Ok(())
 }
 
 fn levels() -> MutexGuard<'static, Option<Levels>> {
     LEVELS.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Severity in `rcl_interfaces/Log`; 0, unset, is the default's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Severity {
-    Debug = 10,
-    Info = 20,
-    Warn = 30,
-    Error = 40,
-    Fatal = 50,
-}
-
-impl Severity {
-    const ALL: [(Self, &'static str); 5] = [
-        (Self::Debug, "DEBUG"),
-        (Self::Info, "INFO"),
-        (Self::Warn, "WARN"),
-        (Self::Error, "ERROR"),
-        (Self::Fatal, "FATAL"),
-    ];
-
-    fn of(level: Level) -> Self {
-        match level {
-            Level::ERROR => Self::Error,
-            Level::WARN => Self::Warn,
-            Level::INFO => Self::Info,
-            _ => Self::Debug,
-        }
-    }
-
-    fn word(self) -> &'static str {
-        Self::ALL
-            .into_iter()
-            .find(|(severity, _)| *severity == self)
-            .map_or("", |(_, word)| word)
-    }
-
-    fn parse(name: &str) -> Result<Self> {
-        let found = Self::ALL
-            .into_iter()
-            .find(|(_, word)| word.eq_ignore_ascii_case(name));
-        let (severity, _) = found.with_context(|| {
-            format!("unknown log level '{name}': choose debug, info, warn, error or fatal")
-        })?;
-        Ok(severity)
-    }
-
-    #[cfg(logger_services)]
-    fn from_number(number: u32) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .map(|(severity, _)| severity)
-            .find(|&severity| severity as u32 == number)
-    }
-}
-
-/// Which lines are told.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Levels {
-    default: Severity,
-    /// By the name of the node, without its namespace or with it.
-    nodes: HashMap<String, Severity>,
-}
-
-impl Levels {
-    fn from_arguments(arguments: impl Iterator<Item = String>) -> Result<Self> {
-        let mut levels = Self {
-            default: Severity::Info,
-            nodes: HashMap::new(),
-        };
-        let mut arguments = arguments.peekable();
-        while let Some(argument) = arguments.next() {
-            if argument != "--log-level" {
-                continue;
-            }
-            let Some(rule) = arguments.next() else {
-                bail!("--log-level needs a level")
-            };
-            match rule.rsplit_once(":=") {
-                Some((node, level)) => {
-                    levels.nodes.insert(plain(node), Severity::parse(level)?);
-                }
-                None => levels.default = Severity::parse(&rule)?,
-            }
-        }
-        Ok(levels)
-    }
-
-    fn of(&self, node: &str) -> Severity {
-        let name = node.rsplit('/').next().unwrap_or_default();
-        let found = self.nodes.get(node).or_else(|| self.nodes.get(name));
-        found.copied().unwrap_or(self.default)
-    }
-}
-
-/// A logger's name as it is kept: ROS writes dots where a node's name has slashes.
-fn plain(logger: &str) -> String {
-    logger.replace('.', "/").trim_matches('/').to_owned()
 }
 
 /// Serves the levels of a node's logger. Must be called inside a tokio runtime, before the node spins.
@@ -180,20 +109,22 @@ pub(super) fn serve(node: &mut super::node::Builder) -> Result<()> {
     let mut sets = node.service::<SetLoggerLevels::Service>("~/set_logger_levels")?;
     let level = |name: &String| LoggerLevel {
         name: name.clone(),
-        level: levels()
-            .as_ref()
-            .map_or(0, |levels| levels.of(&plain(name)) as u32),
+        level: levels().as_ref().map_or(0, |levels| levels.of(name) as u32),
     };
     let set = |wanted: &LoggerLevel| {
         let severity = Severity::from_number(wanted.level);
-        if let (Some(severity), Some(levels)) = (severity, levels().as_mut()) {
-            levels.nodes.insert(plain(&wanted.name), severity);
+        let is_level = severity.is_some() || wanted.level == UNSET;
+        if let (true, Some(levels)) = (is_level, levels().as_mut()) {
+            levels.set(&wanted.name, severity);
         }
         SetLoggerLevelsResult {
-            successful: severity.is_some(),
-            reason: match severity {
-                Some(_) => String::new(),
-                None => format!("{} is no level: choose 10, 20, 30, 40 or 50", wanted.level),
+            successful: is_level,
+            reason: match is_level {
+                true => String::new(),
+                false => format!(
+                    "{} is no level: choose 10, 20, 30, 40, 50, or 0 to unset it",
+                    wanted.level
+                ),
             },
         }
     };
@@ -218,10 +149,130 @@ pub(super) fn serve(node: &mut super::node::Builder) -> Result<()> {
     Ok(())
 }
 
-struct RosLayer {
+/// Where in the code a line comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place {
+    file: &'static str,
+    line: u32,
+    target: &'static str,
+}
+
+/// One line of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Line {
+    /// Namespace and name of the node, without the leading slash.
+    node: String,
+    severity: Severity,
+    /// Printable.
+    text: String,
+    place: Place,
+}
+
+/// Where lines go.
+struct Sink {
+    has_console: bool,
     lines: mpsc::SyncSender<Log>,
     throttle: Mutex<Throttle>,
 }
+
+impl Sink {
+    /// Tells a line, unless its logger's level or its repetition forbids it.
+    fn tell(&self, line: Line) {
+        if levels()
+            .as_ref()
+            .is_some_and(|levels| line.severity < levels.of(&line.node))
+        {
+            return;
+        }
+        let now = since_epoch();
+        let passed = self.throttle().pass(line, now);
+        if let Some(line) = passed {
+            self.write(line, now);
+        }
+    }
+
+    /// Tells what was left out in places that have fallen silent since.
+    fn tell_overdue(&self) {
+        let now = since_epoch();
+        let overdue = self.throttle().overdue(now);
+        for line in overdue {
+            self.write(line, now);
+        }
+    }
+
+    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, line: Line, now: Duration) {
+        // ROS names a logger with dots.
+        let name = line.node.replace('/', ".");
+        if self.has_console {
+            let (seconds, nanos) = (now.as_secs(), now.subsec_nanos());
+            eprintln!(
+                "[{}] [{seconds}.{nanos:09}] [{name}]: {}",
+                line.severity.word(),
+                line.text
+            );
+        }
+        // A full queue means that nobody can keep up; the console has the line.
+        drop(self.lines.try_send(Log {
+            stamp: super::convert::to_time(crate::units::Instant::from_nanos(0) + now),
+            level: line.severity as u8,
+            name,
+            msg: line.text,
+            file: line.place.file.to_owned(),
+            function: line.place.target.to_owned(),
+            line: line.place.line,
+        }));
+    }
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// What r2r says. It drops messages that arrive while eleven wait, and mentions it for debugging only: here it is a warning.
+struct FromR2r(Arc<Sink>);
+
+impl log::Log for FromR2r {
+    fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
+        metadata.target().starts_with("r2r")
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let is_drop = record.target() == "r2r::subscribers";
+        let severity = match record.level() {
+            log::Level::Error => Severity::Error,
+            log::Level::Warn => Severity::Warn,
+            log::Level::Debug if is_drop => Severity::Warn,
+            log::Level::Info => Severity::Info,
+            log::Level::Debug | log::Level::Trace => Severity::Debug,
+        };
+        let mut text = printable(&record.args().to_string());
+        if is_drop {
+            text = format!("a message was dropped, because its node has not taken those before it: {text}");
+        }
+        self.0.tell(Line {
+            node: "r2r".to_owned(),
+            severity,
+            text,
+            place: Place {
+                file: record.file_static().unwrap_or_default(),
+                line: record.line().unwrap_or_default(),
+                target: "r2r",
+            },
+        });
+    }
+
+    fn flush(&self) {}
+}
+
+/// What this package says.
+struct RosLayer(Arc<Sink>);
 
 impl<S: Subscriber> Layer<S> for RosLayer {
     /// Levels change while the process runs: nothing may be decided once and for all.
@@ -238,96 +289,30 @@ impl<S: Subscriber> Layer<S> for RosLayer {
     }
 
     fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
-        let mut line = Line::default();
-        event.record(&mut line);
+        let mut said = Said::default();
+        event.record(&mut said);
         let metadata = event.metadata();
-        let severity = Severity::of(*metadata.level());
-        if levels()
-            .as_ref()
-            .is_some_and(|levels| severity < levels.of(&line.node))
-        {
-            return;
-        }
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let key = (line.node.clone(), line.text.clone());
-        let left_out = match self
-            .throttle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pass(key, since_epoch)
-        {
-            Some(left_out) => left_out,
-            None => return,
-        };
-        if left_out > 0 {
-            line.text += &format!(" ({left_out} times more before this)");
-        }
-        eprintln!(
-            "[{}] [{}.{:09}] [{}]: {}",
-            severity.word(),
-            since_epoch.as_secs(),
-            since_epoch.subsec_nanos(),
-            line.node,
-            line.text
-        );
-        let stamp = super::convert::to_time(crate::units::Instant::from_nanos(0) + since_epoch);
-        // A full queue means that nobody can keep up; the console has the line.
-        drop(self.lines.try_send(Log {
-            stamp,
-            level: severity as u8,
-            name: line.node.replace('/', "."),
-            msg: line.text,
-            file: metadata.file().unwrap_or_default().to_owned(),
-            function: metadata.target().to_owned(),
-            line: metadata.line().unwrap_or_default(),
-        }));
-    }
-}
-
-/// Keeps a line that repeats itself from drowning the others.
-#[derive(Default)]
-struct Throttle {
-    /// Node and text, when they were told first within the period, how often since, and how often they were left out; the
-    /// line told last stands last.
-    lines: Vec<((String, String), Duration, u32, u32)>,
-}
-
-impl Throttle {
-    /// How often the line was left out before it is told now; None if it is left out again. `now` counts from any beginning.
-    fn pass(&mut self, key: (String, String), now: Duration) -> Option<u32> {
-        let known = self
-            .lines
-            .iter()
-            .position(|(line, ..)| *line == key)
-            .map(|at| self.lines.remove(at));
-        let (line, since, told, left_out) = match known {
-            Some((line, since, told, left_out)) if now.saturating_sub(since) < SAME_PERIOD => {
-                (line, since, told, left_out)
-            }
-            Some((line, _, _, left_out)) => (line, now, 0, left_out),
-            None => (key, now, 0, 0),
-        };
-        if self.lines.len() >= REMEMBERED {
-            self.lines.remove(0);
-        }
-        if told < SAME_LINES {
-            self.lines.push((line, since, told + 1, 0));
-            Some(left_out)
-        } else {
-            self.lines.push((line, since, told, left_out + 1));
-            None
-        }
+        self.0.tell(Line {
+            node: said.node,
+            severity: Severity::of(*metadata.level()),
+            text: said.text,
+            place: Place {
+                file: metadata.file().unwrap_or_default(),
+                line: metadata.line().unwrap_or_default(),
+                target: metadata.target(),
+            },
+        });
     }
 }
 
 /// Message and fields of one event, text from devices made printable.
 #[derive(Default)]
-struct Line {
+struct Said {
     node: String,
     text: String,
 }
 
-impl Visit for Line {
+impl Visit for Said {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "node" {
             value.clone_into(&mut self.node);
@@ -337,24 +322,27 @@ impl Visit for Line {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        let text = format!("{value:?}");
-        let printable: String = text
-            .chars()
-            .flat_map(|c| {
-                if c.is_control() {
-                    c.escape_default().collect()
-                } else {
-                    vec![c]
-                }
-            })
-            .collect();
+        let text = printable(&format!("{value:?}"));
         // Writing to a String cannot fail.
         let written = match field.name() {
-            "message" => write!(self.text, "{printable}"),
-            name => write!(self.text, " {name}={printable}"),
+            "message" => write!(self.text, "{text}"),
+            name => write!(self.text, " {name}={text}"),
         };
         debug_assert!(written.is_ok());
     }
+}
+
+/// Control characters written out: what a device sends must neither end a line nor command a terminal.
+fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        if character.is_control() {
+            printable.extend(character.escape_default());
+        } else {
+            printable.push(character);
+        }
+    }
+    printable
 }
 
 #[cfg(test)]
@@ -362,50 +350,38 @@ mod tests {
     use super::*;
 
     #[test]
-    fn levels_are_read_from_ros_arguments() {
-        let check = |line: &str, node: &str, expected: Severity| {
-            let levels = Levels::from_arguments(line.split(' ').map(str::to_owned)).unwrap();
-            assert_eq!(levels.of(node), expected, "{line}");
+    fn what_a_device_sends_cannot_break_a_line() {
+        for (sent, told) in [
+            ("ok", "ok"),
+            ("a\0b", "a\\u{0}b"),
+            ("\x1b[2J", "\\u{1b}[2J"),
+            ("one\r\ntwo", "one\\r\\ntwo"),
+            ("\u{9b}31m", "\\u{9b}31m"),
+            ("3 µm", "3 µm"),
+        ] {
+            assert_eq!(printable(sent), told);
+        }
+    }
+
+    #[test]
+    fn fields_are_made_printable_as_well() {
+        let (lines, queue) = mpsc::sync_channel(10);
+        let sink = Sink {
+            has_console: false,
+            lines,
+            throttle: Mutex::default(),
         };
-        check("x", "camera", Severity::Info);
-        check("x --ros-args --log-level debug", "camera", Severity::Debug);
-        check("x --log-level camera:=WARN", "camera", Severity::Warn);
-        check("x --log-level camera:=WARN", "lab1/camera", Severity::Warn);
-        check("x --log-level lab2.camera:=WARN", "lab1/camera", Severity::Info);
-        check(
-            "x --log-level camera:=WARN --log-level error",
-            "classifier",
-            Severity::Error,
-        );
-        let refusal = Levels::from_arguments(["--log-level", "loud"].map(str::to_owned).into_iter());
-        assert!(refusal.unwrap_err().to_string().contains("loud"));
-    }
-
-    #[test]
-    fn repeated_lines_are_counted() {
-        let mut throttle = Throttle::default();
-        let mut pass =
-            |text: &str, ms: u64| throttle.pass(("camera".into(), text.into()), Duration::from_millis(ms));
-        for ms in 0..3 {
-            assert_eq!(pass("no image", ms), Some(0));
-        }
-        for ms in 3..100 {
-            assert_eq!(pass("no image", ms), None);
-        }
-        assert_eq!(pass("another", 100), Some(0));
-        assert_eq!(pass("no image", 1000), Some(97));
-        assert_eq!(pass("no image", 1001), Some(0));
-    }
-
-    #[test]
-    fn the_memory_of_lines_is_bounded() {
-        let mut throttle = Throttle::default();
-        for at in 0..1000 {
-            assert_eq!(
-                throttle.pass(("camera".into(), at.to_string()), Duration::ZERO),
-                Some(0)
+        let subscriber = tracing_subscriber::registry().with(RosLayer(Arc::new(sink)));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(
+                node = "lab1/bridge",
+                reply = "err\n\0",
+                "the device said {}",
+                "\x1b[31mred"
             );
-        }
-        assert_eq!(throttle.lines.len(), REMEMBERED);
+        });
+        let line = queue.try_recv().unwrap();
+        assert_eq!((line.level, line.name.as_str()), (30, "lab1.bridge"));
+        assert_eq!(line.msg, "the device said \\u{1b}[31mred reply=err\\n\\u{0}");
     }
 }

@@ -16,7 +16,7 @@ use super::app::Clock;
 use super::params::{self, Parameters};
 
 /// Longest wait of one `spin_once`: bounds how late shutdown and answers to clients are noticed.
-const SPIN_TIMEOUT: Duration = Duration::from_millis(10);
+const SPIN_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Returns of `spin_once` faster than [`BUSY_SPIN`] in a row before the thread pauses: a wait set that is always ready
 /// must not burn a core.
@@ -110,6 +110,7 @@ impl Builder {
             .with_context(|| format!("topic {topic} cannot be subscribed"))?;
         Ok(Newest {
             stream: Box::new(stream),
+            overtaken: 0,
         })
     }
 
@@ -118,9 +119,19 @@ impl Builder {
     /// # Errors
     /// If ROS refuses the service name.
     pub fn service<T: WrappedServiceTypeSupport + 'static>(&mut self, name: &str) -> Result<Requests<T>> {
-        let requests = self
-            .node
-            .create_service::<T>(name, QosProfile::services_default());
+        self.service_with(name, QosProfile::services_default())
+    }
+
+    /// A service with a quality of service of its own.
+    ///
+    /// # Errors
+    /// If ROS refuses the service name.
+    pub fn service_with<T: WrappedServiceTypeSupport + 'static>(
+        &mut self,
+        name: &str,
+        qos: QosProfile,
+    ) -> Result<Requests<T>> {
+        let requests = self.node.create_service::<T>(name, qos);
         Ok(Box::new(
             requests.with_context(|| format!("service {name} cannot be served"))?,
         ))
@@ -171,6 +182,7 @@ impl Drop for SpinThread {
 /// A subscription reduced to its newest message: r2r queues the oldest eleven and drops what is new.
 pub struct Newest<T> {
     stream: Box<dyn Stream<Item = T> + Unpin + Send>,
+    overtaken: u64,
 }
 
 impl<T> Newest<T> {
@@ -179,7 +191,18 @@ impl<T> Newest<T> {
         let mut newest = self.stream.next().await?;
         while let Some(Some(newer)) = self.stream.next().now_or_never() {
             newest = newer;
+            self.overtaken += 1;
         }
         Some(newest)
+    }
+
+    /// Messages dropped so far because a newer one had arrived.
+    pub fn overtaken(&self) -> u64 {
+        self.overtaken
+    }
+
+    /// Forgets what has arrived.
+    pub fn clear(&mut self) {
+        while let Some(Some(_)) = self.stream.next().now_or_never() {}
     }
 }

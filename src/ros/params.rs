@@ -1,7 +1,7 @@
 //! Declared parameters.
 //!
 //! A node states its parameters once, as a struct ([`parameters!`](crate::parameters)): documentation with the unit, type,
-//! default, permitted range, and whether it may change while the node runs. Everything else follows from that table: the
+//! default, unit, permitted range, and whether it may change while the node runs. Everything else follows from that table: the
 //! services and `/parameter_events` that rqt, `ros2 param` and Foxglove use ([`server`]), the refusal of overrides that nobody
 //! declared or that are out of range, and `docs/parameters.md`.
 //!
@@ -9,9 +9,9 @@
 //! process; on a node's own command line (`-p rate:=10.0`) the section is left out. A key that nobody declared is an error:
 //! a typing mistake must not quietly leave a default in force.
 
+mod declaration;
 mod server;
 
-use std::ops::RangeInclusive;
 use std::sync::PoisonError;
 
 use anyhow::{Result, anyhow, bail};
@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
+pub use self::declaration::{Declaration, Kind, Typed};
 pub(super) use self::server::serve;
 
 /// Sections of a parameter file: one for each node.
@@ -31,46 +32,6 @@ pub const SECTIONS: [&str; 5] = [
     "stepper_bridge",
     "sim_microscope",
 ];
-
-/// What is fixed about one parameter; type and default come from the struct.
-#[derive(Clone, Debug)]
-pub struct Declaration {
-    /// Its name.
-    pub name: &'static str,
-    /// What it means, with its unit.
-    pub description: &'static str,
-    /// Permitted values of a number.
-    pub range: Option<RangeInclusive<f64>>,
-    /// Whether it may change while the node runs.
-    pub live: bool,
-}
-
-impl Declaration {
-    /// One that is read at start, without a range.
-    pub fn new(name: &'static str, description: &'static str) -> Self {
-        Self {
-            name,
-            description,
-            range: None,
-            live: false,
-        }
-    }
-
-    /// The same with a permitted range.
-    #[must_use]
-    pub fn within(self, range: RangeInclusive<f64>) -> Self {
-        Self {
-            range: Some(range),
-            ..self
-        }
-    }
-
-    /// The same, changeable while the node runs.
-    #[must_use]
-    pub fn live(self) -> Self {
-        Self { live: true, ..self }
-    }
-}
 
 /// Parameters of one node, made by [`parameters!`](crate::parameters).
 pub trait Parameters:
@@ -93,8 +54,10 @@ pub trait Checked {
     }
 }
 
-/// Declares a struct of parameters: each with documentation (unit, meaning), type, default, and in brackets before the default,
-/// where they apply, the permitted range and `live` if it may change while the node runs: `rate: f64 [1.0..=200.0, live] = 10.0`.
+/// Declares a struct of parameters: each with documentation, type, default, and in brackets before the default, in any order and
+/// where they apply, the permitted range, the unit, and `live` if it may change while the node runs:
+/// `rate: f64 [1.0..=200.0, "Hz", live] = 10.0`. A type is bool, i64, f64, String or a Vec of one of them; the range of a Vec holds
+/// for each element.
 #[macro_export]
 macro_rules! parameters {
     (
@@ -120,23 +83,31 @@ macro_rules! parameters {
             const SECTION: &'static str = $section;
 
             fn table() -> Vec<$crate::ros::params::Declaration> {
-                vec![ $({
-                    let declared =
-                        $crate::ros::params::Declaration::new(stringify!($field), concat!($($doc),*).trim_start());
-                    $( let declared = $crate::parameters!(@rule declared $($rule)*); )?
-                    declared
-                }),* ]
+                vec![ $( $crate::parameters!(@rule
+                    $crate::ros::params::Declaration::new(
+                        stringify!($field),
+                        <$type as $crate::ros::params::Typed>::KIND,
+                        concat!($($doc),*).trim_start(),
+                    )
+                    $(, $($rule)*)?
+                ) ),* ]
             }
         }
     };
-    (@rule $declared:ident live) => { $declared.live() };
-    (@rule $declared:ident $low:literal ..= $high:literal) => {
-        $declared.within($low..=$high)
+    (@rule $declared:expr) => { $declared };
+    (@rule $declared:expr, live $(, $($rest:tt)*)?) => {
+        $crate::parameters!(@rule $declared.live() $(, $($rest)*)?)
     };
-    (@rule $declared:ident $low:literal ..= $high:literal, live) => {
-        $declared.within($low..=$high).live()
+    (@rule $declared:expr, $low:literal ..= $high:literal $(, $($rest:tt)*)?) => {
+        $crate::parameters!(@rule $declared.within($low..=$high) $(, $($rest)*)?)
+    };
+    (@rule $declared:expr, $unit:literal $(, $($rest:tt)*)?) => {
+        $crate::parameters!(@rule $declared.unit($unit) $(, $($rest)*)?)
     };
 }
+
+/// Every node has it, because tools ask for it; it is always false.
+const SIM_TIME: &str = "use_sim_time";
 
 /// The values of one node's parameters, and the rules they keep.
 pub(super) struct Store<P> {
@@ -148,11 +119,16 @@ pub(super) struct Store<P> {
 impl<P: Parameters> Store<P> {
     /// The defaults with these overrides.
     fn new(overrides: impl IntoIterator<Item = (String, Value)>) -> Result<Self> {
-        let Value::Object(values) = serde_json::to_value(P::default())? else {
-            bail!("the parameters of {} are not a table", P::SECTION);
-        };
+        let mut table = P::table();
+        table.push(Declaration::new(
+            SIM_TIME,
+            Kind::Bool,
+            "Always false: camera and stage run in real time.",
+        ));
+        let mut values = defaults::<P>()?;
+        values.insert(SIM_TIME.to_owned(), false.into());
         let mut store = Self {
-            table: P::table(),
+            table,
             values,
             typed: watch::Sender::new(P::default()),
         };
@@ -195,7 +171,9 @@ impl<P: Parameters> Store<P> {
     }
 
     fn commit(&mut self, values: Map<String, Value>) -> Result<()> {
-        let typed: P = serde_json::from_value(Value::Object(values.clone()))
+        let mut own = values.clone();
+        own.remove(SIM_TIME);
+        let typed: P = serde_json::from_value(Value::Object(own))
             .map_err(|error| anyhow!("parameters of {}: {error}", P::SECTION))?;
         typed.check()?;
         self.values = values;
@@ -204,43 +182,40 @@ impl<P: Parameters> Store<P> {
     }
 
     fn declaration(&self, name: &str) -> Result<&Declaration> {
-        let known = || self.table.iter().map(|declared| declared.name);
-        self.table
-            .iter()
-            .find(|declared| declared.name == name)
-            .ok_or_else(|| {
-                let nearest = nearest(name, &known().collect::<Vec<_>>())
-                    .map_or_else(String::new, |name| format!("; did you mean '{name}'?"));
+        let declared = self.table.iter().find(|declared| declared.name == name);
+        declared.ok_or_else(|| match name.split_once('.') {
+            Some((section, _)) => anyhow!(
+                "no node has a section '{section}', in which '{name}' was given{} Sections are: {}",
+                hint(section, &SECTIONS),
+                SECTIONS.join(", ")
+            ),
+            None => {
+                let known: Vec<_> = self.table.iter().map(|declared| declared.name).collect();
                 anyhow!(
-                    "node {} has no parameter '{name}'{nearest} It knows: {}",
+                    "node {} has no parameter '{name}'{} It knows: {}",
                     P::SECTION,
-                    known().collect::<Vec<_>>().join(", ")
+                    hint(name, &known),
+                    known.join(", ")
                 )
-            })
+            }
+        })
     }
 
-    /// The value as the declared type, an integer serving as a number where one is asked for, if it is in range.
+    /// The value as the declared type, if it is in range.
     fn fitting(&self, name: &str, given: &Value) -> Result<Value> {
         let declared = self.declaration(name)?;
-        let default = &self.values[name];
-        let value = match (default, given) {
-            (Value::Number(wanted), Value::Number(got)) if wanted.is_f64() && !got.is_f64() => {
-                got.as_f64().map_or(Value::Null, Value::from)
-            }
-            (Value::Number(wanted), Value::Number(got)) if wanted.is_f64() == got.is_f64() => given.clone(),
-            (Value::Number(_), Value::Number(_)) => Value::Null,
-            (wanted, got) if std::mem::discriminant(wanted) == std::mem::discriminant(got) => given.clone(),
-            _ => Value::Null,
-        };
-        if value.is_null() {
+        let Some(value) = declared.kind.fit(given) else {
             bail!(
-                "parameter '{name}' of node {} is like {default}, but was given {given}: correct its type",
-                P::SECTION
+                "parameter '{name}' of node {} is a {} like {}, but was given {given}: correct its type",
+                P::SECTION,
+                declared.kind.name(),
+                self.values[name]
             );
+        };
+        if name == SIM_TIME && value == Value::Bool(true) {
+            bail!("use_sim_time is not supported: camera and stage run in real time; leave it false");
         }
-        if let (Some(range), Some(number)) = (&declared.range, value.as_f64())
-            && !range.contains(&number)
-        {
+        if let (Some(number), Some(range)) = (declared.stray(&value), &declared.range) {
             bail!(
                 "parameter '{name}' of node {} was given {number}: it must lie between {} and {}",
                 P::SECTION,
@@ -252,26 +227,28 @@ impl<P: Parameters> Store<P> {
     }
 }
 
+/// The defaults of a node's parameters.
+fn defaults<P: Parameters>() -> Result<Map<String, Value>> {
+    match serde_json::to_value(P::default())? {
+        Value::Object(values) => Ok(values),
+        _ => bail!("the parameters of {} are not a table", P::SECTION),
+    }
+}
+
 /// The node's parameters with its overrides applied.
 pub(super) fn declare<P: Parameters>(node: &r2r::Node) -> Result<Store<P>> {
     let mut params = node.params.lock().unwrap_or_else(PoisonError::into_inner);
-    let overrides: Vec<(String, Value)> = params
+    let given = params
         .drain(..)
-        .filter_map(|(key, parameter)| {
-            let name = own_key(P::SECTION, &key)?.to_owned();
-            Some((name, from_ros(&parameter.value)))
-        })
-        .collect();
-    Store::new(overrides)
+        .map(|(key, parameter)| (key, from_ros(&parameter.value)));
+    Store::new(own_overrides(P::SECTION, given)?)
 }
 
 /// The rows of `docs/parameters.md` for one node.
 pub fn to_markdown<P: Parameters>() -> Result<String> {
-    let Value::Object(defaults) = serde_json::to_value(P::default())? else {
-        bail!("the parameters of {} are not a table", P::SECTION);
-    };
+    let defaults = defaults::<P>()?;
     let mut text = format!(
-        "## {}\n\n| parameter | default | range | live | meaning |\n|---|---|---|---|---|\n",
+        "## {}\n\n| parameter | type | default | unit | range | read-only | meaning |\n|---|---|---|---|---|---|---|\n",
         P::SECTION
     );
     for declared in P::table() {
@@ -279,26 +256,52 @@ pub fn to_markdown<P: Parameters>() -> Result<String> {
             format!("{} to {}", range.start(), range.end())
         });
         text += &format!(
-            "| `{}` | `{}` | {range} | {} | {} |\n",
+            "| `{}` | {} | `{}` | {} | {range} | {} | {} |\n",
             declared.name,
+            declared.kind.name(),
             defaults[declared.name],
-            if declared.live { "yes" } else { "" },
+            declared.unit,
+            if declared.live { "" } else { "yes" },
             declared.description
         );
     }
     Ok(text)
 }
 
+/// The overrides that are meant for the node of a section, by the names of its parameters.
+fn own_overrides(
+    section: &str,
+    given: impl IntoIterator<Item = (String, Value)>,
+) -> Result<Map<String, Value>> {
+    let mut overrides = Map::new();
+    for (key, value) in given {
+        let Some(name) = own_key(section, &key) else {
+            continue;
+        };
+        if overrides.insert(name.to_owned(), value).is_some() {
+            bail!(
+                "parameter '{name}' of node {section} was given twice, as '{name}' and as '{section}.{name}': remove one of them"
+            );
+        }
+    }
+    Ok(overrides)
+}
+
 /// The parameter's own name if an override is meant for this node: `camera.rate` in a shared file, or plain `rate`.
 fn own_key<'a>(section: &str, key: &'a str) -> Option<&'a str> {
-    if key == "use_sim_time" {
-        return None;
-    }
     match key.split_once('.') {
         Some((head, name)) if head == section => Some(name),
         Some((head, _)) if SECTIONS.contains(&head) => None,
         _ => Some(key),
     }
+}
+
+/// A question with the nearest known name, as the end of a clause; a full stop without one.
+fn hint(name: &str, known: &[&str]) -> String {
+    nearest(name, known).map_or_else(
+        || ".".to_owned(),
+        |nearest| format!("; did you mean '{nearest}'?"),
+    )
 }
 
 /// The declared name closest to a mistyped one, if any is close.
@@ -352,7 +355,7 @@ mod tests {
             ("rate", Some("rate")),
             ("classifier.model", None),
             ("camear.rate", Some("camear.rate")),
-            ("use_sim_time", None),
+            ("use_sim_time", Some("use_sim_time")),
         ] {
             assert_eq!(own_key("camera", key), expected, "{key}");
         }
@@ -362,13 +365,15 @@ mod tests {
         /// For these tests.
         Pump in "camera" {
             /// Strokes per second.
-            rate: f64 [1.0..=200.0, live] = 20.0,
+            rate: f64 [1.0..=200.0, "1/s", live] = 20.0,
             /// Where it leads.
             path: String = "",
             /// How often.
             count: i64 [0.0..=9.0] = 3,
             /// Over and over.
             endless: bool [live] = true,
+            /// Stops on its way.
+            stops: Vec<f64> [live, 0.0..=1.0, "m"] = vec![],
         }
     }
 
@@ -405,8 +410,31 @@ mod tests {
         refused("count", 10.into(), "between 0 and 9");
         refused("endless", 1.into(), "correct its type");
         refused("rate", 150.into(), "endless pump");
+        refused("stops", vec![0.5, 1.5].into(), "1.5: it must lie between 0 and 1");
+        refused("stops", vec!["far"].into(), "double array");
+        refused("stops", 0.5.into(), "correct its type");
+        refused("camrea.rate", 5.0.into(), "did you mean 'camera'?");
+        refused("use_sim_time", true.into(), "real time");
         let rate = store(&[("rate", 5.into())]).unwrap().values["rate"].clone();
         assert_eq!(rate, Value::from(5.0), "an integer serves as a number");
+        let stops = store(&[("stops", vec![0, 1].into())]).unwrap();
+        assert_eq!(
+            stops.typed.borrow().stops,
+            [0.0, 1.0],
+            "integers serve as numbers"
+        );
+        store(&[("use_sim_time", false.into())]).unwrap();
+    }
+
+    #[test]
+    fn a_parameter_given_under_both_its_names_is_refused() {
+        let given = |keys: &[&str]| {
+            let pairs = keys.iter().map(|&key| (key.to_owned(), Value::from(5.0)));
+            own_overrides("camera", pairs.collect::<Vec<_>>())
+        };
+        let refusal = given(&["rate", "camera.rate"]).unwrap_err().to_string();
+        assert!(refusal.contains("'rate' and as 'camera.rate'"), "{refusal}");
+        assert_eq!(given(&["rate", "classifier.rate"]).unwrap().len(), 1);
     }
 
     #[test]
@@ -436,11 +464,11 @@ mod tests {
     fn the_document_shows_every_rule() {
         let text = to_markdown::<Pump>().unwrap();
         assert!(
-            text.contains("| `rate` | `20.0` | 1 to 200 | yes | Strokes per second. |"),
+            text.contains("| `rate` | double | `20.0` | 1/s | 1 to 200 |  | Strokes per second. |"),
             "{text}"
         );
         assert!(
-            text.contains("| `path` | `\"\"` |  |  | Where it leads. |"),
+            text.contains("| `path` | string | `\"\"` |  |  | yes | Where it leads. |"),
             "{text}"
         );
     }

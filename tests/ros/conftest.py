@@ -37,10 +37,13 @@ class Graph:
         self.port = folder / "stage"
         self.processes: list[tuple[str, subprocess.Popen]] = []
 
-    def start(self, executable: str, namespace: str = "", file: Path | None = None, **parameters) -> subprocess.Popen:
-        """Starts an executable once more; parameters are given as section__name=value, or in a further parameter file."""
+    def start(
+        self, executable: str, namespace: str = "", file: Path | None = None, extra: tuple = (), **parameters
+    ) -> subprocess.Popen:
+        """Starts an executable once more; parameters are given as section__name=value, or in a further parameter file; `extra` are
+        other ROS arguments."""
         parameters = {"sim_microscope__port": self.port, "stepper_bridge__port": self.port, **parameters}
-        command = [str(RUN), executable, "--ros-args", "--params-file", str(CONFIG)]
+        command = [str(RUN), executable, "--ros-args", "--params-file", str(CONFIG), *extra]
         if file:
             command += ["--params-file", str(file)]
         if namespace:

@@ -85,7 +85,7 @@ def test_small_images_from_a_topic_are_refused_with_one_line(graph, client):
         return [status for status in heard if status.level == DiagnosticStatus.ERROR]
 
     def refused_frames() -> int:
-        return sum(int(value.value) for status in refusals() for value in status.values if value.key == "refused")
+        return sum(int(value.value) for status in refusals() for value in status.values if value.key == "refused_per_second")
 
     client.spin_until(lambda: refused_frames() >= 50, 30, "fifty refused frames", lambda: publisher.publish(small))
     lines = [line for line in graph.log("classifier_node").splitlines() if "frame refused" in line]

@@ -1,5 +1,9 @@
 """The parameters as `ros2 param`, rqt and rclpy see them: descriptors, vetoes with a reason, atomic sets, events, live changes."""
 
+import pytest
+import yaml
+from conftest import CONFIG, ROOT
+from hhnet.msg import About
 from rcl_interfaces.msg import Parameter, ParameterEvent, ParameterType, ParameterValue
 from rcl_interfaces.srv import (
     DescribeParameters,
@@ -9,6 +13,8 @@ from rcl_interfaces.srv import (
     SetParameters,
     SetParametersAtomically,
 )
+from rclpy.parameter import parameter_value_to_python
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
 
 def double(name: str, value: float) -> Parameter:
@@ -36,12 +42,13 @@ def test_what_there_is_and_what_it_means(graph, client):
     graph.start("autofocus")
     client.spin_until(client.is_up, 30, "the stage")
     names = client.call(ListParameters, "classifier/list_parameters", ListParameters.Request()).result.names
-    assert names == ["model", "objective", "threads", "min_certainty", "crop_seed", "overlay_rate", "autostart"]
+    assert names == ["model", "objective", "threads", "min_certainty", "crop_seed", "overlay_rate", "autostart", "use_sim_time"]
     request = DescribeParameters.Request(names=["threads", "min_certainty", "model", "absent"])
     threads, certainty, model, absent = client.call(DescribeParameters, "classifier/describe_parameters", request).descriptors
     assert threads.read_only and threads.type == ParameterType.PARAMETER_INTEGER
     assert (threads.integer_range[0].from_value, threads.integer_range[0].to_value) == (1, 64)
     assert not certainty.read_only and certainty.floating_point_range[0].to_value == 1.0
+    assert threads.integer_range[0].step == 1
     assert "not trusted" in certainty.description and model.type == ParameterType.PARAMETER_STRING
     assert absent.type == ParameterType.PARAMETER_NOT_SET
     request = GetParameterTypes.Request(names=["frame_rate", "seed", "noise"])
@@ -62,6 +69,7 @@ def test_changes_are_vetoed_with_a_reason_or_told_to_all(graph, client):
         (double("setle", 0.1), "did you mean 'settle'"),
         (string("mode", "sideways"), "choose stepwise or paper"),
         (double("settle", float("nan")), "correct its type"),
+        (Parameter(name="use_sim_time", value=ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=True)), "real time"),
     ]:
         result = change(client, node, parameter)[0]
         assert not result.successful and word in result.reason, result.reason
@@ -95,3 +103,64 @@ def test_a_change_counts_from_the_next_frame(graph, client):
     assert not any(estimate.trusted for estimate in client.estimates if estimate.certainty < 1.0)
     assert change(client, "classifier", double("min_certainty", 0.0))[0].successful
     client.spin_until(lambda: client.estimates[-1].trusted, 20, "trust again")
+
+
+def test_lists_know_prefix_and_depth_and_services_their_quality(graph, client):
+    graph.start("classifier_node", classifier__model="none")
+    request = ListParameters.Request(prefixes=["model", "nothing"], depth=1)
+    result = client.call(ListParameters, "classifier/list_parameters", request).result
+    assert (result.names, result.prefixes) == (["model"], [])
+    request = DescribeParameters.Request(names=["overlay_rate", "use_sim_time"])
+    rate, sim_time = client.call(DescribeParameters, "classifier/describe_parameters", request).descriptors
+    assert rate.additional_constraints == "unit: 1/s"
+    assert sim_time.read_only and sim_time.type == ParameterType.PARAMETER_BOOL
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
+def test_nodes_get_what_a_shipped_file_says(graph, client, path):
+    graph.start("autofocus")
+    client.spin_until(client.is_up, 40, "the stage")
+    sections = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
+    assert len(sections) == 5
+    for node, wanted in sections.items():
+        if path == CONFIG and node == "stepper_bridge":
+            # The test has a port of its own.
+            wanted.pop("port")
+        got = dict(zip(wanted, map(parameter_value_to_python, values(client, node, *wanted))))
+        assert got == wanted
+
+
+REFUSED = {
+    "simulated time": ("use_sim_time: true", "real time"),
+    "simulated time of one node": ("camera: {use_sim_time: true}", "real time"),
+    "two names": ("rate: 5.0\n    camera: {rate: 6.0}", "given twice"),
+    "mistyped section": ("camrea: {rate: 6.0}", "did you mean 'camera'?"),
+    "out of range": ("camera: {preview_rate: 600}", "between 0.1 and 60"),
+    "no folder": ("camera: {source: folder}", "camera.path"),
+    "stack too high": ("camera: {stack_zero: 5.0}", "between -0.1 and 0.1"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_file_with_a_mistake_is_refused(graph, tmp_path, case):
+    text, word = REFUSED[case]
+    path = tmp_path / "mistake.yaml"
+    path.write_text(f"/**:\n  ros__parameters:\n    {text}\n")
+    process = graph.start("camera_node", file=path)
+    assert process.wait(20) == 1
+    last = graph.log("camera_node").strip().splitlines()[-1]
+    assert last.startswith("error: ") and word in last, last
+
+
+def test_about_follows_a_change(graph, client):
+    abouts = []
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    client.create_subscription(About, "classifier/about", abouts.append, latched)
+    graph.start("classifier_node", classifier__model="none")
+
+    def limit():
+        return {pair.key: pair.value for pair in abouts[-1].limits}["min_certainty"] if abouts else None
+
+    client.spin_until(lambda: limit() == "0.5", 20, "what the classifier is")
+    assert change(client, "classifier", double("min_certainty", 0.75))[0].successful
+    client.spin_until(lambda: limit() == "0.75", 5, "the new limit")

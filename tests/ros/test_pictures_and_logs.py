@@ -2,14 +2,16 @@
 
 import io
 import signal
+import time
 
 import numpy as np
 import pytest
+from hhnet.msg import FocusEstimate
 from PIL import Image as Pictures
 from rcl_interfaces import srv as services
 from rcl_interfaces.msg import Log, LoggerLevel
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CompressedImage
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CompressedImage, Image
 
 # The log keeps its lines for late listeners.
 ROSOUT = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -51,11 +53,59 @@ def test_levels_change_while_it_runs(graph, client):
     results = client.call(services.SetLoggerLevels, "camera/set_logger_levels", request).results
     assert [result.successful for result in results] == [True, False]
     assert "7" in results[1].reason
+
+    def set_and_get(name: str, level: int, asked: str) -> int:
+        request = services.SetLoggerLevels.Request(levels=[LoggerLevel(name=name, level=level)])
+        assert client.call(services.SetLoggerLevels, "camera/set_logger_levels", request).results[0].successful
+        request = services.GetLoggerLevels.Request(names=[asked])
+        return client.call(services.GetLoggerLevels, "camera/get_logger_levels", request).levels[0].level
+
+    # The root logger is the default of all that have none of their own; 0 takes a level back.
+    assert set_and_get("", 30, "classifier") == 30
+    assert set_and_get("classifier", 10, "classifier") == 10
+    assert set_and_get("classifier", 0, "classifier") == 30
+    assert set_and_get("", 0, "") == 20
     client.enable()
     client.spin_until(lambda: client.states[-1].state == client.states[-1].IN_FOCUS, 40, "focus")
     client.spin_for(0.5)
     told = {line.name for line in lines}
     assert "focus_controller" not in told and "camera" in told, told
+
+
+def test_the_log_has_the_quality_and_the_names_of_ros(graph, client):
+    lines = []
+    client.create_subscription(Log, "/rosout", lines.append, ROSOUT)
+    # Somebody has to want estimates, or no frame is looked at.
+    client.create_subscription(FocusEstimate, "/lab1/focus", lambda _: None, 1)
+    images = client.create_publisher(Image, "/lab1/image_raw", 1)
+    graph.start("classifier_node", namespace="lab1", classifier__model="none")
+    image = Image(width=4, height=2, step=12, encoding="\x1b[2J\nrgb8", data=bytes(24))
+
+    def refusals():
+        return [line for line in lines if "frame refused" in line.msg]
+
+    client.spin_until(refusals, 30, "a refused frame", lambda: images.publish(image))
+    line = refusals()[0]
+    assert (line.name, line.level) == ("lab1.classifier", 30)
+    assert "'\\u{1b}[2J\\nrgb8'" in line.msg, line.msg
+    assert line.file.endswith("classifier.rs") and line.line > 0
+    # What is repeated 50 times a second is told three times, and then counted, numbers or not.
+    began, before = time.monotonic(), len(refusals())
+    client.spin_for(2.0, lambda: images.publish(image))
+    assert len(refusals()) - before <= 3 * (time.monotonic() - began + 2)
+    client.spin_until(lambda: "were left out before it" in refusals()[-1].msg, 5, "the count of the last ones")
+    console = graph.log("lab1classifier_node")
+    assert "[lab1.classifier]: frame refused" in console and "\x1b" not in console
+    (info,) = [i for i in client.get_publishers_info_by_topic("/rosout") if i.node_name.startswith("_log_")]
+    quality = info.qos_profile
+    assert quality.durability == DurabilityPolicy.TRANSIENT_LOCAL and quality.reliability == ReliabilityPolicy.RELIABLE
+    assert quality.lifespan.nanoseconds == 10_000_000_000
+
+
+def test_rosout_can_be_turned_off(graph, client):
+    graph.start("classifier_node", extra=("--disable-rosout-logs",), classifier__model="none")
+    client.spin_until(lambda: "model none" in graph.log("classifier_node"), 30, "the console")
+    assert not [i for i in client.get_publishers_info_by_topic("/rosout") if i.node_name.startswith("_log_")]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -15,19 +15,27 @@ use r2r::rcl_interfaces::srv::{
 use r2r::{Publisher, QosProfile};
 use serde_json::Value;
 
-use super::{Declaration, Parameters, Store};
+use super::{Declaration, Kind, Parameters, Store};
 use crate::ros::app::Clock;
 use crate::ros::convert::to_time;
 use crate::ros::node::Builder;
 
 /// Serves a node's parameters. Must be called inside a tokio runtime, before the node spins.
 pub(in crate::ros) fn serve<P: Parameters>(node: &mut Builder, store: Store<P>, clock: Clock) -> Result<()> {
-    let mut describe = node.service::<DescribeParameters::Service>("~/describe_parameters")?;
-    let mut get = node.service::<GetParameters::Service>("~/get_parameters")?;
-    let mut types = node.service::<GetParameterTypes::Service>("~/get_parameter_types")?;
-    let mut list = node.service::<ListParameters::Service>("~/list_parameters")?;
-    let mut set = node.service::<SetParameters::Service>("~/set_parameters")?;
-    let mut set_all = node.service::<SetParametersAtomically::Service>("~/set_parameters_atomically")?;
+    let mut describe =
+        node.service_with::<DescribeParameters::Service>("~/describe_parameters", QosProfile::parameters())?;
+    let mut get =
+        node.service_with::<GetParameters::Service>("~/get_parameters", QosProfile::parameters())?;
+    let mut types =
+        node.service_with::<GetParameterTypes::Service>("~/get_parameter_types", QosProfile::parameters())?;
+    let mut list =
+        node.service_with::<ListParameters::Service>("~/list_parameters", QosProfile::parameters())?;
+    let mut set =
+        node.service_with::<SetParameters::Service>("~/set_parameters", QosProfile::parameters())?;
+    let mut set_all = node.service_with::<SetParametersAtomically::Service>(
+        "~/set_parameters_atomically",
+        QosProfile::parameters(),
+    )?;
     let server = Server {
         store: Mutex::new(store),
         events: Mutex::new(node.publisher("/parameter_events", QosProfile::parameter_events())?),
@@ -58,7 +66,8 @@ pub(in crate::ros) fn serve<P: Parameters>(node: &mut Builder, store: Store<P>, 
                 }
                 Some(request) = list.next() => {
                     let mut response = ListParameters::Response::default();
-                    response.result.names = server.lock().list(&request.message.prefixes);
+                    let ListParameters::Request { prefixes, depth } = &request.message;
+                    (response.result.names, response.result.prefixes) = server.lock().list(prefixes, *depth);
                     drop(request.respond(response));
                 }
                 Some(request) = set.next() => {
@@ -151,106 +160,107 @@ impl<P: Parameters> Store<P> {
                     name: name.clone(),
                     ..ParameterDescriptor::default()
                 },
-                |declared| descriptor(declared, &self.values[name]),
+                descriptor,
             )
         };
         names.iter().map(one).collect()
     }
 
     fn get(&self, names: &[String]) -> Vec<ParameterValue> {
-        let one = |name: &String| self.values.get(name).map(to_message).unwrap_or_default();
+        let one = |name: &String| {
+            let declared = self.table.iter().find(|declared| declared.name == name);
+            declared
+                .map(|declared| to_message(declared.kind, &self.values[name]))
+                .unwrap_or_default()
+        };
         names.iter().map(one).collect()
     }
 
-    fn list(&self, prefixes: &[String]) -> Vec<String> {
-        let wanted = |name: &str| prefixes.is_empty() || prefixes.iter().any(|prefix| prefix == name);
-        let names = self.table.iter().map(|declared| declared.name.to_owned());
-        names.filter(|name| wanted(name)).collect()
+    /// Names below the prefixes (all of them for none) with at most `depth` levels below them (0: any), and the prefixes the
+    /// names have.
+    fn list(&self, prefixes: &[String], depth: u64) -> (Vec<String>, Vec<String>) {
+        let is_shallow = |rest: &str| depth == 0 || (rest.matches('.').count() as u64) < depth;
+        let is_wanted = |name: &str| {
+            let below = |prefix: &String| match name.strip_prefix(prefix.as_str()) {
+                Some("") => true,
+                Some(rest) => rest.strip_prefix('.').is_some_and(is_shallow),
+                None => false,
+            };
+            prefixes.iter().any(below) || (prefixes.is_empty() && is_shallow(name))
+        };
+        let names: Vec<String> = self
+            .table
+            .iter()
+            .map(|declared| declared.name.to_owned())
+            .filter(|name| is_wanted(name))
+            .collect();
+        let mut found: Vec<String> = names
+            .iter()
+            .filter_map(|name| Some(name.rsplit_once('.')?.0.to_owned()))
+            .collect();
+        found.dedup();
+        (names, found)
     }
 
     fn all(&self) -> Vec<Parameter> {
         let one = |declared: &Declaration| Parameter {
             name: declared.name.to_owned(),
-            value: to_message(&self.values[declared.name]),
+            value: to_message(declared.kind, &self.values[declared.name]),
         };
         self.table.iter().map(one).collect()
     }
 }
 
-fn descriptor(declared: &Declaration, value: &Value) -> ParameterDescriptor {
+fn descriptor(declared: &Declaration) -> ParameterDescriptor {
     let mut descriptor = ParameterDescriptor {
         name: declared.name.to_owned(),
-        type_: to_message(value).type_,
+        type_: declared.kind.id(),
         description: declared.description.to_owned(),
         read_only: !declared.live,
         ..ParameterDescriptor::default()
     };
-    if let Some(range) = &declared.range {
-        if value.is_f64() {
-            descriptor.floating_point_range.push(FloatingPointRange {
-                from_value: *range.start(),
-                to_value: *range.end(),
-                step: 0.0,
-            });
-        } else {
-            descriptor.integer_range.push(IntegerRange {
-                from_value: *range.start() as i64,
-                to_value: *range.end() as i64,
-                step: 1,
-            });
-        }
+    if !declared.unit.is_empty() {
+        descriptor.additional_constraints = format!("unit: {}", declared.unit);
+    }
+    match (&declared.range, declared.kind.element()) {
+        (Some(range), Kind::Integer) => descriptor.integer_range.push(IntegerRange {
+            from_value: *range.start() as i64,
+            to_value: *range.end() as i64,
+            step: 1,
+        }),
+        (Some(range), _) => descriptor.floating_point_range.push(FloatingPointRange {
+            from_value: *range.start(),
+            to_value: *range.end(),
+            step: 0.0,
+        }),
+        (None, _) => {}
     }
     descriptor
 }
 
-fn to_message(value: &Value) -> ParameterValue {
-    let mut message = ParameterValue::default();
-    let kind = match value {
-        Value::Bool(value) => {
-            message.bool_value = *value;
-            ParameterType::PARAMETER_BOOL as u8
-        }
-        Value::Number(value) if value.is_f64() => {
-            message.double_value = value.as_f64().unwrap_or(f64::NAN);
-            ParameterType::PARAMETER_DOUBLE as u8
-        }
-        Value::Number(value) => {
-            message.integer_value = value.as_i64().unwrap_or(i64::MAX);
-            ParameterType::PARAMETER_INTEGER as u8
-        }
-        Value::String(value) => {
-            message.string_value.clone_from(value);
-            ParameterType::PARAMETER_STRING as u8
-        }
-        Value::Array(values) => return array(values),
-        Value::Null | Value::Object(_) => ParameterType::PARAMETER_NOT_SET as u8,
+/// A value of this type as a message.
+fn to_message(kind: Kind, value: &Value) -> ParameterValue {
+    let mut message = ParameterValue {
+        type_: kind.id(),
+        ..ParameterValue::default()
     };
-    message.type_ = kind;
-    message
-}
-
-/// An array of the type of its first element; an empty one counts as strings.
-fn array(values: &[Value]) -> ParameterValue {
-    let mut message = ParameterValue::default();
-    message.type_ = match values.first() {
-        Some(Value::Bool(_)) => {
-            message.bool_array_value = values.iter().filter_map(Value::as_bool).collect();
-            ParameterType::PARAMETER_BOOL_ARRAY as u8
-        }
-        Some(Value::Number(first)) if first.is_f64() => {
-            message.double_array_value = values.iter().filter_map(Value::as_f64).collect();
-            ParameterType::PARAMETER_DOUBLE_ARRAY as u8
-        }
-        Some(Value::Number(_)) => {
-            message.integer_array_value = values.iter().filter_map(Value::as_i64).collect();
-            ParameterType::PARAMETER_INTEGER_ARRAY as u8
-        }
-        _ => {
-            let strings = values.iter().filter_map(Value::as_str).map(str::to_owned);
+    let elements = value.as_array().map_or(&[][..], Vec::as_slice).iter();
+    match kind {
+        Kind::Bool => message.bool_value = value.as_bool().unwrap_or_default(),
+        Kind::Integer => message.integer_value = value.as_i64().unwrap_or_default(),
+        Kind::Double => message.double_value = value.as_f64().unwrap_or_default(),
+        Kind::String => value
+            .as_str()
+            .unwrap_or_default()
+            .clone_into(&mut message.string_value),
+        Kind::BoolArray => message.bool_array_value = elements.filter_map(Value::as_bool).collect(),
+        Kind::IntegerArray => message.integer_array_value = elements.filter_map(Value::as_i64).collect(),
+        Kind::DoubleArray => message.double_array_value = elements.filter_map(Value::as_f64).collect(),
+        Kind::StringArray => {
+            let strings = elements.filter_map(Value::as_str).map(str::to_owned);
             message.string_array_value = strings.collect();
-            ParameterType::PARAMETER_STRING_ARRAY as u8
         }
-    };
+    }
     message
 }
 
@@ -274,5 +284,83 @@ fn from_message(message: &ParameterValue) -> Value {
         DOUBLE_ARRAY => message.double_array_value.as_slice().into(),
         STRING_ARRAY => message.string_array_value.as_slice().into(),
         _ => Value::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Checked;
+    use super::*;
+
+    crate::parameters! {
+        /// One of each type.
+        Sampler in "camera" {
+            /// A bool.
+            on: bool = true,
+            /// A whole number.
+            count: i64 [0.0..=9.0] = 3,
+            /// A number.
+            height: f64 [0.0..=1.0, "m"] = 0.5,
+            /// Text.
+            text: String = "a",
+            /// Bools.
+            switches: Vec<bool> = vec![],
+            /// Whole numbers.
+            counts: Vec<i64> [0.0..=9.0] = vec![1, 2],
+            /// Numbers.
+            heights: Vec<f64> [0.0..=1.0, "m"] = vec![],
+            /// Texts.
+            texts: Vec<String> = vec![],
+        }
+    }
+
+    impl Checked for Sampler {}
+
+    #[test]
+    fn every_type_comes_back_as_it_was_declared() {
+        let store = Store::<Sampler>::new([]).unwrap();
+        for (declared, parameter) in store.table.iter().zip(store.all()) {
+            let descriptor = descriptor(declared);
+            assert_eq!(parameter.value.type_, declared.kind.id(), "{}", declared.name);
+            assert_eq!(descriptor.type_, declared.kind.id(), "{}", declared.name);
+            // An empty array keeps its type as well.
+            let back = declared.kind.fit(&from_message(&parameter.value));
+            assert_eq!(
+                back.as_ref(),
+                Some(&store.values[declared.name]),
+                "{}",
+                declared.name
+            );
+        }
+        let ranges = store.describe(&["counts".to_owned(), "heights".to_owned()]);
+        assert_eq!(ranges[0].integer_range[0].to_value, 9);
+        assert_eq!(ranges[1].floating_point_range[0].to_value, 1.0);
+        assert_eq!(ranges[1].additional_constraints, "unit: m");
+    }
+
+    #[test]
+    fn lists_know_prefixes_and_depth() {
+        let mut store = Store::<Sampler>::new([]).unwrap();
+        store.table = ["gain", "lamp.red", "lamp.red.low", "lamps"]
+            .map(|name| Declaration::new(name, Kind::Bool, ""))
+            .to_vec();
+        let check = |prefixes: &[&str], depth: u64, names: &[&str], found: &[&str]| {
+            let owned: Vec<String> = prefixes.iter().map(|&prefix| prefix.to_owned()).collect();
+            let (listed, under) = store.list(&owned, depth);
+            assert_eq!(
+                (listed.as_slice(), under.as_slice()),
+                (
+                    names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>().as_slice(),
+                    found.iter().map(|&n| n.to_owned()).collect::<Vec<_>>().as_slice()
+                ),
+                "{prefixes:?} {depth}"
+            );
+        };
+        let all = ["gain", "lamp.red", "lamp.red.low", "lamps"];
+        check(&[], 0, &all, &["lamp", "lamp.red"]);
+        check(&[], 1, &["gain", "lamps"], &[]);
+        check(&["lamp"], 1, &["lamp.red"], &["lamp"]);
+        check(&["lamp"], 0, &["lamp.red", "lamp.red.low"], &["lamp", "lamp.red"]);
+        check(&["lamps", "gain"], 1, &["gain", "lamps"], &[]);
     }
 }
