@@ -17,7 +17,7 @@ use crate::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
 use crate::ros::diagnostics::{Diagnostics, Severity};
-use crate::ros::lifecycle::Lifecycle;
+use crate::ros::lifecycle::{Change, Lifecycle, Wish};
 use crate::ros::node::{Builder, Newest, newest_reliable};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities};
@@ -89,9 +89,9 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         out,
         frame_id: parameters.frame_id.as_str().into(),
     };
-    let diagnostics = Diagnostics::new(&mut node, "frames", &parameters.source)?;
+    let mut diagnostics = Diagnostics::new(&mut node, "frames", &parameters.source)?;
     let mut presence = Presence::new(&mut node, app.clock)?;
-    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
     let name = node.name().to_owned();
     let spinning = node.spin()?;
     presence.introduce(About {
@@ -105,7 +105,7 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
     pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut sequence = 0_u64;
-    while let Some(wish) = lifecycle.configure(&app).await {
+    while let Some(wish) = lifecycle.configure(&app, &mut diagnostics).await {
         // Decoding a folder takes seconds, in which the process must still hear that it is to end.
         let wanted = parameters.clone();
         let opened = tokio::select! {
@@ -115,24 +115,31 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         let Some(mut source) = wish.settle(opened)? else {
             continue;
         };
+        presence.set(Work::inactive());
         tracing::info!(node = name, "frames come from source '{}'", parameters.source);
         let mut is_active = false;
         let mut reported = sequence;
         let leaving = loop {
             tokio::select! {
-                () = app.stopped() => break None,
+                () = app.stopped() => break Ok(None),
                 wish = lifecycle.next() => {
+                    if wish.change == Change::Activate && let Some(sim) = &mut feeds.sim {
+                        sim.forget();
+                    }
                     if let Some(wish) = wish.switch(&mut is_active) {
-                        break Some(wish);
+                        break Ok(Some(wish));
                     }
                     if !is_active {
                         presence.set(Work::inactive());
                     }
                 }
                 shot = capture(&mut source, &mut feeds, &mut pace, &app, sequence), if is_active => {
-                    match shot? {
-                        Some(frame) => outlets.publish(frame, live.borrow_and_update().preview_rate),
-                        None => return without_microscope(&app).await,
+                    match shot {
+                        Ok(Some(frame)) => outlets.publish(frame, live.borrow_and_update().preview_rate),
+                        Ok(None) => return without_microscope(&app).await,
+                        // A source that never worked, in a node that starts by itself.
+                        Err(error) if sequence == 0 && parameters.autostart => return Err(error),
+                        Err(error) => break Err(error),
                     }
                     sequence += 1;
                 }
@@ -154,9 +161,15 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
             }
         };
         drop(source);
-        presence.set(Work::inactive());
-        if let Some(wish) = leaving {
-            wish.done();
+        match leaving {
+            Ok(wish) => {
+                presence.set(Work::inactive());
+                wish.into_iter().for_each(Wish::done);
+            }
+            Err(error) => {
+                lifecycle.fail(&format!("{error:#}")).await;
+                presence.set(lifecycle.work());
+            }
         }
     }
     drop(spinning);
@@ -276,8 +289,7 @@ impl Outlets {
             distortion_model: "plumb_bob".to_owned(),
             ..CameraInfo::default()
         }));
-        let picture = |frame: &Frame| tokio::task::block_in_place(|| Picture::of(frame));
-        self.preview.show(&shot, preview_rate, picture);
+        self.preview.show(&shot, preview_rate, Picture::of);
         if let Some(out) = &self.out {
             out.send_replace(Some(shot));
         }

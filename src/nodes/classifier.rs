@@ -17,10 +17,11 @@ use crate::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
 use crate::ros::diagnostics::{Diagnostics, Severity};
-use crate::ros::lifecycle::Lifecycle;
+use crate::ros::lifecycle::{Change, Lifecycle};
 use crate::ros::node::Builder;
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities, limits};
+use crate::units::Instant;
 
 /// The model that ships for an objective, below the package's share folder.
 fn shipped_name(objective: &str) -> String {
@@ -67,6 +68,8 @@ impl ClassifierParameters {
 struct Tally {
     frames: u64,
     refused: u64,
+    /// Exposed before the node was activated.
+    outdated: u64,
     last_refusal: String,
     decision_ms: Vec<f64>,
     /// From the middle of the exposure to the decision.
@@ -86,19 +89,31 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
     let mut overlay = Preview::new(&mut node, "focus/overlay/compressed")?;
     let mut diagnostics = Diagnostics::new(&mut node, "network", "none")?;
     let mut presence = Presence::new(&mut node, app.clock)?;
-    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
     let name = node.name().to_owned();
     let spinning = node.spin()?;
     presence.set(Work::inactive());
 
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut tally = Tally::default();
-    while let Some(wish) = lifecycle.configure(&app).await {
-        let opened = open_classifier(&live.borrow_and_update());
+    while let Some(wish) = lifecycle.configure(&app, &mut diagnostics).await {
+        // Loading takes up to seconds, which neither the other nodes nor the end of the process need to wait for.
+        let wanted = live.borrow_and_update().clone();
+        let opened = tokio::select! {
+            () = app.stopped() => break,
+            opened = tokio::task::spawn_blocking(move || open_classifier(&wanted)) => opened,
+        };
+        let opened = opened.context("loading the model panicked")?;
         let Some(mut classifier) = wish.settle(opened)? else {
             continue;
         };
         let card = classifier.network().card().clone();
+        // On a busy computer an inference takes longer than the process may take to end.
+        let (ending, interrupt) = (app.clone(), classifier.network().interrupt());
+        let ending = tokio::spawn(async move {
+            ending.stopped().await;
+            interrupt.fire();
+        });
         tracing::info!(node = name, "model {}, {}", card.model_id, card.objective);
         diagnostics.set_hardware_id(&card.model_id);
         presence.introduce(About {
@@ -111,10 +126,15 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
             ..About::default()
         });
         let mut is_active = false;
+        let mut active_since = Instant::default();
         let leaving = loop {
             let shot = tokio::select! {
                 () = app.stopped() => break None,
                 wish = lifecycle.next() => {
+                    if wish.change == Change::Activate {
+                        active_since = app.clock.now();
+                        input.forget();
+                    }
                     if let Some(wish) = wish.switch(&mut is_active) {
                         break Some(wish);
                     }
@@ -133,6 +153,11 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
             let Some(shot) = shot else { return Ok(()) };
             if live.has_changed().unwrap_or(false) {
                 classifier.set_config(live.borrow_and_update().config(&card.class_edges))?;
+            }
+            // Exposed before: it says nothing about now. It may have been on its way while the node was activated.
+            if shot.as_ref().is_ok_and(|shot| shot.frame.stamp < active_since) {
+                tally.outdated += 1;
+                continue;
             }
             let received = MonotonicInstant::now();
             let outcome = shot.and_then(|shot| {
@@ -161,6 +186,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                         picture
                     });
                 }
+                Err(_) if app.is_stopping() => break None,
                 Err(error) => {
                     tally.refused += 1;
                     tally.last_refusal = format!("{error:#}");
@@ -168,6 +194,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                 }
             }
         };
+        ending.abort();
         drop(classifier);
         presence.set(Work::inactive());
         if let Some(wish) = leaving {
@@ -242,6 +269,10 @@ fn report(diagnostics: &Diagnostics, presence: &mut Presence, tally: &Tally, app
     };
     let (severity, message) = match (tally.frames, tally.refused) {
         _ if !is_active => (Severity::Warn, "not active"),
+        (0, 0) if tally.outdated > 0 => (
+            Severity::Error,
+            "frames bear stamps from before the activation: check the camera's clock",
+        ),
         (0, 0) => (Severity::Warn, "no frame in the last second"),
         (_, 0) => (Severity::Ok, "judging frames"),
         (_, _) => (Severity::Error, tally.last_refusal.as_str()),
@@ -253,6 +284,7 @@ fn report(diagnostics: &Diagnostics, presence: &mut Presence, tally: &Tally, app
         &[
             ("frames", tally.frames.to_string()),
             ("refused", tally.refused.to_string()),
+            ("outdated", tally.outdated.to_string()),
             ("decision_ms_median", median(&tally.decision_ms)),
             ("frame_age_ms_median", median(&tally.frame_age_ms)),
         ],

@@ -52,6 +52,14 @@ impl FrameInput {
         })
     }
 
+    /// Drops what has arrived and was not asked for: whoever begins to look must not see what was there before.
+    pub fn forget(&mut self) {
+        match self {
+            Self::Shared(receiver) => receiver.mark_unchanged(),
+            Self::Topic(images, _) => images.forget(),
+        }
+    }
+
     /// The newest shot not yet seen; `None` when the source has ended.
     ///
     /// # Errors
@@ -75,12 +83,12 @@ impl FrameInput {
     }
 }
 
-/// Publishes a shot if anybody outside listens: a full frame costs a copy of 9.4 MB.
+/// Publishes a shot if anybody outside listens: a full frame costs a copy of 9.4 MB, which other tasks need not wait for.
 pub fn publish_if_wanted(publisher: &Publisher<Image>, shot: &Shot) -> bool {
     let wanted = publisher.get_inter_process_subscription_count().unwrap_or(0) > 0;
     if wanted {
         // Publishing fails only while the process ends.
-        drop(publisher.publish(&to_image(&shot.frame, &shot.frame_id)));
+        tokio::task::block_in_place(|| drop(publisher.publish(&to_image(&shot.frame, &shot.frame_id))));
     }
     wanted
 }
@@ -110,12 +118,14 @@ impl Preview {
             return;
         }
         self.shown = shot.frame.stamp;
-        let picture = draw(&shot.frame);
-        let size = (picture.width, picture.height);
+        // Drawing and encoding take milliseconds that other tasks need not wait for.
+        let encoded = tokio::task::block_in_place(|| {
+            let picture = draw(&shot.frame);
+            let size = (picture.width, picture.height);
+            jpeg::encode(&picture.rgb, size, PREVIEW_QUALITY, Chroma::Halved)
+        });
         // It fails for a picture without pixels alone, of which there is nothing to see.
-        let Ok(data) = jpeg::encode(&picture.rgb, size, PREVIEW_QUALITY, Chroma::Halved) else {
-            return;
-        };
+        let Ok(data) = encoded else { return };
         // Publishing fails only while the process ends.
         drop(self.publisher.publish(&CompressedImage {
             header: header(shot.frame.stamp, &shot.frame_id),

@@ -128,9 +128,9 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
         out,
         frame_id: "camera_optical_frame".into(),
     };
-    let diagnostics = Diagnostics::new(&mut node, "simulation", "virtual")?;
+    let mut diagnostics = Diagnostics::new(&mut node, "simulation", "virtual")?;
     let mut presence = Presence::new(&mut node, app.clock)?;
-    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
     let name = node.name().to_owned();
     let spinning = node.spin()?;
     presence.introduce(About {
@@ -144,9 +144,9 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
     let mut frames = tokio::time::interval(period);
     frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut second = tokio::time::interval(Duration::from_secs(1));
-    while let Some(wish) = lifecycle.configure(&app).await {
-        let Some((microscope, port, mut timing)) = wish.settle(open(&parameters, period, &link, &app))?
-        else {
+    while let Some(wish) = lifecycle.configure(&app, &mut diagnostics).await {
+        let opened = tokio::task::block_in_place(|| open(&parameters, period, &link, &app));
+        let Some((microscope, port, mut timing)) = wish.settle(opened)? else {
             continue;
         };
         tracing::info!(
@@ -177,10 +177,15 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
                     let (start, exposure) = timing.expose(app.clock.now()).await;
                     let Some(mut busy) = camera.take() else { bail!("the virtual camera is gone") };
                     // Rendering takes tens of milliseconds on every core it can get: it must not hold a worker of the runtime.
-                    let (returned, outcome) = tokio::task::spawn_blocking(move || {
+                    let exposing = tokio::task::spawn_blocking(move || {
                         let outcome = busy.expose(start, exposure);
                         (busy, outcome)
-                    }).await.context("the virtual camera panicked")?;
+                    });
+                    let (returned, outcome) = tokio::select! {
+                        // The end of the process need not wait for a picture.
+                        () = app.stopped() => break None,
+                        exposed = exposing => exposed.context("the virtual camera panicked")?,
+                    };
                     rendered += u64::from(outcome?);
                     camera = Some(returned);
                 }

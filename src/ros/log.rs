@@ -3,11 +3,12 @@
 //! r2r publishes nothing on `/rosout` with Jazzy, so this layer does: rqt_console, Foxglove and bags see what the console
 //! shows. Levels come from `--ros-args --log-level LEVEL` and `--log-level NODE:=LEVEL`, and later from the services
 //! `~/get_logger_levels` and `~/set_logger_levels` of each node (where `rcl_interfaces` has them, from Jazzy on). A line that
-//! repeats itself is told [`SAME_LINES`] times a second, and then how often it was left out.
+//! repeats itself is told [`SAME_LINES`] times a second, and then how often it was left out. What ends a process comes last, as
+//! FATAL, and the process waits until it is out.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
@@ -30,6 +31,19 @@ const REMEMBERED: usize = 64;
 /// Levels of this process's loggers. A logger is named after its node, with `/` for the namespace.
 static LEVELS: Mutex<Option<Levels>> = Mutex::new(None);
 
+/// The way to `/rosout`.
+static ROSOUT: OnceLock<mpsc::SyncSender<Told>> = OnceLock::new();
+
+/// How often it is looked whether a listener has been found, and how long the network may take for the last line.
+const LOOK: Duration = Duration::from_millis(10);
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
+
+/// A line for `/rosout`, and for the last one somebody who waits until it is out.
+struct Told {
+    line: Log,
+    is_out: Option<mpsc::Sender<()>>,
+}
+
 /// Starts logging for the process, once.
 pub(super) fn start(context: r2r::Context) -> Result<()> {
     *levels() = Some(Levels::from_arguments(std::env::args())?);
@@ -42,15 +56,28 @@ pub(super) fn start(context: r2r::Context) -> Result<()> {
         .transient_local()
         .lifespan(Duration::from_secs(10));
     let publisher = node.create_publisher::<Log>("/rosout", qos)?;
-    let (lines, queue) = mpsc::sync_channel::<Log>(QUEUE);
+    let (lines, queue) = mpsc::sync_channel::<Told>(QUEUE);
+    // A second start in one process (tests) keeps the first.
+    drop(ROSOUT.set(lines.clone()));
     std::thread::Builder::new()
         .name("rosout".to_owned())
         .spawn(move || {
             // The node only has to live; publishing needs no spinning.
             let _node = node;
-            while let Ok(line) = queue.recv() {
-                if publisher.publish(&line).is_err() {
+            while let Ok(told) = queue.recv() {
+                if publisher.publish(&told.line).is_err() {
                     return;
+                }
+                if let Some(is_out) = told.is_out {
+                    // A process that fails at once is not known to its listeners yet.
+                    while publisher
+                        .get_inter_process_subscription_count()
+                        .is_ok_and(|count| count == 0)
+                    {
+                        std::thread::sleep(LOOK);
+                    }
+                    std::thread::sleep(ON_ITS_WAY);
+                    is_out.send(()).ok();
                 }
             }
         })?;
@@ -62,6 +89,31 @@ pub(super) fn start(context: r2r::Context) -> Result<()> {
             .try_init(),
     );
     Ok(())
+}
+
+/// Says on the console and on `/rosout` why the process ends, and waits at most `limit` until a listener has it.
+pub(super) fn last_words(reason: &str, limit: Duration) {
+    if let Some(lines) = ROSOUT.get() {
+        let (sender, is_out) = mpsc::channel();
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let executable = std::env::current_exe().unwrap_or_default();
+        let name = executable.file_stem().unwrap_or_default().to_string_lossy();
+        let told = Told {
+            line: Log {
+                stamp: super::convert::to_time(crate::units::Instant::from_nanos(0) + since_epoch),
+                level: Severity::Fatal as u8,
+                name: name.into_owned(),
+                msg: printable(reason),
+                ..Log::default()
+            },
+            is_out: Some(sender),
+        };
+        if lines.try_send(told).is_ok() {
+            // Nobody may be listening.
+            is_out.recv_timeout(limit).ok();
+        }
+    }
+    eprintln!("error: {reason}");
 }
 
 fn levels() -> MutexGuard<'static, Option<Levels>> {
@@ -219,7 +271,7 @@ pub(super) fn serve(node: &mut super::node::Builder) -> Result<()> {
 }
 
 struct RosLayer {
-    lines: mpsc::SyncSender<Log>,
+    lines: mpsc::SyncSender<Told>,
     throttle: Mutex<Throttle>,
 }
 
@@ -272,7 +324,7 @@ impl<S: Subscriber> Layer<S> for RosLayer {
         );
         let stamp = super::convert::to_time(crate::units::Instant::from_nanos(0) + since_epoch);
         // A full queue means that nobody can keep up; the console has the line.
-        drop(self.lines.try_send(Log {
+        let line = Log {
             stamp,
             level: severity as u8,
             name: line.node.replace('/', "."),
@@ -280,7 +332,8 @@ impl<S: Subscriber> Layer<S> for RosLayer {
             file: metadata.file().unwrap_or_default().to_owned(),
             function: metadata.target().to_owned(),
             line: metadata.line().unwrap_or_default(),
-        }));
+        };
+        drop(self.lines.try_send(Told { line, is_out: None }));
     }
 }
 
@@ -337,17 +390,7 @@ impl Visit for Line {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        let text = format!("{value:?}");
-        let printable: String = text
-            .chars()
-            .flat_map(|c| {
-                if c.is_control() {
-                    c.escape_default().collect()
-                } else {
-                    vec![c]
-                }
-            })
-            .collect();
+        let printable = printable(&format!("{value:?}"));
         // Writing to a String cannot fail.
         let written = match field.name() {
             "message" => write!(self.text, "{printable}"),
@@ -355,6 +398,18 @@ impl Visit for Line {
         };
         debug_assert!(written.is_ok());
     }
+}
+
+/// Text with its control characters escaped: it may come from a device.
+fn printable(text: &str) -> String {
+    let escape = |c: char| {
+        if c.is_control() {
+            c.escape_default().collect()
+        } else {
+            vec![c]
+        }
+    };
+    text.chars().flat_map(escape).collect()
 }
 
 #[cfg(test)]
