@@ -62,7 +62,7 @@ def test_a_node_that_dies_in_motion_stops_the_stage_and_is_named(graph, client, 
     assert result.code == Autofocus.Result.NODE_GONE and sentence in result.message, result
     client.spin_until(lambda: sentence in client.states[-1].reason, 5, "the focus state")
     assert client.states[-1].state == FocusState.FAILED
-    assert states[-1].state == NodeState.FAULT and sentence in states[-1].reason
+    client.spin_until(lambda: states[-1].state == NodeState.FAULT and sentence in states[-1].reason, 5, "the node's state")
     refused = client.enable()
     assert not refused.success and sentence in refused.message
     # It comes back, and nothing moves before it is asked to.
@@ -91,7 +91,7 @@ def test_a_microscope_that_dies_is_named(graph, client):
     client.spin_until(lambda: client.stages[-1].state == StageState.DISCONNECTED, 5, "a lost stage")
     _, result = goal.result(5)
     assert result.code == Autofocus.Result.GAVE_UP and "stage" in result.message
-    assert states[-1].state == NodeState.FAULT
+    client.spin_until(lambda: states[-1].state == NodeState.FAULT, 5, "the controller's state")
 
 
 def test_a_node_that_is_deactivated_in_motion_is_named(graph, client):
