@@ -6,6 +6,7 @@ python3 examples/focus_here.py            # ROS 2 sourced and the graph running;
 import sys
 
 import rclpy
+from action_msgs.msg import GoalStatus
 from hhnet.action import Autofocus
 from rclpy.action import ActionClient
 
@@ -28,9 +29,9 @@ def main() -> int:
         return 1
     outcome = goal.result().get_result_async()
     rclpy.spin_until_future_complete(node, outcome)
-    result = outcome.result().result
+    status, result = outcome.result().status, outcome.result().result
     print(f"{result.message} after {result.duration:.1f} s, z = {1e6 * result.z:.2f} µm")
-    return 0 if result.code == Autofocus.Result.IN_FOCUS else 1
+    return 0 if status == GoalStatus.STATUS_SUCCEEDED and result.code == Autofocus.Result.IN_FOCUS else 1
 
 
 if __name__ == "__main__":

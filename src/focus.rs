@@ -22,6 +22,9 @@ use crate::units::{Instant, Micrometres};
 /// How far the clock of a camera may run ahead of the controller's.
 const CLOCK_SKEW: Duration = Duration::from_millis(50);
 
+/// Age of the stage's newest report above which nothing is known of it; more than the longest period of reports (1 s).
+const STAGE_LIMIT: Duration = Duration::from_millis(1500);
+
 /// Which control law turns estimates into motion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -269,6 +272,12 @@ impl FocusController {
         self.step = None;
     }
 
+    /// Ends the run in failure, for a reason that the controller cannot see; the next poll commands standstill.
+    pub fn give_up(&mut self, reason: String) {
+        self.phase = Phase::Failed(reason);
+        self.step = None;
+    }
+
     /// A new estimate has arrived. Older ones than the newest known are ignored, and so are those of the future: they would
     /// look fresh long after the estimates have ended.
     pub fn handle_observation(&mut self, observation: Observation, now: Instant) {
@@ -308,8 +317,7 @@ impl FocusController {
         }
         let velocity = match self.give_up_reason(now) {
             Some(reason) => {
-                self.phase = Phase::Failed(reason);
-                self.step = None;
+                self.give_up(reason);
                 0.0
             }
             None => match self.config.law {
@@ -332,11 +340,17 @@ impl FocusController {
                 .map_or(self.enabled_at, |observation| observation.exposed),
         );
         let allowance = self.config.estimate_timeout + self.longest_step();
+        let silence = self.stage.map_or(Duration::ZERO, |stage| now.since(stage.at));
         if self
             .stage
             .is_some_and(|stage| stage.motion == Motion::Unavailable)
         {
             Some("the stage is not available: see stage_state for the reason, then enable again".to_owned())
+        } else if silence > STAGE_LIMIT {
+            Some(format!(
+                "the stage has not reported for {:.1} s: check that its driver is running",
+                silence.as_secs_f64()
+            ))
         } else if !in_focus && run > self.config.run_timeout {
             Some(format!(
                 "no focus within {:.0} s: check light, slide and range",

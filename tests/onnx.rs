@@ -211,3 +211,16 @@ fn a_missing_runtime_is_a_sentence_and_no_panic() {
         );
     }
 }
+
+#[test]
+fn an_interrupted_network_answers_no_more() {
+    if !runtime() {
+        return;
+    }
+    let mut network = OnnxNetwork::open(model("good.onnx"), 1).unwrap();
+    let (patches, handcrafted) = (Array4::zeros((1, 300, 300, 3)), Array2::zeros((1, 18)));
+    network.infer(patches.view(), handcrafted.view()).unwrap();
+    network.interrupt().fire();
+    let refused = network.infer(patches.view(), handcrafted.view()).unwrap_err();
+    assert!(refused.to_string().contains("terminate"), "{refused}");
+}

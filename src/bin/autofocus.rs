@@ -12,11 +12,11 @@ fn main() -> ExitCode {
     hhnet::ros::app::main(|process| {
         let (sim_out, sim_in) = hand_over();
         let (camera_out, camera_in) = hand_over();
-        let app = process.app();
-        process.add(sim_microscope::run(app.clone(), Some(sim_out)));
-        process.add(camera::run(app.clone(), Some(sim_in), Some(camera_out)));
-        process.add(classifier::run(app.clone(), Some(camera_in)));
-        process.add(focus_controller::run(app.clone()));
-        process.add(stepper_bridge::run(app));
+        // The bridge needs its port until the stage stands.
+        process.add_last(|app| sim_microscope::run(app, Some(sim_out)));
+        process.add(|app| camera::run(app, Some(sim_in), Some(camera_out)));
+        process.add(|app| classifier::run(app, Some(camera_in)));
+        process.add(focus_controller::run);
+        process.add(stepper_bridge::run);
     })
 }

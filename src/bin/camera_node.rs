@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use hhnet::nodes::camera;
 
 fn main() -> ExitCode {
-    hhnet::ros::app::main(|process| process.add(camera::run(process.app(), None, None)))
+    hhnet::ros::app::main(|process| process.add(|app| camera::run(app, None, None)))
 }

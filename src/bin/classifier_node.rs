@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use hhnet::nodes::classifier;
 
 fn main() -> ExitCode {
-    hhnet::ros::app::main(|process| process.add(classifier::run(process.app(), None)))
+    hhnet::ros::app::main(|process| process.add(|app| classifier::run(app, None)))
 }

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use hhnet::nodes::focus_controller;
 
 fn main() -> ExitCode {
-    hhnet::ros::app::main(|process| process.add(focus_controller::run(process.app())))
+    hhnet::ros::app::main(|process| process.add(focus_controller::run))
 }

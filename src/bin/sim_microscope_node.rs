@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use hhnet::nodes::sim_microscope;
 
 fn main() -> ExitCode {
-    hhnet::ros::app::main(|process| process.add(sim_microscope::run(process.app(), None)))
+    hhnet::ros::app::main(|process| process.add(|app| sim_microscope::run(app, None)))
 }

@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use hhnet::nodes::stepper_bridge;
 
 fn main() -> ExitCode {
-    hhnet::ros::app::main(|process| process.add(stepper_bridge::run(process.app())))
+    hhnet::ros::app::main(|process| process.add(stepper_bridge::run))
 }

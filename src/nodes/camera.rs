@@ -19,7 +19,7 @@ use crate::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
 use crate::ros::diagnostics::{Diagnostics, Severity};
-use crate::ros::lifecycle::Lifecycle;
+use crate::ros::lifecycle::{Change, Lifecycle, Wish};
 use crate::ros::node::{Builder, Newest, newest_reliable};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities};
@@ -122,9 +122,9 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         preview: Preview::new(&mut node, "image_raw/compressed")?,
         frame_id: frame_in(&node.namespace()?, &parameters.frame_id),
     };
-    let diagnostics = Diagnostics::new(&mut node, "frames", &parameters.device())?;
+    let mut diagnostics = Diagnostics::new(&mut node, "frames", &parameters.device())?;
     let mut presence = Presence::new(&mut node, app.clock)?;
-    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
     let name = node.name().to_owned();
     let spinning = node.spin()?;
     presence.introduce(About {
@@ -140,7 +140,7 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
     let mut poll = tokio::time::interval(POLL);
     let mut tally = FrameTally::default();
     let mut sequence = 0_u64;
-    while let Some(wish) = lifecycle.configure(&app).await {
+    while let Some(wish) = lifecycle.configure(&app, &mut diagnostics).await {
         // Decoding a folder takes seconds, in which the process must still hear that it is to end.
         let wanted = parameters.clone();
         let opened = tokio::select! {
@@ -150,6 +150,7 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         let Some(mut source) = wish.settle(opened)? else {
             continue;
         };
+        presence.set(Work::inactive());
         tracing::info!(node = name, "frames come from source '{}'", parameters.source);
         let mut is_active = false;
         let leaving = loop {
@@ -159,20 +160,23 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
                 return without_microscope(&app).await;
             }
             tokio::select! {
-                () = app.stopped() => break None,
+                () = app.stopped() => break Ok(None),
                 wish = lifecycle.next() => {
                     if let Some(wish) = wish.switch(&mut is_active) {
-                        break Some(wish);
+                        break Ok(Some(wish));
                     }
                     presence.set(if is_active { Work::Idle("ready".into()) } else { Work::inactive() });
                 }
                 shot = capture(&mut source, &mut feeds, &mut pace, &app, sequence), if looks => {
-                    match shot? {
-                        Some(frame) => {
+                    match shot {
+                        Ok(Some(frame)) => {
                             tally.handle_frame(&frame, app.clock.now());
                             outlets.publish(frame, live.borrow_and_update().preview_rate);
                         }
-                        None => return without_microscope(&app).await,
+                        Ok(None) => return without_microscope(&app).await,
+                        // A source that never worked, in a node that starts by itself.
+                        Err(error) if sequence == 0 && parameters.autostart => return Err(error),
+                        Err(error) => break Err(error),
                     }
                     sequence += 1;
                 }
@@ -206,10 +210,15 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         };
         feeds.look(false);
         drop(source);
-        diagnostics.rest("not configured: call ~/change_state");
-        presence.set(Work::inactive());
-        if let Some(wish) = leaving {
-            wish.done();
+        match leaving {
+            Ok(wish) => {
+                presence.set(Work::inactive());
+                wish.into_iter().for_each(Wish::done);
+            }
+            Err(error) => {
+                lifecycle.fail(&format!("{error:#}")).await;
+                presence.set(lifecycle.work());
+            }
         }
     }
     drop(spinning);
@@ -335,7 +344,6 @@ impl Outlets {
             ..CameraInfo::default()
         }));
         self.frames.send(&shot);
-        let picture = |frame: &Frame| tokio::task::block_in_place(|| Picture::of(frame));
-        self.preview.show(&shot, preview_rate, picture);
+        self.preview.show(&shot, preview_rate, Picture::of);
     }
 }

@@ -19,7 +19,7 @@ use crate::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
 use crate::ros::diagnostics::{Diagnostics, Severity};
-use crate::ros::lifecycle::Lifecycle;
+use crate::ros::lifecycle::{Change, Lifecycle};
 use crate::ros::node::Builder;
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities, limits};
@@ -82,6 +82,8 @@ impl ClassifierParameters {
 struct Tally {
     frames: FrameTally,
     refused: u64,
+    /// Exposed before the node was activated.
+    outdated: u64,
     last_refusal: String,
     decision_ms: Vec<f64>,
 }
@@ -102,7 +104,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
         diagnostics: Diagnostics::new(&mut node, "network", "none")?,
         presence: Presence::new(&mut node, app.clock)?,
     };
-    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
     let name = node.name().to_owned();
     let spinning = node.spin()?;
     outlets.presence.set(Work::inactive());
@@ -110,22 +112,40 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut poll = tokio::time::interval(POLL);
     let mut tally = Tally::default();
-    while let Some(wish) = lifecycle.configure(&app).await {
-        let opened = open_classifier(&live.borrow_and_update());
-        let Some(mut classifier) = wish.settle(opened)? else {
+    while let Some(wish) = lifecycle.configure(&app, &mut outlets.diagnostics).await {
+        // Loading takes up to seconds, which neither the other nodes nor the end of the process need to wait for.
+        let wanted = live.borrow_and_update().clone();
+        let opened = tokio::select! {
+            () = app.stopped() => break,
+            opened = tokio::task::spawn_blocking(move || open_classifier(&wanted)) => opened,
+        };
+        let opened = opened.context("loading the model panicked")?;
+        let Some((mut classifier, interrupt)) = wish.settle(opened)? else {
             continue;
         };
         let card = classifier.network().card().clone();
+        // On a busy computer an inference takes longer than the process may take to end.
+        let ending = app.clone();
+        let ending = tokio::spawn(async move {
+            ending.stopped().await;
+            if let Some(interrupt) = interrupt {
+                interrupt.fire();
+            }
+        });
         tracing::info!(node = name, "model {}, {}", card.model_id, card.objective);
         outlets.diagnostics.set_hardware_id(&card.model_id);
         outlets.introduce(&live.borrow(), &card);
         let mut is_active = false;
+        let mut active_since = Instant::default();
         let leaving = loop {
             let looks = is_active && outlets.is_wanted();
             input.look(looks);
             let shot = tokio::select! {
                 () = app.stopped() => break None,
                 wish = lifecycle.next() => {
+                    if wish.change == Change::Activate {
+                        active_since = app.clock.now();
+                    }
                     if let Some(wish) = wish.switch(&mut is_active) {
                         break Some(wish);
                     }
@@ -152,6 +172,11 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
             };
             // The camera has ended, and says itself why.
             let Some(shot) = shot else { return Ok(()) };
+            // Exposed before: it says nothing about now. It may have been on its way while the node was activated.
+            if shot.as_ref().is_ok_and(|shot| shot.frame.stamp < active_since) {
+                tally.outdated += 1;
+                continue;
+            }
             let received = MonotonicInstant::now();
             let outcome = shot.and_then(|shot| {
                 let patches = tokio::task::block_in_place(|| classifier.judge_patches(&shot.frame))?;
@@ -181,6 +206,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                         picture
                     });
                 }
+                Err(_) if app.is_stopping() => break None,
                 Err(error) => {
                     tally.refused += 1;
                     tally.last_refusal = format!("{error:#}");
@@ -189,8 +215,8 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
             }
         };
         input.look(false);
+        ending.abort();
         drop(classifier);
-        outlets.diagnostics.rest("not configured: call ~/change_state");
         outlets.presence.set(Work::inactive());
         if let Some(wish) = leaving {
             wish.done();
@@ -209,16 +235,21 @@ fn take_over(
     Ok(classifier.set_config(parameters.config(&card.class_edges))?)
 }
 
-fn open_classifier(parameters: &ClassifierParameters) -> Result<Classifier<AnyNetwork>> {
-    let network: AnyNetwork = if parameters.model == NO_MODEL {
+/// A classifier, and what makes an inference that is under way end early, if one can take long.
+fn open_classifier(
+    parameters: &ClassifierParameters,
+) -> Result<(Classifier<AnyNetwork>, Option<Interrupt>)> {
+    let (network, interrupt): (AnyNetwork, _) = if parameters.model == NO_MODEL {
         let objective = Objective::by_name(&parameters.objective)?;
         let edges = ClassEdges::for_objective(&objective);
-        Box::new(NoNetwork::new(&parameters.objective, edges))
+        (Box::new(NoNetwork::new(&parameters.objective, edges)), None)
     } else {
-        Box::new(open_model(parameters)?)
+        let network = open_model(parameters)?;
+        let interrupt = network.interrupt();
+        (Box::new(network), Some(interrupt))
     };
     let config = parameters.config(&network.card().class_edges);
-    Ok(Classifier::new(network, config)?)
+    Ok((Classifier::new(network, config)?, interrupt))
 }
 
 fn open_model(parameters: &ClassifierParameters) -> Result<OnnxNetwork> {

@@ -20,6 +20,7 @@ use crate::objective::Objective;
 use crate::parameters;
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
 use crate::ros::app::App;
+use crate::ros::bond::Bonds;
 use crate::ros::convert::{from_time, header};
 use crate::ros::diagnostics::{Diagnostics, Severity};
 use crate::ros::lifecycle::{Change, Lifecycle, Wish};
@@ -64,6 +65,11 @@ parameters! {
         settle: f64 [0.0..=10.0, "s", live] = 0.03,
         /// A run that has not reached focus after this time is given up, s.
         run_timeout: f64 [0.1..=3600.0, "s", live] = 30.0,
+        /// Nodes that focusing needs: when one of them falls silent or is no longer active, the run ends and the stage stops.
+        /// One that has never been heard, like a foreign camera driver, is not missed. `[""]` for none.
+        needs: Vec<String> = ["camera", "classifier", "stepper_bridge"].map(str::to_owned),
+        /// Silence after which one of them counts as gone, s.
+        alive_timeout: f64 [0.2..=60.0, "s"] = 0.4,
         /// Begin to focus as soon as the stage is ready, without waiting for `~/enable`.
         enabled: bool = false,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
@@ -132,6 +138,9 @@ pub async fn run(app: App) -> Result<()> {
     let mut enables = node.service::<SetBool::Service>("~/enable")?;
     let mut stops = node.service::<Trigger::Service>("~/stop")?;
     let mut goals = ActionServer::<Autofocus::Action>::new(&mut node, "autofocus", app.clock)?;
+    let names = parameters.needs.iter().map(String::as_str);
+    let silence = Duration::from_secs_f64(parameters.alive_timeout);
+    let bonds = Bonds::new(&mut node, names, silence, app.clock)?;
     let mut run = None;
     let mut known = Known {
         index: 0,
@@ -139,7 +148,11 @@ pub async fn run(app: App) -> Result<()> {
         z: f64::NAN,
         motion: None,
         stops: None,
+        stage_heard: Instant::default(),
+        missing: None,
     };
+    // Whether the run before was given up because a node is missing.
+    let mut is_bereft = false;
     let mut outlets = Outlets {
         commands: node.publisher("cmd_vel", newest_reliable())?,
         states: node.publisher("focus_state", latched())?,
@@ -152,7 +165,7 @@ pub async fn run(app: App) -> Result<()> {
         published: None,
         stop_repeats: 0,
     };
-    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
     let mut is_active = false;
     let mut leaving: Option<(Wish, Instant)> = None;
     let spinning = node.spin()?;
@@ -165,6 +178,9 @@ pub async fn run(app: App) -> Result<()> {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
+        // A controller at rest commands nothing, and hears of the world by its messages.
+        let is_busy =
+            is_running(&controller) || outlets.stop_repeats > 0 || leaving.is_some() || run.is_some();
         let event = tokio::select! {
             () = app.stopped() => Event::Shutdown,
             Some(estimate) = estimates.next() => Event::Estimate(estimate),
@@ -173,10 +189,11 @@ pub async fn run(app: App) -> Result<()> {
             Some(request) = enables.next() => Event::Enable(request),
             Some(request) = stops.next() => Event::Stop(request),
             wish = lifecycle.next() => Event::Life(wish),
-            _ = tick.tick() => Event::Tick,
+            _ = tick.tick(), if is_busy => Event::Tick,
             _ = second.tick() => Event::Second,
         };
         let now = app.clock.now();
+        known.missing = bonds.missing(now);
         if live.has_changed().unwrap_or(false) {
             // They were checked before they were accepted.
             controller.set_config(live.borrow_and_update().config()?);
@@ -197,6 +214,7 @@ pub async fn run(app: App) -> Result<()> {
                 let report = to_report(&stage);
                 controller.handle_stage(report);
                 (known.motion, known.z) = (Some(report.motion), stage.z);
+                known.stage_heard = now;
                 if known
                     .stops
                     .replace(stage.stops)
@@ -214,7 +232,8 @@ pub async fn run(app: App) -> Result<()> {
                         );
                     }
                 }
-                if enable_when_ready && is_active && report.motion != Motion::Unavailable {
+                let is_ready = report.motion != Motion::Unavailable && known.missing.is_none();
+                if enable_when_ready && is_active && is_ready {
                     enable_when_ready = false;
                     controller.enable(now);
                 }
@@ -231,7 +250,10 @@ pub async fn run(app: App) -> Result<()> {
                         if let Some(older) = older {
                             known.end(older, End::Preempted, "a newer goal took over", now);
                         }
-                        run = request.accept().map(|handle| Run { handle, limit });
+                        run = Some(Run {
+                            handle: request.accept(),
+                            limit,
+                        });
                         controller.enable(now);
                     }
                 }
@@ -244,6 +266,12 @@ pub async fn run(app: App) -> Result<()> {
                 drop(request.respond(SetBool::Response {
                     success: false,
                     message: UNAVAILABLE.to_owned(),
+                }));
+            }
+            Event::Enable(request) if request.message.data && known.missing.is_some() => {
+                drop(request.respond(SetBool::Response {
+                    success: false,
+                    message: known.missing.clone().unwrap_or_default(),
                 }));
             }
             Event::Enable(request) => {
@@ -300,18 +328,35 @@ pub async fn run(app: App) -> Result<()> {
             }
             Event::Shutdown => break,
         }
+        match &known.missing {
+            Some(missing) if is_running(&controller) => {
+                is_bereft = true;
+                controller.give_up(missing.clone());
+                if let Some(run) = run.take() {
+                    known.end(run, End::NodeGone, missing, now);
+                }
+            }
+            // Work can be given again; nothing resumes by itself.
+            None if std::mem::take(&mut is_bereft) && !is_running(&controller) => controller.disable(),
+            Some(_) | None => {}
+        }
         let velocity = controller.poll(now);
         if velocity != 0.0 || outlets.stop_repeats > 0 {
             outlets.command(velocity, now);
         }
         outlets.demand.set(wants_estimates(controller.phase()));
         outlets.publish_state(&controller, now);
-        outlets.publish_work(&controller, &known, is_active);
+        let rest = (!is_active).then(|| lifecycle.work());
+        outlets.publish_work(&controller, &known, rest);
         // Deactivated in motion: the motion ends first, unless nobody is left to say that it has.
         let has_left =
             |(_, limit): &mut (Wish, Instant)| known.motion != Some(Motion::Moving) || now >= *limit;
         if let Some((wish, _)) = leaving.take_if(has_left) {
-            wish.done();
+            if known.motion == Some(Motion::Moving) {
+                lifecycle.fail_over(wish, "the stage was told to stop and has not reported standstill");
+            } else {
+                wish.done();
+            }
         }
         run = run.and_then(|run| known.follow(run, &mut controller, now));
     }
@@ -321,6 +366,11 @@ pub async fn run(app: App) -> Result<()> {
     outlets.command(0.0, app.clock.now());
     drop(spinning);
     Ok(())
+}
+
+/// Whether the controller may command a motion.
+fn is_running(controller: &FocusController) -> bool {
+    !matches!(controller.phase(), Phase::Disabled | Phase::Failed(_))
 }
 
 /// A goal being worked on.
@@ -337,6 +387,7 @@ enum End {
     Cancelled,
     Preempted,
     GaveUp,
+    NodeGone,
 }
 
 /// What the newest messages said.
@@ -348,6 +399,10 @@ struct Known {
     motion: Option<Motion>,
     /// How often the stage was stopped.
     stops: Option<u32>,
+    /// When the stage was heard of last.
+    stage_heard: Instant,
+    /// Which of the nodes that focusing needs is missing.
+    missing: Option<String>,
 }
 
 impl Known {
@@ -362,6 +417,9 @@ impl Known {
         }
         let limit = Duration::try_from_secs_f64(goal.timeout)
             .map_err(|_| format!("a timeout of {} s is no time: give seconds, or 0", goal.timeout))?;
+        if let Some(missing) = &self.missing {
+            return Err(missing.clone());
+        }
         if self.is_stageless() {
             return Err(UNAVAILABLE.to_owned());
         }
@@ -396,8 +454,13 @@ impl Known {
             .is_some_and(|limit| now.since(run.handle.accepted()) > limit);
         if run.handle.is_cancelling() || is_late {
             controller.disable();
-            if self.motion == Some(Motion::Moving) {
+            if self.motion == Some(Motion::Moving) && now.since(self.stage_heard) < STOP_LIMIT {
                 return Some(run);
+            }
+            if self.motion == Some(Motion::Moving) {
+                let sentence = "the stage was told to stop and has not been heard of since";
+                self.end(run, End::GaveUp, sentence, now);
+                return None;
             }
             if run.handle.is_cancelling() {
                 self.end(run, End::Cancelled, "stopped as asked", now);
@@ -415,6 +478,7 @@ impl Known {
             End::Cancelled => Autofocus::Result::CANCELED as u8,
             End::Preempted => Autofocus::Result::PREEMPTED as u8,
             End::GaveUp => Autofocus::Result::GAVE_UP as u8,
+            End::NodeGone => Autofocus::Result::NODE_GONE as u8,
         };
         let result = Autofocus::Result {
             code,
@@ -426,7 +490,7 @@ impl Known {
         match end {
             End::InFocus => run.handle.succeed(result),
             End::Cancelled => run.handle.cancelled(result),
-            End::Preempted | End::GaveUp => run.handle.abort(result),
+            End::Preempted | End::GaveUp | End::NodeGone => run.handle.abort(result),
         }
     }
 }
@@ -541,14 +605,19 @@ impl Outlets {
         });
     }
 
-    /// What an orchestrator has to know before it sends a goal.
-    fn publish_work(&mut self, controller: &FocusController, known: &Known, is_active: bool) {
-        self.presence.set(match controller.phase() {
-            _ if !is_active => Work::inactive(),
-            Phase::Looking | Phase::Moving => Work::Busy("focusing".into()),
-            Phase::Failed(reason) => Work::Fault(reason.as_str().into()),
-            Phase::Disabled | Phase::InFocus if known.is_stageless() => Work::Fault(UNAVAILABLE.into()),
-            Phase::Disabled | Phase::InFocus => Work::Idle("".into()),
+    /// What an orchestrator has to know before it sends a goal; `rest` is what a node that is not active says.
+    fn publish_work(&mut self, controller: &FocusController, known: &Known, rest: Option<Work>) {
+        if let Some(rest) = rest {
+            self.presence.set(rest);
+            return;
+        }
+        self.presence.set(match (controller.phase(), &known.missing) {
+            (Phase::Looking | Phase::Moving, _) => Work::Busy("focusing".into()),
+            (Phase::Failed(reason), _) | (_, Some(reason)) => Work::Fault(reason.as_str().into()),
+            (Phase::Disabled | Phase::InFocus, None) if known.is_stageless() => {
+                Work::Fault(UNAVAILABLE.into())
+            }
+            (Phase::Disabled | Phase::InFocus, None) => Work::Idle("".into()),
         });
     }
 

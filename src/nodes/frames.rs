@@ -87,7 +87,7 @@ impl FrameInput {
             }
             Self::Topic(images, demand, _) => {
                 if demand.set(is_wanted) && is_wanted {
-                    images.clear();
+                    images.forget();
                 }
             }
         }
@@ -189,8 +189,8 @@ impl FrameOutlet {
             to.shots.send_replace(Some(shot.clone()));
         }
         if self.is_published() {
-            // Publishing fails only while the process ends.
-            drop(self.images.publish(&to_image(&shot.frame, &shot.frame_id)));
+            // The copy takes milliseconds, which other tasks need not wait for. Publishing fails only while the process ends.
+            tokio::task::block_in_place(|| drop(self.images.publish(&to_image(&shot.frame, &shot.frame_id))));
         }
     }
 }
@@ -285,12 +285,14 @@ impl Preview {
             return;
         }
         self.shown = shot.frame.stamp;
-        let picture = draw(&shot.frame);
-        let size = (picture.width, picture.height);
+        // Drawing and encoding take milliseconds that other tasks need not wait for.
+        let encoded = tokio::task::block_in_place(|| {
+            let picture = draw(&shot.frame);
+            let size = (picture.width, picture.height);
+            jpeg::encode(&picture.rgb, size, PREVIEW_QUALITY, Chroma::Halved)
+        });
         // It fails for a picture without pixels alone, of which there is nothing to see.
-        let Ok(data) = jpeg::encode(&picture.rgb, size, PREVIEW_QUALITY, Chroma::Halved) else {
-            return;
-        };
+        let Ok(data) = encoded else { return };
         // Publishing fails only while the process ends.
         drop(self.publisher.publish(&CompressedImage {
             header: header(shot.frame.stamp, &shot.frame_id),

@@ -48,6 +48,12 @@ pub(super) struct Running {
 impl MoveGoals {
     /// Takes up a goal: stops and ends an older one first; rejects what the stage refuses.
     pub(super) async fn take_up(&mut self, request: Request, stage: &StageHandle, now: Instant) {
+        // What cannot be done at all does not disturb what is being done.
+        let impossible = self.path(&request.goal, &stage.status().borrow()).err();
+        if let Some(reason) = impossible {
+            request.reject(&reason);
+            return;
+        }
         if self.running.is_some() {
             let stopped = stage.stop().await;
             let status = stage.status().borrow().clone();
@@ -60,16 +66,12 @@ impl MoveGoals {
         let status = stage.status().borrow().clone();
         match self.begin(&request.goal, &status, stage) {
             Ok((target_um, shortest)) => {
-                if let Some(handle) = request.accept() {
-                    self.running = Some(Running {
-                        handle,
-                        target_um,
-                        started: now,
-                        deadline: now + 2 * shortest + SPARE,
-                    });
-                } else {
-                    drop(stage.stop().await);
-                }
+                self.running = Some(Running {
+                    handle: request.accept(),
+                    target_um,
+                    started: now,
+                    deadline: now + 2 * shortest + SPARE,
+                });
             }
             Err(refusal) => request.reject(&refusal),
         }

@@ -132,9 +132,9 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
         frame_id: frame_in(&node.namespace()?, "camera_optical_frame"),
     };
     let device = format!("virtual {} {}", parameters.objective, link.display());
-    let diagnostics = Diagnostics::new(&mut node, "simulation", &device)?;
+    let mut diagnostics = Diagnostics::new(&mut node, "simulation", &device)?;
     let mut presence = Presence::new(&mut node, app.clock)?;
-    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
     let name = node.name().to_owned();
     let spinning = node.spin()?;
     presence.introduce(About {
@@ -146,8 +146,9 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
 
     let mut outlets = Some(outlets);
     let mut second = tokio::time::interval(Duration::from_secs(1));
-    while let Some(wish) = lifecycle.configure(&app).await {
-        let Some((microscope, port, shutter)) = wish.settle(open(&parameters, &link, &app))? else {
+    while let Some(wish) = lifecycle.configure(&app, &mut diagnostics).await {
+        let opened = tokio::task::block_in_place(|| open(&parameters, &link, &app));
+        let Some((microscope, port, shutter)) = wish.settle(opened)? else {
             continue;
         };
         let mut frames = tokio::time::interval(shutter.period());
@@ -185,10 +186,15 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
                     tokio::time::sleep(exposure.end.since(now)).await;
                     let Some(mut busy) = camera.take() else { bail!("the virtual camera is gone") };
                     // Rendering takes tens of milliseconds on every core it can get: it must not hold a worker of the runtime.
-                    let (returned, outcome) = tokio::task::spawn_blocking(move || {
+                    let exposing = tokio::task::spawn_blocking(move || {
                         let outcome = busy.expose(exposure);
                         (busy, outcome)
-                    }).await.context("the virtual camera panicked")?;
+                    });
+                    let (returned, outcome) = tokio::select! {
+                        // The end of the process need not wait for a picture.
+                        () = app.stopped() => break None,
+                        exposed = exposing => exposed.context("the virtual camera panicked")?,
+                    };
                     tally.exposures += 1;
                     tally.rendering_ms.extend(outcome?.map(|took| 1e3 * took.as_secs_f64()));
                     camera = Some(returned);
@@ -199,7 +205,6 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
             }
         };
         outlets = camera.map(|camera| camera.outlets);
-        diagnostics.rest("not configured: call ~/change_state");
         presence.set(Work::inactive());
         if let Some(wish) = leaving {
             wish.done();

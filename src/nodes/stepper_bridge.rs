@@ -1,5 +1,6 @@
 //! `stepper_bridge`: velocity commands in, the motion controller's bytes out; position and state back.
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::protocol::grbl_host::GrblConfig;
 use crate::protocol::status::{Refusal, StageState, StageStatus};
 use crate::ros::action::{ActionServer, GoalRequest};
 use crate::ros::app::App;
+use crate::ros::bond::Bonds;
 use crate::ros::convert::{from_time, header};
 use crate::ros::diagnostics::{Diagnostics, Severity};
 use crate::ros::lifecycle::{Change, Lifecycle, Wish};
@@ -31,6 +33,9 @@ use crate::units::{Instant, Micrometres};
 
 /// Why nothing moves before activation.
 const INACTIVE: &str = "the stepper bridge is not active: call ~/change_state";
+
+/// Why nothing moves without a stage.
+const CLOSED: &str = "the port is closed: configure the stepper bridge by ~/change_state";
 
 /// Age of what the driver knows above which nothing is known.
 const STATUS_LIMIT: Duration = Duration::from_millis(500);
@@ -62,6 +67,11 @@ parameters! {
         command_timeout: f64 [0.0..=60.0, "s"] = 0.2,
         /// Rate of joint_states and stage_state, Hz.
         publish_rate: f64 [1.0..=200.0, "1/s"] = 50.0,
+        /// Node that sends the velocity commands: the state says so when it is gone in a motion. Empty for one that gives no
+        /// signs of life.
+        commander: String = "focus_controller",
+        /// Silence after which it counts as gone, s.
+        alive_timeout: f64 [0.2..=60.0, "s"] = 0.4,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
         autostart: bool = true,
     }
@@ -84,7 +94,6 @@ enum Event {
     Life(Wish),
     Report,
     Second,
-    Shutdown,
 }
 
 /// Runs the node.
@@ -110,6 +119,7 @@ pub async fn run(app: App) -> Result<()> {
         accepts: node.service("~/accept_position")?,
         goals: ActionServer::new(&mut node, "move_stage", app.clock)?,
     };
+    let silence = Duration::from_secs_f64(parameters.alive_timeout);
     let mut moves = MoveGoals {
         zero: Micrometres::from_metres(parameters.power_up_z),
         max_um_per_s: parameters.max_speed * 1e6,
@@ -130,30 +140,37 @@ pub async fn run(app: App) -> Result<()> {
         zero: Micrometres::from_metres(parameters.power_up_z),
         reported: String::new(),
         stops: 0,
+        commander: Bonds::new(&mut node, [parameters.commander.as_str()], silence, app.clock)?,
+        commanded: false,
+        orphaned: None,
         patient_until: Instant::default(),
     };
-    let mut lifecycle = Lifecycle::new(&mut node, app.clock, parameters.autostart)?;
+    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
     let spinning = node.spin()?;
-    while let Some(wish) = lifecycle.configure(&app).await {
+    outlets.presence.set(lifecycle.work());
+    loop {
+        let wish = tokio::select! {
+            wish = lifecycle.configure(&app, &mut outlets.diagnostics) => wish,
+            never = inlets.refuse(CLOSED) => match never {},
+        };
+        let Some(wish) = wish else { break };
         let opened = tokio::select! {
             () = app.stopped() => break,
             stage = open(&path, &parameters, config.clone(), &app) => stage,
+            never = inlets.refuse("the stepper bridge waits for its port") => match never {},
         };
         let Some(stage) = wish.settle(opened)? else {
             continue;
         };
         outlets.patient_until = app.clock.now() + FIRST_ANSWER_LIMIT;
         tracing::info!(node = outlets.name, "stage on {}", path.display());
-        let leaving = drive(
-            &app,
-            &parameters,
-            &stage,
-            &mut lifecycle,
-            &mut inlets,
-            &mut moves,
-            &mut outlets,
-        )
-        .await;
+        let leaving = tokio::select! {
+            // At once, whatever is waited for: the stage is stopped below.
+            () = app.stopped() => None,
+            leaving = drive(&app, &parameters, &stage, &mut lifecycle, &mut inlets, &mut moves, &mut outlets) => {
+                Some(leaving)
+            }
+        };
         moves.end(
             Outcome::Failed,
             "the stepper bridge lets go of the stage",
@@ -163,9 +180,16 @@ pub async fn run(app: App) -> Result<()> {
             // With a link the driver has stopped the stage; without one nobody can, and the queue on the far side is short.
             tracing::warn!(node = outlets.name, "{unconfirmed}");
         }
-        outlets.let_go(app.clock.now());
-        if let Some(wish) = leaving {
-            wish.done();
+        match leaving {
+            None => outlets.let_go(Work::inactive(), app.clock.now()),
+            Some(Leaving::Asked(wish)) => {
+                outlets.let_go(Work::inactive(), app.clock.now());
+                wish.done();
+            }
+            Some(Leaving::Broken(wish, reason)) => {
+                outlets.let_go(Work::Fault(reason.as_str().into()), app.clock.now());
+                lifecycle.fail_over(wish, &reason);
+            }
         }
     }
     drop(spinning);
@@ -182,7 +206,33 @@ struct Inlets {
     goals: ActionServer<MoveStage::Action>,
 }
 
-/// Works with an open stage until the process ends (None) or somebody wants it let go of.
+impl Inlets {
+    /// Tells everybody why nothing can be done, for as long as it is polled; what is commanded meanwhile is not done later.
+    async fn refuse(&mut self, reason: &str) -> Infallible {
+        loop {
+            tokio::select! {
+                Some(_) = self.commands.next() => {}
+                Some(request) = self.goals.next() => request.reject(reason),
+                Some(request) = self.stops.next() => respond(request, Err(reason)),
+                Some(request) = self.clears.next() => respond(request, Err(reason)),
+                Some(request) = self.homes.next() => respond(request, Err(reason)),
+                Some(request) = self.accepts.next() => respond(request, Err(reason)),
+                // The node ends.
+                else => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Why the bridge lets go of its stage.
+enum Leaving {
+    /// Somebody wants it to.
+    Asked(Wish),
+    /// The stage is not known to stand still.
+    Broken(Wish, String),
+}
+
+/// Works with an open stage until it has to be let go of.
 async fn drive(
     app: &App,
     parameters: &StepperBridgeParameters,
@@ -191,7 +241,7 @@ async fn drive(
     inlets: &mut Inlets,
     moves: &mut MoveGoals,
     outlets: &mut Outlets,
-) -> Option<Wish> {
+) -> Leaving {
     let status = stage.status();
     let mut is_active = false;
     let mut report = tokio::time::interval(Duration::from_secs_f64(1.0 / parameters.publish_rate));
@@ -199,7 +249,6 @@ async fn drive(
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         let event = tokio::select! {
-            () = app.stopped() => Event::Shutdown,
             Some(command) = inlets.commands.next() => Event::Command(command),
             Some(request) = inlets.goals.next() => Event::Goal(request),
             Some(request) = inlets.stops.next() => Event::Stop(request),
@@ -226,11 +275,11 @@ async fn drive(
                     );
                     if let Err(unconfirmed) = stopped {
                         // No link, no confirmation; the queue on the far side is short, and nothing follows.
-                        tracing::warn!(node = outlets.name, "{unconfirmed}");
+                        return Leaving::Broken(wish, unconfirmed.to_string());
                     }
                     wish.done();
                 }
-                Change::Configure | Change::CleanUp | Change::ShutDown => return Some(wish),
+                Change::Configure | Change::CleanUp | Change::ShutDown => return Leaving::Asked(wish),
             },
             Event::Command(_) if !is_active => {}
             Event::Goal(request) if !is_active => {
@@ -238,6 +287,7 @@ async fn drive(
             }
             Event::Command(command) => {
                 let stamp = from_time(&command.header.stamp);
+                outlets.commanded = command.twist.linear.z != 0.0;
                 if let Err(refusal) = stage.velocity(command.twist.linear.z * 1e6, stamp) {
                     tracing::debug!(node = outlets.name, "{refusal}");
                 }
@@ -259,6 +309,7 @@ async fn drive(
             }
             Event::ClearFault(request) => {
                 stage.clear_fault();
+                outlets.commanded = false;
                 let message = "the controller is asked to go on; if stage_state does not call the position valid, call ~/home, or \
                                ~/accept_position if the height it states is right";
                 respond(request, Ok::<_, Refusal>(message.to_owned()));
@@ -275,11 +326,16 @@ async fn drive(
             }
             Event::Report => {
                 let now = app.clock.now();
+                let gone = outlets.commander.gone(now).filter(|_| outlets.commanded);
+                if gone.is_some() && outlets.orphaned.is_none() {
+                    // Its commands expire by themselves, but how soon is a parameter.
+                    drop(stage.stop().await);
+                }
+                outlets.orphaned = gone;
                 outlets.report(&status.borrow().clone(), is_active, now);
                 moves.follow(stage, now).await;
             }
             Event::Second => outlets.publish_diagnostics(&status.borrow().clone(), app.clock.now()),
-            Event::Shutdown => return None,
         }
     }
 }
@@ -363,6 +419,12 @@ struct Outlets {
     zero: Micrometres,
     /// How often `~/stop` was called.
     stops: u32,
+    /// Whoever sends velocities.
+    commander: Bonds,
+    /// Whether the newest velocity was a motion.
+    commanded: bool,
+    /// That the commander went in a motion, until it is back, somebody else commands, or the fault is cleared.
+    orphaned: Option<String>,
     /// The trouble that the log told last.
     reported: String,
     /// Until when a controller that has not answered yet is no trouble: it boots when the port is opened.
@@ -392,7 +454,7 @@ impl Outlets {
             status.stamp
         };
         self.present(status, is_active);
-        let trouble = trouble(status);
+        let trouble = self.orphaned.clone().unwrap_or_else(|| trouble(status));
         let booting = status.state == StageState::Disconnected && now < self.patient_until;
         if trouble != self.reported && !booting {
             if !trouble.is_empty() {
@@ -427,11 +489,12 @@ impl Outlets {
     }
 
     fn present(&mut self, status: &StageStatus, is_active: bool) {
-        self.presence.set(match status.state {
-            StageState::Fault | StageState::Disconnected => Work::Fault(status.reason.as_str().into()),
+        self.presence.set(match (status.state, &self.orphaned) {
+            (StageState::Fault | StageState::Disconnected, _) => Work::Fault(status.reason.as_str().into()),
             _ if !is_active => Work::inactive(),
-            StageState::Moving => Work::Busy("moving".into()),
-            StageState::Idle => Work::Idle("".into()),
+            (_, Some(orphaned)) => Work::Fault(orphaned.as_str().into()),
+            (StageState::Moving, None) => Work::Busy("moving".into()),
+            (StageState::Idle, None) => Work::Idle("".into()),
         });
         self.presence.introduce(About {
             capabilities: capabilities(&[
@@ -451,11 +514,9 @@ impl Outlets {
     }
 
     /// Without a stage nothing is known of it, and nobody may take it for standing still.
-    fn let_go(&mut self, now: Instant) {
-        let reason = "the port is closed: configure the stepper bridge".to_owned();
-        self.presence.set(Work::inactive());
-        self.diagnostics
-            .rest("not configured: the port is closed; call ~/change_state");
+    fn let_go(&mut self, work: Work, now: Instant) {
+        let reason = CLOSED.to_owned();
+        self.presence.set(work);
         drop(self.states.publish(&StageStateMsg {
             header: header(now, ""),
             state: StageStateMsg::DISCONNECTED as u8,
@@ -468,6 +529,9 @@ impl Outlets {
     }
 
     fn diagnose(&self, status: &StageStatus) -> (Severity, String) {
+        if let Some(orphaned) = &self.orphaned {
+            return (Severity::Error, orphaned.clone());
+        }
         match (status.state, status.warnings.first()) {
             (StageState::Fault | StageState::Disconnected, _) => (Severity::Error, status.reason.clone()),
             (StageState::Idle | StageState::Moving, Some(warning)) => (Severity::Warn, warning.clone()),

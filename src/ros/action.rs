@@ -3,12 +3,15 @@
 //! An action `name` is the services `name/_action/send_goal`, `cancel_goal` and `get_result` and the topics
 //! `name/_action/feedback` and `status` (<https://design.ros2.org/articles/actions.html>), so clients of any language find it.
 //!
-//! * A goal arrives as a [`GoalRequest`]: the node accepts it or rejects it with a reason, which the log tells.
+//! * A goal arrives as a [`GoalRequest`]: the node accepts it or rejects it with a reason, which the log tells. A goal whose id is
+//!   known, one that waits for an answer included, is rejected before the node hears of it: a client that repeats itself must
+//!   not disturb the goal it sent first.
+//! * What a newer goal does to an older one is the node's business: it rejects the newer, or ends the older and then accepts.
 //! * While it works it holds a [`GoalHandle`]: feedback, a wish to cancel, and exactly one end. A handle that is dropped
-//!   aborts its goal, so no client waits for ever.
+//!   aborts its goal with a default result, so no client waits for ever. Code 0 of every result therefore means "no outcome".
 //! * Cancelling is answered at once (CANCELING); the goal is CANCELED when the node says that it stands.
 //! * Results are kept for [`KEEP_RESULTS`], at most [`MOST_RESULTS`] of them, and forgotten by a timer that sleeps while there
-//!   are none.
+//!   are none. Goals and requests that wait are bounded too ([`MOST_PENDING`], [`MOST_WAITING`]).
 
 mod goals;
 
@@ -25,6 +28,7 @@ use r2r::{Publisher, QosProfile, ServiceRequest, WrappedActionTypeSupport, Wrapp
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::goals::{GoalId, Goals, ResultAnswer, Status};
+pub use self::goals::{MOST_PENDING, MOST_WAITING};
 use super::app::Clock;
 use super::convert::{from_time, to_time};
 use super::node::{Builder, latched};
@@ -60,7 +64,7 @@ impl<A> Action for A where
 
 /// A served action: a stream of goals.
 pub struct ActionServer<A: Action> {
-    arriving: mpsc::UnboundedReceiver<GoalRequest<A>>,
+    arriving: mpsc::Receiver<GoalRequest<A>>,
 }
 
 impl<A: Action> ActionServer<A> {
@@ -84,14 +88,16 @@ impl<A: Action> ActionServer<A> {
             }),
             changed: Notify::new(),
         });
-        let (sender, arriving) = mpsc::unbounded_channel();
+        let (sender, arriving) = mpsc::channel(MOST_PENDING);
         tokio::spawn(async move {
             loop {
                 let expiry = shared.until_expiry();
                 tokio::select! {
                     request = sends.next() => match request {
-                        // A node that no longer listens has dropped the receiver; the request rejects itself.
-                        Some(request) => drop(sender.send(shared.clone().arrive(request))),
+                        Some(request) => if let Some(request) = shared.clone().arrive(request) {
+                            // A node that no longer listens has dropped the receiver; the request rejects itself.
+                            drop(sender.try_send(request));
+                        },
                         None => break,
                     },
                     Some(request) = cancels.next() => shared.cancel(request),
@@ -120,52 +126,46 @@ pub struct GoalRequest<A: Action> {
 }
 
 impl<A: Action> GoalRequest<A> {
-    fn respond(&mut self, accepted: bool, now: Instant) {
-        if let Some(request) = self.request.take() {
-            // A reply fails only while the node ends.
-            drop(request.respond(A::make_goal_response_msg(accepted, to_time(now))));
-        }
-    }
-
-    /// Accepts the goal, which is executing from now on. None if its id was taken meanwhile; the client has been told.
-    pub fn accept(mut self) -> Option<GoalHandle<A>> {
+    /// Accepts the goal, which is executing from now on.
+    pub fn accept(mut self) -> GoalHandle<A> {
         let now = self.shared.clock.now();
         let (sender, cancelling) = watch::channel(false);
         {
             let mut state = self.shared.lock();
-            if !state.goals.accept(self.id, now) {
-                return None;
-            }
+            state.goals.accept(self.id, now);
             state.cancelling.insert(self.id, sender);
         }
-        self.respond(true, now);
+        if let Some(request) = self.request.take() {
+            respond::<A>(request, true, now);
+        }
         self.shared.publish_status();
-        Some(GoalHandle {
+        GoalHandle {
             id: self.id,
             cancelling,
             accepted: now,
             is_over: false,
             shared: self.shared.clone(),
-        })
+        }
     }
 
     /// Rejects the goal; the log tells why, since the reply has no room for a reason.
-    pub fn reject(mut self, reason: &str) {
-        tracing::warn!(
-            node = self.shared.node,
-            "{} rejects a goal: {reason}",
-            self.shared.title
-        );
-        let now = self.shared.clock.now();
-        self.respond(false, now);
+    pub fn reject(self, reason: &str) {
+        self.shared.tell_rejection(reason);
     }
 }
 
 impl<A: Action> Drop for GoalRequest<A> {
     fn drop(&mut self) {
-        let now = self.shared.clock.now();
-        self.respond(false, now);
+        if let Some(request) = self.request.take() {
+            self.shared.lock().goals.withdraw(self.id);
+            respond::<A>(request, false, self.shared.clock.now());
+        }
     }
+}
+
+/// Tells the client whether its goal is accepted; fails only while the node ends.
+fn respond<A: Action>(request: ServiceRequest<A::SendGoal>, accepted: bool, now: Instant) {
+    drop(request.respond(A::make_goal_response_msg(accepted, to_time(now))));
 }
 
 /// An accepted goal. Dropped before its end, it is aborted with an empty result.
@@ -272,14 +272,26 @@ impl<A: Action> Shared<A> {
         lock(&self.state)
     }
 
-    fn arrive(self: Arc<Self>, request: ServiceRequest<A::SendGoal>) -> GoalRequest<A> {
+    /// The goal for the node, unless it is refused at the door.
+    fn arrive(self: Arc<Self>, request: ServiceRequest<A::SendGoal>) -> Option<GoalRequest<A>> {
         let (uuid, goal) = A::destructure_goal_request_msg(request.message.clone());
-        GoalRequest {
+        let id = to_id(&uuid);
+        let arrived = self.lock().goals.arrive(id);
+        if let Err(refusal) = arrived {
+            self.tell_rejection(refusal);
+            respond::<A>(request, false, self.clock.now());
+            return None;
+        }
+        Some(GoalRequest {
             goal,
-            id: to_id(&uuid),
+            id,
             request: Some(request),
             shared: self,
-        }
+        })
+    }
+
+    fn tell_rejection(&self, reason: &str) {
+        tracing::warn!(node = self.node, "{} rejects a goal: {reason}", self.title);
     }
 
     fn cancel(&self, request: ServiceRequest<CancelGoal::Service>) {
@@ -323,6 +335,8 @@ impl<A: Action> Shared<A> {
     }
 
     fn publish_status(&self) {
+        // Held from the look to the publication, so that an older list never comes last and stays latched.
+        let status = lock(&self.status);
         let status_list = self
             .lock()
             .goals
@@ -332,7 +346,7 @@ impl<A: Action> Shared<A> {
                 status: status as i8,
             })
             .collect();
-        drop(lock(&self.status).publish(&GoalStatusArray { status_list }));
+        drop(status.publish(&GoalStatusArray { status_list }));
     }
 }
 
@@ -358,4 +372,82 @@ fn to_id(uuid: &UUID) -> GoalId {
         *to = *from;
     }
     id
+}
+
+#[cfg(test)]
+mod tests {
+    use r2r::hhnet::action::MoveStage::{self, GetResult, SendGoal};
+
+    use super::*;
+
+    /// A node that only asks.
+    fn client_node() -> r2r::Node {
+        r2r::Node::create(r2r::Context::create().unwrap(), "asks", "").unwrap()
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dropped_goal_is_aborted_and_an_unknown_one_has_no_outcome() {
+        let limit = Duration::from_secs(20);
+        let mut node = Builder::new("serves").unwrap();
+        let name = format!("drops_{}", std::process::id());
+        let mut server = ActionServer::<MoveStage::Action>::new(&mut node, &name, Clock::start()).unwrap();
+        let _spinning = node.spin().unwrap();
+
+        let mut asks = client_node();
+        let services = QosProfile::services_default;
+        let sends = asks
+            .create_client::<SendGoal::Service>(&format!("{name}/_action/send_goal"), services())
+            .unwrap();
+        let results = asks
+            .create_client::<GetResult::Service>(&format!("{name}/_action/get_result"), services())
+            .unwrap();
+        let available = [
+            r2r::Node::is_available(&sends).unwrap(),
+            r2r::Node::is_available(&results).unwrap(),
+        ];
+        let over = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let stop = over.clone();
+        let spinning = std::thread::spawn(move || {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                asks.spin_once(Duration::from_millis(10));
+            }
+        });
+        for service in available {
+            tokio::time::timeout(limit, service).await.unwrap().unwrap();
+        }
+
+        let ask = |number: u8| {
+            let request = GetResult::Request {
+                goal_id: to_uuid([number; 16]),
+            };
+            tokio::time::timeout(limit, results.request(&request).unwrap())
+        };
+        let unknown = ask(1).await.unwrap().unwrap();
+        assert_eq!((unknown.status, unknown.result.code), (Status::Unknown as i8, 0));
+
+        let goal = SendGoal::Request {
+            goal_id: to_uuid([2; 16]),
+            goal: MoveStage::Goal::default(),
+        };
+        let sent = sends.request(&goal).unwrap();
+        drop(server.next().await.unwrap().accept());
+        assert!(tokio::time::timeout(limit, sent).await.unwrap().unwrap().accepted);
+        let dropped = ask(2).await.unwrap().unwrap();
+        assert_eq!(
+            (dropped.status, i64::from(dropped.result.code)),
+            (Status::Aborted as i8, i64::from(MoveStage::Result::UNKNOWN))
+        );
+
+        // Refused at the door: the node hears nothing of it.
+        let again = sends.request(&goal).unwrap();
+        assert!(
+            !tokio::time::timeout(limit, again)
+                .await
+                .unwrap()
+                .unwrap()
+                .accepted
+        );
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        spinning.join().unwrap();
+    }
 }

@@ -10,8 +10,13 @@ use tokio::task::JoinSet;
 
 use crate::units::Instant;
 
-/// How long nodes may take to stop the motor and leave their loops after a signal.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(2);
+/// How long nodes may take to stop the motor and leave their loops after a signal. What is left of the second in which a process
+/// promises to end goes to the runtime ([`RUNTIME_LIMIT`]).
+const SHUTDOWN_LIMIT: Duration = Duration::from_millis(800);
+/// How long the runtime waits for work that cannot be interrupted.
+const RUNTIME_LIMIT: Duration = Duration::from_millis(100);
+/// How long the last words of a process that fails may take to reach a listener.
+const LAST_WORDS_LIMIT: Duration = Duration::from_millis(500);
 
 /// A clock that starts at the wall clock's time and never jumps: a step of the system time must not stretch a motion.
 #[derive(Clone, Copy, Debug)]
@@ -59,9 +64,35 @@ impl App {
 
 /// The nodes of one process, running side by side until one fails or a signal comes.
 pub struct Process {
-    app: App,
+    clock: Clock,
+    nodes: Group,
+    /// Nodes that others need to the end.
+    last: Group,
+}
+
+/// Nodes that are asked to end together.
+struct Group {
     stop: watch::Sender<bool>,
     nodes: JoinSet<Result<()>>,
+}
+
+impl Group {
+    fn new() -> Self {
+        Self {
+            stop: watch::Sender::new(false),
+            nodes: JoinSet::new(),
+        }
+    }
+
+    /// Asks its nodes to end and waits for them; the first error.
+    async fn end(&mut self) -> Result<()> {
+        self.stop.send_replace(true);
+        let mut outcome = Ok(());
+        while let Some(ended) = self.nodes.join_next().await {
+            outcome = outcome.and(flatten(ended));
+        }
+        outcome
+    }
 }
 
 impl Process {
@@ -74,25 +105,34 @@ impl Process {
         let context = r2r::Context::create()
             .context("ROS did not start: check the arguments after --ros-args and the parameter file")?;
         super::log::start(context)?;
-        let (stop, stopping) = watch::channel(false);
         Ok(Self {
-            app: App {
-                clock: Clock::start(),
-                stopping,
-            },
-            stop,
-            nodes: JoinSet::new(),
+            clock: Clock::start(),
+            nodes: Group::new(),
+            last: Group::new(),
         })
     }
 
-    /// What nodes need from the process.
-    pub fn app(&self) -> App {
-        self.app.clone()
+    /// Adds the node that `run` makes of what it needs from the process.
+    pub fn add<F>(&mut self, run: impl FnOnce(App) -> F)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.nodes.nodes.spawn(run(self.app(&self.nodes)));
     }
 
-    /// Adds a node.
-    pub fn add(&mut self, node: impl Future<Output = Result<()>> + Send + 'static) {
-        self.nodes.spawn(node);
+    /// Adds a node that ends after all those of [`Process::add`] have: a stage's port has to be there until the stage stands.
+    pub fn add_last<F>(&mut self, run: impl FnOnce(App) -> F)
+    where
+        F: Future<Output = Result<()>> + Send + 'static,
+    {
+        self.last.nodes.spawn(run(self.app(&self.last)));
+    }
+
+    fn app(&self, group: &Group) -> App {
+        App {
+            clock: self.clock,
+            stopping: group.stop.subscribe(),
+        }
     }
 
     /// Runs until SIGINT, SIGTERM or the end of any node, then stops all of them.
@@ -105,15 +145,12 @@ impl Process {
         let first = tokio::select! {
             _ = interrupt.recv() => Ok(()),
             _ = terminate.recv() => Ok(()),
-            ended = self.nodes.join_next() => flatten(ended),
+            Some(ended) = self.nodes.nodes.join_next() => flatten(ended),
+            Some(ended) = self.last.nodes.join_next() => flatten(ended),
         };
-        self.stop.send_replace(true);
         let rest = tokio::time::timeout(SHUTDOWN_LIMIT, async {
-            let mut outcome = Ok(());
-            while let Some(ended) = self.nodes.join_next().await {
-                outcome = outcome.and(flatten(Some(ended)));
-            }
-            outcome
+            let nodes = self.nodes.end().await;
+            nodes.and(self.last.end().await)
         });
         let rest = rest
             .await
@@ -122,11 +159,12 @@ impl Process {
     }
 }
 
-fn flatten(ended: Option<Result<Result<()>, tokio::task::JoinError>>) -> Result<()> {
-    ended.map_or(Ok(()), |joined| joined.context("a node panicked").flatten())
+fn flatten(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
+    ended.context("a node panicked").flatten()
 }
 
-/// The body of every executable: a runtime, the nodes that `add` puts in, one sentence and status 1 on failure.
+/// The body of every executable: a runtime, the nodes that `add` puts in, one sentence on the console and on `/rosout` and
+/// status 1 on failure.
 pub fn main(add: impl FnOnce(&mut Process)) -> std::process::ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -140,13 +178,13 @@ pub fn main(add: impl FnOnce(&mut Process)) -> std::process::ExitCode {
                 add(&mut process);
                 process.run().await
             });
-            runtime.shutdown_timeout(Duration::from_millis(200));
+            runtime.shutdown_timeout(RUNTIME_LIMIT);
             outcome
         });
     match outcome {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            super::log::last_words(&format!("{error:#}"), LAST_WORDS_LIMIT);
             std::process::ExitCode::FAILURE
         }
     }

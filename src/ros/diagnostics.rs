@@ -1,16 +1,9 @@
 //! `/diagnostics` at 1 Hz (REP-107): one status per node, newest values, never a safety path.
-//!
-//! A node says once a second how it is ([`Diagnostics::publish`]). While it waits to be configured it has no loop that could,
-//! so until then, and after [`Diagnostics::rest`], the status repeats itself.
-
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use r2r::Publisher;
 use r2r::diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus, KeyValue};
 
-use super::app::Clock;
-use super::convert::header;
+use super::convert::to_time;
 use super::node::Builder;
 use crate::units::Instant;
 
@@ -27,82 +20,33 @@ pub enum Severity {
 
 /// Publisher of one node's status.
 pub struct Diagnostics {
-    outlet: Arc<Mutex<Outlet>>,
-    repeating: tokio::task::JoinHandle<()>,
-}
-
-struct Outlet {
     publisher: Publisher<DiagnosticArray>,
     name: String,
     hardware_id: String,
-    /// What is said of a node that rests; None while it speaks for itself.
-    resting: Option<String>,
 }
 
 impl Diagnostics {
-    /// Status `node: component` of a node that is not configured yet; `hardware_id` identifies the device, `none` for software.
-    /// Must be called inside a tokio runtime.
+    /// Status `node: component` of a node; `hardware_id` identifies the device, `none` for software.
     ///
     /// # Errors
     /// If ROS refuses the topic.
     pub fn new(node: &mut Builder, component: &str, hardware_id: &str) -> anyhow::Result<Self> {
-        let outlet = Arc::new(Mutex::new(Outlet {
-            publisher: node.publisher("/diagnostics", r2r::QosProfile::default())?,
-            name: format!("{}: {component}", node.name()),
+        let name = format!("{}: {component}", node.name());
+        let publisher = node.publisher("/diagnostics", r2r::QosProfile::default())?;
+        Ok(Self {
+            publisher,
+            name,
             hardware_id: hardware_id.to_owned(),
-            resting: None,
-        }));
-        let repeated = outlet.clone();
-        let clock = Clock::start();
-        let repeating = tokio::spawn(async move {
-            let mut second = tokio::time::interval(Duration::from_secs(1));
-            loop {
-                second.tick().await;
-                let outlet = lock(&repeated);
-                if let Some(message) = &outlet.resting {
-                    outlet.publish(clock.now(), Severity::Warn, message, &[]);
-                }
-            }
-        });
-        let diagnostics = Self { outlet, repeating };
-        diagnostics.rest("not configured: call ~/change_state");
-        Ok(diagnostics)
+        })
     }
 
     /// Another device or model from now on.
     pub fn set_hardware_id(&mut self, hardware_id: &str) {
-        hardware_id.clone_into(&mut lock(&self.outlet).hardware_id);
-    }
-
-    /// The node does nothing until it publishes again; the status says why, once a second.
-    pub fn rest(&self, why: &str) {
-        lock(&self.outlet).resting = Some(why.to_owned());
+        hardware_id.clone_into(&mut self.hardware_id);
     }
 
     /// Publishes the status; call once a second.
     pub fn publish(&self, now: Instant, severity: Severity, message: &str, values: &[(&str, String)]) {
-        let mut outlet = lock(&self.outlet);
-        outlet.resting = None;
-        outlet.publish(now, severity, message, values);
-    }
-}
-
-impl Drop for Diagnostics {
-    fn drop(&mut self) {
-        self.repeating.abort();
-    }
-}
-
-fn lock(outlet: &Mutex<Outlet>) -> MutexGuard<'_, Outlet> {
-    outlet.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Outlet {
-    fn publish(&self, now: Instant, severity: Severity, message: &str, values: &[(&str, String)]) {
-        let to_key_value = |(key, value): &(&str, String)| KeyValue {
-            key: (*key).to_owned(),
-            value: value.clone(),
-        };
         let status = DiagnosticStatus {
             level: match severity {
                 Severity::Ok => 0,
@@ -112,11 +56,21 @@ impl Outlet {
             name: self.name.clone(),
             message: message.to_owned(),
             hardware_id: self.hardware_id.clone(),
-            values: values.iter().map(to_key_value).collect(),
+            values: values
+                .iter()
+                .map(|(key, value)| KeyValue {
+                    key: (*key).to_owned(),
+                    value: value.clone(),
+                })
+                .collect(),
+        };
+        let header = r2r::std_msgs::msg::Header {
+            stamp: to_time(now),
+            frame_id: String::new(),
         };
         // Publishing fails only while the process ends.
         drop(self.publisher.publish(&DiagnosticArray {
-            header: header(now, ""),
+            header,
             status: vec![status],
         }));
     }

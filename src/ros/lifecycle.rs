@@ -2,34 +2,49 @@
 //!
 //! A node asks for its [`Wish`]es like for any other event and says when each is fulfilled; states, services and events
 //! follow. With `autostart` it configures and activates itself, and what keeps it from that ends the process with a sentence;
-//! later, at a client's request, the same trouble is a refusal and a line in the log.
+//! later, at a client's request, the same trouble is a refusal and a line in the log. A device that breaks while the node works
+//! leaves it unconfigured, through the graph's error edges ([`Lifecycle::fail`]), and the process with its other nodes lives on.
+//!
+//! A node with a life gives signs of it on `~/alive`, for those who need it ([`super::bond`]).
 //!
 //! ```text
-//! while let Some(wish) = lifecycle.configure(&app).await {
+//! while let Some(wish) = lifecycle.configure(&app, &mut diagnostics).await {
 //!     let Some(device) = wish.settle(open())? else { continue };
 //!     // Work; on `Change::CleanUp` and `Change::ShutDown` let go of the device, then `wish.done()`.
+//!     // When the device breaks, let go of it, then `lifecycle.fail(reason)`.
 //! }
 //! ```
 
 mod machine;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use futures::{Stream, StreamExt as _};
 use r2r::lifecycle_msgs::msg::{State as StateMsg, Transition, TransitionDescription, TransitionEvent};
 use r2r::lifecycle_msgs::srv::{ChangeState, GetAvailableStates, GetAvailableTransitions, GetState};
 use r2r::{Publisher, QosProfile, ServiceRequest};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::machine::{Change, State};
-use self::machine::{EDGES, Edge, Machine};
+use self::machine::{EDGES, Edge, End, Machine};
 use super::app::{App, Clock};
+use super::bond;
+use super::diagnostics::{Diagnostics, Severity};
 use super::node::Builder;
+use super::presence::Work;
+
+/// How often a broken node looks whether a change that was just answered has ended, and a node that is not configured says so.
+const RETRY: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// The life of one node, seen from the node.
 pub struct Lifecycle {
     wishes: mpsc::UnboundedReceiver<Wish>,
+    server: Arc<Server>,
+    /// What broke, until the node is to be configured again.
+    fault: Option<Arc<str>>,
 }
 
 /// Something the node is asked to do. Dropped without an answer it has failed.
@@ -38,19 +53,14 @@ pub struct Wish {
     pub change: Change,
     node: String,
     at_start: bool,
-    answer: oneshot::Sender<Answer>,
-}
-
-enum Answer {
-    Done,
-    Failed,
+    answer: oneshot::Sender<End>,
 }
 
 impl Wish {
     /// It is done.
     pub fn done(self) {
         // Nobody waits for it only while the node ends.
-        drop(self.answer.send(Answer::Done));
+        self.answer.send(End::Success).ok();
     }
 
     /// Activates and deactivates a node to which that is a switch; any other wish comes back.
@@ -77,10 +87,16 @@ impl Wish {
             Err(error) if self.at_start => Err(error),
             Err(error) => {
                 tracing::error!(node = self.node, "{:?} failed: {error:#}", self.change);
-                drop(self.answer.send(Answer::Failed));
+                self.answer.send(End::Failure).ok();
                 Ok(None)
             }
         }
+    }
+}
+
+impl Wish {
+    fn broken(self) {
+        self.answer.send(End::Error).ok();
     }
 }
 
@@ -90,42 +106,63 @@ impl Lifecycle {
     ///
     /// # Errors
     /// If ROS refuses a service.
-    pub fn new(node: &mut Builder, clock: Clock, autostart: bool) -> Result<Self> {
+    pub fn new(node: &mut Builder, app: &App, autostart: bool) -> Result<Self> {
         let (sender, wishes) = mpsc::unbounded_channel();
         let server = Arc::new(Server {
             machine: Mutex::default(),
             events: Mutex::new(node.publisher("~/transition_event", QosProfile::default())?),
             node: node.name().to_owned(),
-            clock,
+            clock: app.clock,
             wishes: sender,
+            state: watch::Sender::new(State::Unconfigured),
         });
         serve(node, &server)?;
+        bond::give_signs(node, app, server.state.subscribe())?;
+        let one = server.clone();
         if autostart {
             tokio::spawn(async move {
                 for label in ["configure", "activate"] {
                     // What went wrong ends the process or is told by whoever took over.
-                    if server.change(label, 0, true).await.is_err() {
+                    if one.change(label, 0, true).await.is_err() {
                         break;
                     }
                 }
             });
         }
-        Ok(Self { wishes })
+        Ok(Self {
+            wishes,
+            server,
+            fault: None,
+        })
     }
 
     /// The next wish. Never, once the node is gone.
     pub async fn next(&mut self) -> Wish {
-        match self.wishes.recv().await {
-            Some(wish) => wish,
-            None => std::future::pending().await,
+        let Some(wish) = self.wishes.recv().await else {
+            return std::future::pending().await;
+        };
+        if wish.change == Change::Configure {
+            self.fault = None;
         }
+        wish
     }
 
-    /// The wish to configure, for a node that holds nothing; None when the process ends.
-    pub async fn configure(&mut self, app: &App) -> Option<Wish> {
+    /// The wish to configure, for a node that holds nothing; None when the process ends. Meanwhile the diagnostics say what the
+    /// node waits for.
+    pub async fn configure(&mut self, app: &App, diagnostics: &mut Diagnostics) -> Option<Wish> {
+        let mut second = tokio::time::interval(SECOND);
         loop {
             let wish = tokio::select! {
                 () = app.stopped() => return None,
+                _ = second.tick() => {
+                    let (severity, message) = match (&self.fault, self.server.machine().state()) {
+                        (Some(fault), _) => (Severity::Error, fault.to_string()),
+                        (None, State::Finalized) => (Severity::Warn, "finalized: restart the process".to_owned()),
+                        (None, state) => (Severity::Warn, format!("{}: call ~/change_state", state.label())),
+                    };
+                    diagnostics.publish(app.clock.now(), severity, &message, &[]);
+                    continue;
+                }
                 wish = self.next() => wish,
             };
             if wish.change == Change::Configure {
@@ -135,6 +172,35 @@ impl Lifecycle {
             wish.done();
         }
     }
+
+    /// What an orchestrator should know of a node that is not active: what broke it, or that it waits.
+    pub fn work(&self) -> Work {
+        self.fault.clone().map_or_else(Work::inactive, Work::Fault)
+    }
+
+    /// Something broke while the node worked, and it has let go of everything: it is unconfigured from now on. A change that is
+    /// under way ends in the error.
+    pub async fn fail(&mut self, reason: &str) {
+        tracing::error!(node = self.server.node, "{reason}");
+        self.fault = Some(reason.into());
+        // The change answered last may still be on its way to its end.
+        while !self.server.break_down() && self.server.machine().state().is_passing() {
+            tokio::select! {
+                wish = self.next() => {
+                    wish.broken();
+                    return;
+                }
+                () = tokio::time::sleep(RETRY) => {}
+            }
+        }
+    }
+
+    /// Answers a wish that something broke over, after the node has let go of everything: it is unconfigured from now on.
+    pub fn fail_over(&mut self, wish: Wish, reason: &str) {
+        tracing::error!(node = self.server.node, "{:?} failed: {reason}", wish.change);
+        self.fault = Some(reason.into());
+        wish.broken();
+    }
 }
 
 struct Server {
@@ -143,6 +209,8 @@ struct Server {
     node: String,
     clock: Clock,
     wishes: mpsc::UnboundedSender<Wish>,
+    /// Follows the machine, for the signs of life.
+    state: watch::Sender<State>,
 }
 
 impl Server {
@@ -165,17 +233,39 @@ impl Server {
             answer,
         });
         let sent = wish.is_some_and(|wish| self.wishes.send(wish).is_ok());
-        let succeeded = sent && matches!(answered.await, Ok(Answer::Done));
-        let ended = self.machine().end(succeeded);
-        if let Some(ended) = ended {
-            self.tell(ended);
-            tracing::debug!(node = self.node, "{}", ended.goal.label());
+        // Dropped without an answer, it has failed.
+        let end = if sent {
+            answered.await.unwrap_or(End::Failure)
+        } else {
+            End::Failure
+        };
+        self.finish(end);
+        if end == End::Error {
+            // The node has let go of everything.
+            self.finish(End::Success);
         }
-        if succeeded {
+        if end == End::Success {
             Ok(())
         } else {
             Err(anyhow!("{} failed", edge.label))
         }
+    }
+
+    fn finish(&self, end: End) {
+        let edge = self.machine().end(end);
+        if let Some(edge) = edge {
+            self.tell(edge);
+            tracing::debug!(node = self.node, "{}", edge.goal.label());
+        }
+    }
+
+    /// False while a change is under way, or where nothing can break.
+    fn break_down(&self) -> bool {
+        let edges = self.machine().break_down();
+        for edge in edges.into_iter().flatten() {
+            self.tell(edge);
+        }
+        edges.is_some()
     }
 
     async fn answer(&self, request: ServiceRequest<ChangeState::Service>) {
@@ -191,6 +281,7 @@ impl Server {
     }
 
     fn tell(&self, edge: Edge) {
+        self.state.send_replace(edge.goal);
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
         // Publishing fails only while the node ends.
         drop(events.publish(&TransitionEvent {

@@ -4,13 +4,14 @@
 //! shows. Levels come from `--ros-args --log-level LEVEL` and `--log-level NODE:=LEVEL`, and later from the services
 //! `~/get_logger_levels` and `~/set_logger_levels` of each node (where `rcl_interfaces` has them, from Jazzy on);
 //! `--disable-rosout-logs` and `--disable-stdout-logs` are honoured. A place in the code that repeats itself is told
-//! [`throttle::LINES`] times a second, and then how often it was left out.
+//! [`throttle::LINES`] times a second, and then how often it was left out. What ends a process comes last, as FATAL, and the
+//! process waits until it is out.
 
 mod levels;
 mod throttle;
 
 use std::fmt::Write as _;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
@@ -36,6 +37,19 @@ const UNSET: u32 = 0;
 /// Levels of this process's loggers. A logger is named after its node, with `/` for the namespace.
 static LEVELS: Mutex<Option<Levels>> = Mutex::new(None);
 
+/// The way to `/rosout`.
+static ROSOUT: OnceLock<mpsc::SyncSender<Told>> = OnceLock::new();
+
+/// How often it is looked whether a listener has been found, and how long the network may take for the last line.
+const LOOK: Duration = Duration::from_millis(10);
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
+
+/// A line for `/rosout`, and for the last one somebody who waits until it is out.
+struct Told {
+    line: Log,
+    is_out: Option<mpsc::Sender<()>>,
+}
+
 /// Starts logging for the process, once.
 pub(super) fn start(context: r2r::Context) -> Result<()> {
     *levels() = Some(Levels::from_arguments(std::env::args())?);
@@ -59,7 +73,11 @@ pub(super) fn start(context: r2r::Context) -> Result<()> {
         true => Some(node.create_publisher::<Log>("/rosout", qos)?),
         false => None,
     };
-    let (lines, queue) = mpsc::sync_channel::<Log>(QUEUE);
+    let (lines, queue) = mpsc::sync_channel::<Told>(QUEUE);
+    if publisher.is_some() {
+        // A second start in one process (tests) keeps the first.
+        drop(ROSOUT.set(lines.clone()));
+    }
     let sink = Arc::new(Sink {
         has_console: is_enabled("stdout"),
         lines,
@@ -73,9 +91,21 @@ pub(super) fn start(context: r2r::Context) -> Result<()> {
             let _node = node;
             loop {
                 match queue.recv_timeout(throttle::PERIOD) {
-                    Ok(line) => {
-                        if publisher.as_ref().is_some_and(|to| to.publish(&line).is_err()) {
+                    Ok(told) => {
+                        let Some(publisher) = &publisher else { continue };
+                        if publisher.publish(&told.line).is_err() {
                             return;
+                        }
+                        if let Some(is_out) = told.is_out {
+                            // A process that fails at once is not known to its listeners yet.
+                            while publisher
+                                .get_inter_process_subscription_count()
+                                .is_ok_and(|count| count == 0)
+                            {
+                                std::thread::sleep(LOOK);
+                            }
+                            std::thread::sleep(ON_ITS_WAY);
+                            is_out.send(()).ok();
                         }
                     }
                     Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -89,6 +119,30 @@ pub(super) fn start(context: r2r::Context) -> Result<()> {
     log::set_max_level(log::LevelFilter::Debug);
     drop(tracing_subscriber::registry().with(RosLayer(sink)).try_init());
     Ok(())
+}
+
+/// Says on the console and on `/rosout` why the process ends, and waits at most `limit` until a listener has it.
+pub(super) fn last_words(reason: &str, limit: Duration) {
+    if let Some(lines) = ROSOUT.get() {
+        let (sender, is_out) = mpsc::channel();
+        let executable = std::env::current_exe().unwrap_or_default();
+        let name = executable.file_stem().unwrap_or_default().to_string_lossy();
+        let told = Told {
+            line: Log {
+                stamp: super::convert::to_time(crate::units::Instant::from_nanos(0) + since_epoch()),
+                level: Severity::Fatal as u8,
+                name: name.into_owned(),
+                msg: printable(reason),
+                ..Log::default()
+            },
+            is_out: Some(sender),
+        };
+        if lines.try_send(told).is_ok() {
+            // Nobody may be listening.
+            is_out.recv_timeout(limit).ok();
+        }
+    }
+    eprintln!("error: {reason}");
 }
 
 fn levels() -> MutexGuard<'static, Option<Levels>> {
@@ -171,7 +225,7 @@ struct Line {
 /// Where lines go.
 struct Sink {
     has_console: bool,
-    lines: mpsc::SyncSender<Log>,
+    lines: mpsc::SyncSender<Told>,
     throttle: Mutex<Throttle>,
 }
 
@@ -216,7 +270,7 @@ impl Sink {
             );
         }
         // A full queue means that nobody can keep up; the console has the line.
-        drop(self.lines.try_send(Log {
+        let line = Log {
             stamp: super::convert::to_time(crate::units::Instant::from_nanos(0) + now),
             level: line.severity as u8,
             name,
@@ -224,7 +278,8 @@ impl Sink {
             file: line.place.file.to_owned(),
             function: line.place.target.to_owned(),
             line: line.place.line,
-        }));
+        };
+        drop(self.lines.try_send(Told { line, is_out: None }));
     }
 }
 

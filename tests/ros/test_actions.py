@@ -1,5 +1,7 @@
 """The actions as rclpy's ActionClient sees them: every end, two clients, a client that dies, rest between goals."""
 
+import collections
+import itertools
 import os
 import select
 import signal
@@ -12,12 +14,14 @@ import pytest
 from action_msgs.msg import GoalStatus, GoalStatusArray
 from action_msgs.srv import CancelGoal
 from conftest import RIGID, ROOT
-from hhnet.action import Autofocus, MoveStage
+from hhnet.action import Autofocus, Calibrate, MoveStage, ScanSlide
 from hhnet.msg import FocusState
 from lifecycle_msgs.srv import GetState
 from rclpy.action import ActionClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from unique_identifier_msgs.msg import UUID
 
+NAN = float("nan")
 TERMINAL = {GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_ABORTED}
 
 
@@ -159,8 +163,86 @@ def test_move_stage_reaches_cancels_and_preempts(graph, client):
     assert status == GoalStatus.STATUS_SUCCEEDED and result.z == pytest.approx(12e-6, abs=0.4e-6)
 
 
+class Raw:
+    """An action without ActionClient: what a client of another make, or a broken one, may send."""
+
+    def __init__(self, node, kind, name: str):
+        self.node, self.kind = node, kind
+        self.sending = node.create_client(kind.Impl.SendGoalService, f"{name}/_action/send_goal")
+        self.asking = node.create_client(kind.Impl.GetResultService, f"{name}/_action/get_result")
+        self.cancelling = node.create_client(CancelGoal, f"{name}/_action/cancel_goal")
+        for client in (self.sending, self.asking, self.cancelling):
+            assert client.wait_for_service(10.0), f"no action {name}"
+        # The server may find its client later than the client finds it, and answers into the void until then.
+        node.spin_for(0.5)
+
+    def wait(self, future, limit_s: float = 10.0):
+        self.node.spin_until(future.done, limit_s, "an answer")
+        return future.result()
+
+    def send_async(self, goal, number: int):
+        request = self.kind.Impl.SendGoalService.Request(goal=goal, goal_id=identity(number))
+        return self.sending.call_async(request)
+
+    def send(self, goal, number: int) -> bool:
+        return self.wait(self.send_async(goal, number)).accepted
+
+    def result(self, number: int, limit_s: float = 40.0):
+        """Status and result."""
+        request = self.kind.Impl.GetResultService.Request(goal_id=identity(number))
+        response = self.wait(self.asking.call_async(request), limit_s)
+        return response.status, response.result
+
+
+def identity(number: int) -> UUID:
+    return UUID(uuid=list(number.to_bytes(16, "big")))
+
+
+def test_no_outcome_never_reads_as_success(graph, client):
+    for kind in (Autofocus, MoveStage, ScanSlide, Calibrate):
+        assert kind.Result().code == kind.Result.UNKNOWN
+    good = (Autofocus.Result.IN_FOCUS, MoveStage.Result.REACHED, ScanSlide.Result.COMPLETE, Calibrate.Result.CALIBRATED)
+    assert 0 not in good
+    graph.start("stepper_bridge_node", stepper_bridge__autostart="false")
+    status, result = Raw(client, MoveStage, "move_stage").result(77, 5)
+    assert (status, result.code) == (GoalStatus.STATUS_UNKNOWN, MoveStage.Result.UNKNOWN)
+
+
+def test_a_goal_sent_twice_runs_once_and_undisturbed(graph, client):
+    at(graph, client, 40.0, **RIGID)
+    move = Raw(client, MoveStage, "move_stage")
+    goal = MoveStage.Goal(x=NAN, y=NAN, z=-15e-6, relative=True, max_speed=10e-6)
+    start = client.z_um_now()
+    assert move.send(goal, 1)
+    client.spin_until(lambda: client.z_um() < start - 1.0, 10, "motion")
+    assert not move.send(goal, 1)
+    assert move.result(1)[1].code == MoveStage.Result.REACHED
+    stood = client.z_um_now()
+    assert stood == pytest.approx(start - 15.0, abs=0.5)
+    assert not move.send(goal, 1), "its result is still known"
+    focus = Raw(client, Autofocus, "autofocus")
+    pair = [focus.send_async(Autofocus.Goal(), 2) for _ in range(2)]
+    assert sorted(focus.wait(future).accepted for future in pair) == [False, True]
+    assert focus.result(2)[0] == GoalStatus.STATUS_SUCCEEDED
+    client.spin_until(lambda: client.states[-1].state == FocusState.DISABLED, 5, "rest")
+    client.states.clear()
+    assert not focus.send(Autofocus.Goal(), 2)
+    client.check_stands()
+    assert not client.states, "a goal that is refused must not enable the controller"
+
+
+def test_cancelling_everything_is_no_error_when_nothing_runs(graph, client):
+    graph.start("stepper_bridge_node", stepper_bridge__autostart="false")
+    move = Raw(client, MoveStage, "move_stage")
+    everything = move.wait(move.cancelling.call_async(CancelGoal.Request()))
+    assert (everything.return_code, len(everything.goals_canceling)) == (CancelGoal.Response.ERROR_NONE, 0)
+    one = CancelGoal.Request()
+    one.goal_info.goal_id = identity(5)
+    assert move.wait(move.cancelling.call_async(one)).return_code == CancelGoal.Response.ERROR_UNKNOWN_GOAL_ID
+
+
 def test_a_client_that_dies_leaves_the_server_at_work(graph, client):
-    at(graph, client, 20.0)
+    at(graph, client, 50.0)
     code = """
 import rclpy
 from hhnet.action import Autofocus
@@ -174,14 +256,19 @@ rclpy.spin_until_future_complete(node, sent)
 print("accepted", flush=True)
 rclpy.spin(node)
 """
+    client.states.clear()
     dying = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    busy = (FocusState.LOOKING, FocusState.MOVING)
     try:
+        client.spin_until(lambda: client.states and client.states[-1].state in busy, 30, "a run")
         assert select.select([dying.stdout], [], [], 30)[0], "the client's goal was not accepted within 30 s"
         assert dying.stdout.readline().strip() == "accepted"
     finally:
         dying.send_signal(signal.SIGKILL)
         dying.wait()
-    client.spin_until(lambda: client.states and client.states[-1].state == FocusState.DISABLED, 30, "the end of the run")
+    client.spin_until(lambda: client.states[-1].state == FocusState.DISABLED, 40, "the end of the run")
+    client.z_um_now()
+    assert abs(1e6 * client.truth[-1].defocus) <= 1.0, "the goal is worked on to its end"
     goal = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
     assert goal.result()[0] == GoalStatus.STATUS_SUCCEEDED
 
@@ -216,6 +303,81 @@ def test_many_goals_leave_nothing_behind(graph, client):
     time.sleep(5)
     used = cpu_seconds(bridge[1]) - before
     assert used < 1.0, f"a node between goals must not spin: {used} s of 5 s"
+
+
+def test_two_client_processes_at_once(graph, client):
+    graph.start("sim_microscope_node")
+    graph.start("stepper_bridge_node")
+    client.spin_until(client.is_up, 40, "the stage")
+    code = """
+import rclpy
+from hhnet.action import MoveStage
+from rclpy.action import ActionClient
+rclpy.init()
+node = rclpy.create_node("client")
+actions = ActionClient(node, MoveStage, "move_stage")
+assert actions.wait_for_server(10.0)
+nan = float("nan")
+for _ in range(25):
+    sent = actions.send_goal_async(MoveStage.Goal(x=nan, y=nan, z=1e-6, relative=False))
+    rclpy.spin_until_future_complete(node, sent)
+    assert sent.result().accepted
+    result = sent.result().get_result_async()
+    rclpy.spin_until_future_complete(node, result)
+    print(result.result().status, result.result().result.code)
+"""
+    both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    ends = [process.communicate(timeout=60)[0].splitlines() for process in both]
+    assert [len(lines) for lines in ends] == [25, 25]
+    reached = f"{GoalStatus.STATUS_SUCCEEDED} {MoveStage.Result.REACHED}"
+    replaced = f"{GoalStatus.STATUS_ABORTED} {MoveStage.Result.PREEMPTED}"
+    assert set(ends[0] + ends[1]) <= {reached, replaced}
+    assert reached in ends[0] + ends[1]
+
+
+def resident_mb(process: subprocess.Popen) -> float:
+    """Memory a process has in use."""
+    return int(open(f"/proc/{process.pid}/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def test_ten_thousand_goals_leave_nothing_behind(graph, client):
+    """Each goal replaces the one before; then memory and status list are as before, and the node rests."""
+    graph.start("sim_microscope_node")
+    graph.start("stepper_bridge_node")
+    controller = graph.start("focus_controller_node")
+    client.spin_until(client.is_up, 40, "the stage")
+    focus = Raw(client, Autofocus, "autofocus")
+    heard = statuses(client, "autofocus")
+    numbers = itertools.count(1)
+
+    def send(count: int) -> None:
+        """Goals in a pipeline of 5 (a service queues 10), with a look at every tenth result."""
+        waiting = collections.deque()
+        for number in itertools.islice(numbers, count):
+            waiting.append(focus.send_async(Autofocus.Goal(), number))
+            if len(waiting) == 5:
+                assert focus.wait(waiting.popleft()).accepted
+            if number % 10 == 0:
+                focus.asking.call_async(focus.kind.Impl.GetResultService.Request(goal_id=identity(number)))
+        while waiting:
+            assert focus.wait(waiting.popleft()).accepted
+
+    send(1_000)
+    before = resident_mb(controller)
+    started = time.monotonic()
+    send(9_000)
+    took_s, grown_mb = time.monotonic() - started, resident_mb(controller) - before
+    print(f"9000 goals in {took_s:.1f} s, resident memory of the server {before:.1f} {grown_mb:+.2f} MB")
+    assert grown_mb < 2.0
+    assert client.trigger("focus_controller/stop").success
+    client.spin_until(lambda: len(heard[-1]) <= 100 and set(heard[-1]) <= TERMINAL, 5, "a bounded list of goals that are over")
+    assert focus.result(9_999)[1].code == Autofocus.Result.PREEMPTED
+    time.sleep(30)
+    used = cpu_seconds(controller)
+    time.sleep(10)
+    share = (cpu_seconds(controller) - used) / 10
+    print(f"{100 * share:.2f} % of a core 30 s after the goals")
+    assert share < 0.02, f"a node between goals must rest: {100 * share:.1f} % of a core"
 
 
 def test_the_example_focuses(graph, client):

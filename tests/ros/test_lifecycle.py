@@ -1,8 +1,13 @@
 """Managed nodes as ros2 lifecycle and an orchestrator see them, and what they say of themselves."""
 
+import signal
+import time
+
 import pytest
 import rclpy
-from conftest import Client, descending, seconds
+from conftest import RIGID, Client, descending, seconds
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import TwistStamped
 from hhnet.action import MoveStage
 from hhnet.msg import About, FocusState, NodeState, StageState
 from lifecycle_msgs.msg import State, Transition, TransitionEvent
@@ -10,6 +15,7 @@ from lifecycle_msgs.srv import ChangeState, GetAvailableStates, GetAvailableTran
 from rclpy.action import ActionClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
+NAN = float("nan")
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 NODES = ("camera", "classifier", "focus_controller", "stepper_bridge", "sim_microscope")
 
@@ -23,6 +29,15 @@ def change(client, node: str, transition: int) -> bool:
     return client.call(ChangeState, f"{node}/change_state", request).success
 
 
+def diagnostics(client) -> dict[str, str]:
+    """The newest message of every status, from here on."""
+    heard = {}
+    client.create_subscription(
+        DiagnosticArray, "/diagnostics", lambda array: heard.update({one.name: one.message for one in array.status}), 100
+    )
+    return heard
+
+
 def labels(client, name: str) -> list[str]:
     response = client.call(GetAvailableTransitions, name, GetAvailableTransitions.Request())
     return [description.transition.label for description in response.available_transitions]
@@ -32,11 +47,12 @@ def test_nodes_start_by_themselves_and_know_the_ways(graph, client):
     graph.start("autofocus")
     client.spin_until(client.is_up, 30, "the stage")
     for node in NODES:
-        assert state(client, node) == State.PRIMARY_STATE_ACTIVE, node
+        # Answered while a model is loaded, too.
+        client.spin_until(lambda node=node: state(client, node) == State.PRIMARY_STATE_ACTIVE, 20, f"an active {node}")
     assert labels(client, "camera/get_available_transitions") == ["deactivate", "shutdown"]
-    assert len(labels(client, "camera/get_transition_graph")) == 17
+    assert len(labels(client, "camera/get_transition_graph")) == 25
     known = client.call(GetAvailableStates, "camera/get_available_states", GetAvailableStates.Request()).available_states
-    assert {State.PRIMARY_STATE_UNCONFIGURED, State.TRANSITION_STATE_ACTIVATING} <= {one.id for one in known}
+    assert {one.id for one in known} == {0, 1, 2, 3, 4, 10, 11, 12, 13, 14, 15}
     assert not change(client, "camera", Transition.TRANSITION_CONFIGURE), "an active node cannot be configured"
 
 
@@ -115,6 +131,92 @@ def test_a_configuration_that_fails_leaves_the_node_ready_to_try_again(graph, cl
     assert state(client, "camera") == State.PRIMARY_STATE_UNCONFIGURED
     assert str(missing) in graph.log("camera_node")
     assert process.poll() is None
+
+
+def test_a_bridge_without_its_port_answers_and_forgets(graph, client):
+    graph.start("sim_microscope_node", **RIGID)
+    graph.start("stepper_bridge_node", stepper_bridge__autostart="false")
+    client.spin_until(lambda: client.truth, 30, "the virtual microscope")
+    statuses = diagnostics(client)
+
+    def check_refuses(remedy: str) -> None:
+        for name in ("stop", "clear_fault", "home", "accept_position"):
+            refused = client.trigger(f"stepper_bridge/{name}")
+            assert not refused.success and remedy in refused.message, refused
+        future = mover.send_goal_async(MoveStage.Goal(x=NAN, y=NAN, z=9e-6, relative=True))
+        client.spin_until(future.done, 5.0, "the answer to a goal")
+        assert not future.result().accepted
+
+    mover = ActionClient(client, MoveStage, "move_stage")
+    assert mover.wait_for_server(10.0)
+    commands = client.create_publisher(TwistStamped, "cmd_vel", 1)
+    command = TwistStamped()
+    command.twist.linear.z = 1e-4
+    command.header.stamp = client.get_clock().now().to_msg()
+    check_refuses("change_state")
+    client.spin_until(lambda: "unconfigured" in statuses.get("stepper_bridge: stage", ""), 5, "diagnostics")
+    commands.publish(command)
+    assert change(client, "stepper_bridge", Transition.TRANSITION_CONFIGURE)
+    assert change(client, "stepper_bridge", Transition.TRANSITION_ACTIVATE)
+    client.spin_until(client.is_up, 10, "the stage")
+    assert client.check_stands() == pytest.approx(0.0, abs=0.5)
+    assert change(client, "stepper_bridge", Transition.TRANSITION_INACTIVE_SHUTDOWN) is False
+    assert change(client, "stepper_bridge", Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    check_refuses("change_state")
+
+
+def test_a_bridge_that_waits_for_its_port_answers(graph, client):
+    graph.start("stepper_bridge_node", stepper_bridge__open_timeout=8.0)
+    refused = client.trigger("stepper_bridge/stop")
+    assert not refused.success and "port" in refused.message
+    assert state(client, "stepper_bridge") == State.TRANSITION_STATE_CONFIGURING
+
+
+def test_a_stop_without_confirmation_is_a_fault(graph, client):
+    graph.start("sim_microscope_node")
+    graph.start("stepper_bridge_node")
+    told, events = [], []
+    client.create_subscription(NodeState, "stepper_bridge/state", told.append, LATCHED)
+    client.create_subscription(TransitionEvent, "stepper_bridge/transition_event", events.append, 100)
+    client.spin_until(client.is_up, 30, "the stage")
+    assert graph.stop("sim_microscope_node") == 0
+    client.spin_until(lambda: client.stages[-1].state == StageState.DISCONNECTED, 10, "a lost stage")
+    assert not change(client, "stepper_bridge", Transition.TRANSITION_DEACTIVATE)
+    assert state(client, "stepper_bridge") == State.PRIMARY_STATE_UNCONFIGURED
+    client.spin_until(lambda: "not known to stand" in told[-1].reason, 5, "the reason")
+    client.spin_until(lambda: [event.transition.id for event in events[-3:]] == [4, 42, 60], 5, "the ways of an error")
+    assert told[-1].state == NodeState.FAULT
+
+
+@pytest.mark.parametrize("executables", [("autofocus",), ("sim_microscope_node", "camera_node", "classifier_node")])
+def test_an_activated_classifier_looks_at_what_is_there_then(graph, client, executables):
+    for executable in executables:
+        graph.start(executable, sim_microscope__frame_rate=8.0, classifier__threads=1)
+    client.spin_until(lambda: client.estimates, 60, "estimates")
+    for _ in range(2):
+        assert change(client, "classifier", Transition.TRANSITION_DEACTIVATE)
+        client.spin_for(2.0)
+        client.estimates.clear()
+        activated = time.time()
+        assert change(client, "classifier", Transition.TRANSITION_ACTIVATE)
+        client.spin_until(lambda: client.estimates, 20, "an estimate")
+        assert seconds(client.estimates[0].header.stamp) > activated, "a frame from before the activation"
+
+
+def test_a_classifier_that_was_held_up_skips_what_it_missed(graph, client):
+    for executable in ("sim_microscope_node", "camera_node"):
+        graph.start(executable, sim_microscope__frame_rate=8.0)
+    slow = graph.start("classifier_node", classifier__threads=1)
+    client.spin_until(lambda: len(client.estimates) > 2, 60, "estimates")
+    slow.send_signal(signal.SIGSTOP)
+    client.spin_for(0.5)
+    began = time.time()
+    client.spin_for(3.0)
+    ended = time.time()
+    slow.send_signal(signal.SIGCONT)
+    client.spin_until(lambda: seconds(client.estimates[-1].header.stamp) > ended, 20, "an estimate of now")
+    missed = [one for one in client.estimates if began < seconds(one.header.stamp) < ended - 0.5]
+    assert len(missed) <= 2, "frames of the time it did not look"
 
 
 def test_state_and_about_are_latched(graph, client):

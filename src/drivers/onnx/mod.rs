@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use ndarray::{Array2, Array4, ArrayView2, ArrayView4, Axis};
 use ort::environment::Environment;
-use ort::session::{Session, SessionOutputs};
+use ort::session::{RunOptions, Session, SessionOutputs};
 use ort::value::TensorRef;
 use sha2::{Digest as _, Sha256};
 
@@ -36,7 +36,20 @@ use crate::vote;
 /// A model from a file, ready to run.
 pub struct OnnxNetwork {
     session: Session,
+    options: Arc<RunOptions>,
     card: ModelCard,
+}
+
+/// Ends the inferences of one network from another thread.
+#[derive(Clone)]
+pub struct Interrupt(Arc<RunOptions>);
+
+impl Interrupt {
+    /// Makes every inference fail from now on, the one under way included, which ends within one layer's time.
+    pub fn fire(&self) {
+        // ONNX Runtime states no way in which setting the flag can fail.
+        self.0.terminate().ok();
+    }
 }
 
 impl OnnxNetwork {
@@ -60,9 +73,19 @@ impl OnnxNetwork {
         let session = session(&environment, &bytes, threads.max(1)).map_err(refused)?;
         contract::check(&session, path)?;
         let card = contract::card(&session, path, model_id(path, &bytes))?;
-        let mut network = Self { session, card };
+        let options = RunOptions::new().map_err(|error| refused(text(error)))?;
+        let mut network = Self {
+            session,
+            options: Arc::new(options),
+            card,
+        };
         network.try_out().map_err(refused)?;
         Ok(network)
+    }
+
+    /// What ends this network's inferences: a process that is asked to end need not wait for them.
+    pub fn interrupt(&self) -> Interrupt {
+        Interrupt(self.options.clone())
     }
 
     /// Judges one black patch: a graph may promise shapes and types that it does not keep.
@@ -100,7 +123,7 @@ impl Network for OnnxNetwork {
         if count == 0 {
             return Ok(Vec::new());
         }
-        let answer = run(&mut self.session, patches, handcrafted);
+        let answer = run(&mut self.session, &self.options, patches, handcrafted);
         let answer = answer.map_err(|error| self.inference_error(count, &error))?;
         if answer.len() != count {
             let model = self.card.model_id.clone();
@@ -120,12 +143,14 @@ impl Network for OnnxNetwork {
 
 fn run(
     session: &mut Session,
+    options: &RunOptions,
     patches: ArrayView4<'_, u8>,
     handcrafted: ArrayView2<'_, f32>,
 ) -> ort::Result<Vec<PatchPrediction>> {
     let patches = TensorRef::from_array_view(patches)?;
     let handcrafted = TensorRef::from_array_view(handcrafted)?;
-    predictions(&session.run(ort::inputs!["patches" => patches, "handcrafted" => handcrafted])?)
+    let inputs = ort::inputs!["patches" => patches, "handcrafted" => handcrafted];
+    predictions(&session.run_with_options(inputs, options)?)
 }
 
 fn predictions(outputs: &SessionOutputs<'_>) -> ort::Result<Vec<PatchPrediction>> {

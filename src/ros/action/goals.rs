@@ -8,6 +8,11 @@ use std::time::Duration;
 
 use crate::units::Instant;
 
+/// Goals that may wait for the node's word at once; more are refused at the door.
+pub const MOST_PENDING: usize = 64;
+/// Requests for one result that may wait at once; more are answered with the state as it is.
+pub const MOST_WAITING: usize = 64;
+
 /// Identity of a goal, chosen by its client.
 pub type GoalId = [u8; 16];
 
@@ -39,10 +44,8 @@ impl Status {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(i8)]
 pub enum CancelCode {
-    /// At least one goal will be stopped.
+    /// The goals that match will be stopped, be it none.
     Accepted = 0,
-    /// No goal matches the request.
-    Rejected = 1,
     /// The goal named is not known.
     UnknownGoal = 2,
     /// The goal named is over.
@@ -60,6 +63,8 @@ struct Entry<R, W> {
 
 /// The goals of one action: `R` is a result, `W` a request for one that has to wait.
 pub struct Goals<R, W> {
+    /// Ids that wait to be accepted or rejected.
+    pending: Vec<GoalId>,
     /// In the order they were accepted.
     entries: VecDeque<Entry<R, W>>,
     keep_for: Duration,
@@ -79,17 +84,32 @@ impl<R: Clone, W> Goals<R, W> {
     /// Results are kept for `keep_for` after the end of their goal, and never more than `keep_most` of them.
     pub fn new(keep_for: Duration, keep_most: usize) -> Self {
         Self {
+            pending: Vec::new(),
             entries: VecDeque::new(),
             keep_for,
             keep_most,
         }
     }
 
-    /// Begins a goal; false if the id is taken, which a client that retries must be told.
-    pub fn accept(&mut self, id: GoalId, now: Instant) -> bool {
-        if self.find(id).is_some() {
-            return false;
+    /// Reserves the id of a goal that has arrived.
+    ///
+    /// # Errors
+    /// Why the goal is refused before the node hears of it: its id is taken, so that the goal of that id must be left alone,
+    /// or too many goals wait.
+    pub fn arrive(&mut self, id: GoalId) -> Result<(), &'static str> {
+        if self.pending.contains(&id) || self.find(id).is_some() {
+            return Err("a goal of this id is known already");
         }
+        if self.pending.len() >= MOST_PENDING {
+            return Err("too many goals wait for an answer: send them one after the other");
+        }
+        self.pending.push(id);
+        Ok(())
+    }
+
+    /// Begins a goal that has arrived.
+    pub fn accept(&mut self, id: GoalId, now: Instant) {
+        self.withdraw(id);
         self.entries.push_back(Entry {
             id,
             accepted: now,
@@ -98,12 +118,16 @@ impl<R: Clone, W> Goals<R, W> {
             ended: now,
             waiting: Vec::new(),
         });
-        true
+    }
+
+    /// Gives the id of a goal that was not accepted free again.
+    pub fn withdraw(&mut self, id: GoalId) {
+        self.pending.retain(|pending| *pending != id);
     }
 
     /// Cancels by the rule of `action_msgs/CancelGoal`: a zero id with a zero stamp means all goals; a stamp means all goals
     /// accepted up to then; an id means that goal. Returns the code and the goals that will stop, with the times of their
-    /// acceptance.
+    /// acceptance. As in rcl, only a request for one goal by its id can fail; to stop all of none succeeds.
     pub fn cancel(&mut self, id: GoalId, stamp: Instant) -> (CancelCode, Vec<(GoalId, Instant)>) {
         let (no_id, no_stamp) = (id == GoalId::default(), stamp == Instant::default());
         let mut stopping = Vec::new();
@@ -116,8 +140,7 @@ impl<R: Clone, W> Goals<R, W> {
             }
         }
         let code = match self.find(id) {
-            _ if !stopping.is_empty() => CancelCode::Accepted,
-            _ if no_id => CancelCode::Rejected,
+            _ if !stopping.is_empty() || no_id || !no_stamp => CancelCode::Accepted,
             Some(at) if self.entries[at].status.is_over() => CancelCode::GoalTerminated,
             _ => CancelCode::UnknownGoal,
         };
@@ -139,13 +162,16 @@ impl<R: Clone, W> Goals<R, W> {
         std::mem::take(&mut entry.waiting)
     }
 
-    /// A client asks for a result.
+    /// A client asks for a result; at once it is told what is known if too many wait already.
     pub fn ask(&mut self, id: GoalId, request: W) -> ResultAnswer<R, W> {
         match self.find(id) {
             None => ResultAnswer::Now(request, Status::Unknown, None),
             Some(at) if self.entries[at].status.is_over() => {
                 let entry = &self.entries[at];
                 ResultAnswer::Now(request, entry.status, entry.result.clone())
+            }
+            Some(at) if self.entries[at].waiting.len() >= MOST_WAITING => {
+                ResultAnswer::Now(request, self.entries[at].status, None)
             }
             Some(at) => {
                 self.entries[at].waiting.push(request);
@@ -210,7 +236,8 @@ mod tests {
     fn goals(ids: &[u8]) -> Goals<&'static str, u32> {
         let mut goals = Goals::new(KEEP, 3);
         for (second, &number) in ids.iter().enumerate() {
-            assert!(goals.accept(id(number), at(second as u64)));
+            goals.arrive(id(number)).unwrap();
+            goals.accept(id(number), at(second as u64));
         }
         goals
     }
@@ -222,8 +249,31 @@ mod tests {
     #[test]
     fn an_id_is_taken_once() {
         let mut goals = goals(&[1]);
-        assert!(!goals.accept(id(1), at(5)));
-        assert!(goals.accept(id(2), at(5)));
+        assert!(goals.arrive(id(1)).is_err(), "it runs");
+        goals.end(id(1), Status::Succeeded, "", at(5));
+        assert!(goals.arrive(id(1)).is_err(), "its result is kept");
+        goals.arrive(id(2)).unwrap();
+        assert!(goals.arrive(id(2)).is_err(), "it waits for an answer");
+        goals.withdraw(id(2));
+        goals.arrive(id(2)).unwrap();
+        goals.accept(id(2), at(6));
+        assert_eq!(goals.statuses().count(), 2);
+    }
+
+    #[test]
+    fn who_waits_is_bounded() {
+        let mut goals = goals(&[1]);
+        for number in 0..MOST_PENDING {
+            goals.arrive([100 + number as u8; 16]).unwrap();
+        }
+        assert!(goals.arrive(id(2)).unwrap_err().contains("too many"));
+        for request in 0..MOST_WAITING as u32 {
+            assert_eq!(goals.ask(id(1), request), ResultAnswer::Later);
+        }
+        assert_eq!(
+            goals.ask(id(1), 99),
+            ResultAnswer::Now(99, Status::Executing, None)
+        );
     }
 
     #[test]
@@ -258,10 +308,15 @@ mod tests {
             early.cancel(id(3), Instant::default()),
             (CancelCode::GoalTerminated, vec![])
         );
-        let mut none = goals(&[]);
         assert_eq!(
-            none.cancel(GoalId::default(), Instant::default()).0,
-            CancelCode::Rejected
+            early.cancel(id(3), at(0)),
+            (CancelCode::Accepted, vec![]),
+            "a stamp asks for many"
+        );
+        assert_eq!(
+            goals(&[]).cancel(GoalId::default(), Instant::default()),
+            (CancelCode::Accepted, vec![]),
+            "all of none"
         );
     }
 
@@ -287,7 +342,8 @@ mod tests {
         for number in 0u32..10_000 {
             let mut id = GoalId::default();
             id[..4].copy_from_slice(&(number + 1).to_le_bytes());
-            assert!(goals.accept(id, at(0)));
+            goals.arrive(id).unwrap();
+            goals.accept(id, at(0));
             goals.end(id, Status::Succeeded, 0, at(0));
             goals.expire(at(0));
         }

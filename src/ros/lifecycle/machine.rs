@@ -4,6 +4,8 @@
 /// Where a managed node is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
+    /// Not known; no node is ever here, but `lifecycle_msgs` counts it.
+    Unknown,
     /// Holds nothing: no port, no camera, no model.
     Unconfigured,
     /// Holds everything and does nothing.
@@ -22,11 +24,14 @@ pub enum State {
     Activating,
     /// On its way from active to inactive.
     Deactivating,
+    /// Letting go of everything after an error.
+    ErrorProcessing,
 }
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 11] = [
+        Self::Unknown,
         Self::Unconfigured,
         Self::Inactive,
         Self::Active,
@@ -36,11 +41,13 @@ impl State {
         Self::ShuttingDown,
         Self::Activating,
         Self::Deactivating,
+        Self::ErrorProcessing,
     ];
 
     /// Number in `lifecycle_msgs/State`.
     pub fn id(self) -> u8 {
         match self {
+            Self::Unknown => 0,
             Self::Unconfigured => 1,
             Self::Inactive => 2,
             Self::Active => 3,
@@ -50,12 +57,25 @@ impl State {
             Self::ShuttingDown => 12,
             Self::Activating => 13,
             Self::Deactivating => 14,
+            Self::ErrorProcessing => 15,
         }
+    }
+
+    /// Whether a change is under way.
+    pub fn is_passing(self) -> bool {
+        self.id() >= Self::Configuring.id()
+    }
+
+    /// The name of the state with this number; unknown for a number that is none.
+    pub fn label_of(id: u8) -> &'static str {
+        let known = Self::ALL.into_iter().find(|state| state.id() == id);
+        known.unwrap_or(Self::Unknown).label()
     }
 
     /// Its name.
     pub fn label(self) -> &'static str {
         match self {
+            Self::Unknown => "unknown",
             Self::Unconfigured => "unconfigured",
             Self::Inactive => "inactive",
             Self::Active => "active",
@@ -65,6 +85,7 @@ impl State {
             Self::ShuttingDown => "shuttingdown",
             Self::Activating => "activating",
             Self::Deactivating => "deactivating",
+            Self::ErrorProcessing => "errorprocessing",
         }
     }
 }
@@ -119,11 +140,35 @@ const fn ended(id: u8, label: &'static str, start: State, goal: State) -> Edge {
     }
 }
 
+/// How a change ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// As asked.
+    Success,
+    /// Refused; all is as before.
+    Failure,
+    /// Something broke; the node has let go of everything, or is about to.
+    Error,
+}
+
+impl End {
+    /// Its name.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Success => SUCCESS,
+            Self::Failure => FAILURE,
+            Self::Error => ERROR,
+        }
+    }
+}
+
 const SUCCESS: &str = "transition_success";
 const FAILURE: &str = "transition_failure";
+const ERROR: &str = "transition_error";
 
-/// Every edge. A change that fails leads back to where it began; ending cannot fail.
-pub const EDGES: [Edge; 17] = [
+/// Every edge of rcl's graph. A change that fails leads back to where it began, an error to the processing of errors, and from
+/// there to a node that holds nothing and can be configured anew.
+pub const EDGES: [Edge; 25] = [
     asked(
         1,
         "configure",
@@ -169,14 +214,22 @@ pub const EDGES: [Edge; 17] = [
     ),
     ended(10, SUCCESS, State::Configuring, State::Inactive),
     ended(11, FAILURE, State::Configuring, State::Unconfigured),
+    ended(12, ERROR, State::Configuring, State::ErrorProcessing),
     ended(20, SUCCESS, State::CleaningUp, State::Unconfigured),
     ended(21, FAILURE, State::CleaningUp, State::Inactive),
+    ended(22, ERROR, State::CleaningUp, State::ErrorProcessing),
     ended(30, SUCCESS, State::Activating, State::Active),
     ended(31, FAILURE, State::Activating, State::Inactive),
+    ended(32, ERROR, State::Activating, State::ErrorProcessing),
     ended(40, SUCCESS, State::Deactivating, State::Inactive),
     ended(41, FAILURE, State::Deactivating, State::Active),
+    ended(42, ERROR, State::Deactivating, State::ErrorProcessing),
     ended(50, SUCCESS, State::ShuttingDown, State::Finalized),
     ended(51, FAILURE, State::ShuttingDown, State::Finalized),
+    ended(52, ERROR, State::ShuttingDown, State::ErrorProcessing),
+    ended(60, SUCCESS, State::ErrorProcessing, State::Unconfigured),
+    ended(61, FAILURE, State::ErrorProcessing, State::Finalized),
+    ended(62, ERROR, State::ErrorProcessing, State::Finalized),
 ];
 
 /// The life of one node.
@@ -240,13 +293,25 @@ impl Machine {
     }
 
     /// Ends the change under way; None if there is none.
-    pub fn end(&mut self, succeeded: bool) -> Option<Edge> {
-        let label = if succeeded { SUCCESS } else { FAILURE };
+    pub fn end(&mut self, end: End) -> Option<Edge> {
         let edge = EDGES
             .into_iter()
-            .find(|edge| edge.change.is_none() && edge.start == self.state && edge.label == label)?;
+            .find(|edge| edge.change.is_none() && edge.start == self.state && edge.label == end.label())?;
         self.state = edge.goal;
         Some(edge)
+    }
+
+    /// The edges of an error while nothing is asked for, gone all at once: the graph knows errors only as ends of changes, so
+    /// an active node breaks while deactivating and an inactive one while cleaning up. None while a change is under way, or
+    /// where there is nothing to break.
+    pub fn break_down(&mut self) -> Option<[Edge; 3]> {
+        let way_out = match self.state {
+            State::Active => "deactivate",
+            State::Inactive => "cleanup",
+            _ => return None,
+        };
+        let begun = self.begin(way_out, 0).ok()?;
+        Some([begun, self.end(End::Error)?, self.end(End::Success)?])
     }
 }
 
@@ -255,36 +320,64 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn walk(changes: &[(&str, bool)]) -> State {
+    fn walk(changes: &[(&str, End)]) -> State {
         let mut machine = Machine::default();
-        for (label, succeeds) in changes {
+        for (label, end) in changes {
             machine.begin(label, 0).unwrap();
-            machine.end(*succeeds).unwrap();
+            machine.end(*end).unwrap();
+            if *end == End::Error {
+                machine.end(End::Success).unwrap();
+            }
         }
         machine.state()
     }
 
     #[test]
     fn a_life() {
-        let check = |changes: &[(&str, bool)], expected| assert_eq!(walk(changes), expected);
-        check(&[("configure", true)], State::Inactive);
-        check(&[("configure", false)], State::Unconfigured);
-        check(&[("configure", true), ("activate", true)], State::Active);
-        check(&[("configure", true), ("activate", false)], State::Inactive);
+        use End::{Error, Failure, Success};
+        let check = |changes: &[(&str, End)], expected| assert_eq!(walk(changes), expected);
+        check(&[("configure", Success)], State::Inactive);
+        check(&[("configure", Failure)], State::Unconfigured);
+        check(&[("configure", Success), ("activate", Success)], State::Active);
+        check(&[("configure", Success), ("activate", Failure)], State::Inactive);
         check(
-            &[("configure", true), ("activate", true), ("deactivate", true)],
+            &[
+                ("configure", Success),
+                ("activate", Success),
+                ("deactivate", Success),
+            ],
             State::Inactive,
         );
         check(
-            &[("configure", true), ("activate", true), ("deactivate", false)],
+            &[
+                ("configure", Success),
+                ("activate", Success),
+                ("deactivate", Failure),
+            ],
             State::Active,
         );
-        check(&[("configure", true), ("cleanup", true)], State::Unconfigured);
         check(
-            &[("configure", true), ("activate", true), ("shutdown", true)],
+            &[("configure", Success), ("cleanup", Success)],
+            State::Unconfigured,
+        );
+        check(
+            &[
+                ("configure", Success),
+                ("activate", Success),
+                ("shutdown", Success),
+            ],
             State::Finalized,
         );
-        check(&[("shutdown", false)], State::Finalized);
+        check(&[("shutdown", Failure)], State::Finalized);
+        check(&[("configure", Error)], State::Unconfigured);
+        check(
+            &[
+                ("configure", Success),
+                ("activate", Success),
+                ("deactivate", Error),
+            ],
+            State::Unconfigured,
+        );
     }
 
     #[test]
@@ -303,18 +396,51 @@ mod tests {
     fn only_the_end_has_no_way_out() {
         for state in State::ALL {
             let leaves = EDGES.iter().any(|edge| edge.start == state);
-            assert_eq!(leaves, state != State::Finalized, "{state:?}");
+            let is_end = matches!(state, State::Finalized | State::Unknown);
+            assert_eq!(leaves, !is_end, "{state:?}");
         }
+    }
+
+    #[test]
+    fn what_breaks_between_changes_can_be_configured_anew() {
+        let broken = |changes: &[&str]| {
+            let mut machine = Machine::default();
+            for label in changes {
+                machine.begin(label, 0).unwrap();
+                machine.end(End::Success).unwrap();
+            }
+            let edges = machine.break_down();
+            (edges.map(|edges| edges.map(|edge| edge.id)), machine.state())
+        };
+        let unconfigured = State::Unconfigured;
+        assert_eq!(
+            broken(&["configure", "activate"]),
+            (Some([4, 42, 60]), unconfigured)
+        );
+        assert_eq!(broken(&["configure"]), (Some([2, 22, 60]), unconfigured));
+        assert_eq!(broken(&[]), (None, unconfigured));
+        let mut busy = Machine::default();
+        busy.begin("configure", 0).unwrap();
+        assert!(
+            busy.break_down().is_none(),
+            "the change under way ends in the error"
+        );
     }
 
     proptest! {
         #[test]
-        fn every_change_that_begins_can_end(asked in proptest::collection::vec((0u8..8, any::<bool>()), 0..40)) {
+        fn every_change_that_begins_can_end(asked in proptest::collection::vec((0u8..8, 0usize..3), 0..40)) {
             let mut machine = Machine::default();
-            for (id, succeeds) in asked {
+            for (id, end) in asked {
+                let end = [End::Success, End::Failure, End::Error][end];
                 let before = machine;
                 match machine.begin("", id) {
-                    Ok(_) => prop_assert!(machine.end(succeeds).is_some()),
+                    Ok(_) => {
+                        prop_assert!(machine.end(end).is_some());
+                        if end == End::Error {
+                            prop_assert!(machine.end(End::Success).is_some());
+                        }
+                    }
                     Err(_) => prop_assert_eq!(machine, before),
                 }
             }
