@@ -42,7 +42,8 @@ def made_up_set(folder: Path, slides: range, seed: int, patches: int = 32) -> No
     np.save(folder / "labels-0000.npy", labels)
     edges = {"in_focus_um": 0.715, "near_um": 5.0, "middle_um": 11.4, "far_um": 30.0}
     config = {"z_max_um": 65.0, "objective": {"name": "40x0.65"}}
-    manifest = {"complete": True, "class_edges": edges, "object_pixel_um": 0.08625, "config": config, "shards": [{"number": 0}]}
+    shards = [{"number": 0, "patches": patches}]
+    manifest = {"complete": True, "class_edges": edges, "object_pixel_um": 0.08625, "config": config, "shards": shards}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
