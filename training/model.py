@@ -304,7 +304,8 @@ def macs(network: Histogram) -> int:
     training = network.training
     network.eval()
     with torch.no_grad():
-        network(torch.full((1, 3, POOLED_PX, POOLED_PX), 500.0), torch.zeros(1, HANDCRAFTED))
+        where = network.bin_edges.device
+        network(torch.full((1, 3, POOLED_PX, POOLED_PX), 500.0, device=where), torch.zeros(1, HANDCRAFTED, device=where))
     network.train(training)
     for hook in hooks:
         hook.remove()

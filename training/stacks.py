@@ -285,7 +285,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--hold-out", help="the only field to be left out; all in turn without it")
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--rate", type=float, default=5e-3)
-    parser.add_argument("--threads", type=int, default=1, help="the heads are so small that two threads only wait for each other")
+    parser.add_argument(
+        "--threads", type=int, default=1, help="the heads are so small that two threads only wait for each other"
+    )
     parser.add_argument("--seed", type=int, default=20180)
     return parser.parse_args(argv)
 
