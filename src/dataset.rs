@@ -30,8 +30,10 @@ const BLANK_DEVIATION: f64 = 0.04;
 pub enum Heights {
     /// Seven well separated heights, one in the middle of each class, as in the paper.
     Paper,
-    /// Uniform within each class.
+    /// Uniform within each class, classes balanced: for training.
     Continuous,
+    /// Uniform over the whole range, as a lens left anywhere would be: for scoring.
+    Uniform,
 }
 
 /// What happens to patches of empty glass, whose defocus nobody could tell.
@@ -128,6 +130,8 @@ pub struct DatasetConfig {
 pub struct FieldPlan {
     /// Seed of the slide.
     pub slide_seed: u64,
+    /// Number of the field within the data set.
+    pub number: u64,
     /// Middle of the frames, µm.
     pub x_um: f64,
     /// Middle of the frames, µm.
@@ -138,6 +142,43 @@ pub struct FieldPlan {
     pub defocus_um: Vec<f64>,
 }
 
+/// What is known of a patch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Label {
+    /// Defocus, µm; positive: the lens is too far.
+    pub defocus_um: f64,
+    /// Seed of a rendered slide, number of a recorded field; at most [`LARGEST_ID`].
+    pub slide: u64,
+    /// Number of the frame within the data set.
+    pub frame: u64,
+    /// Number of the field of view within the data set.
+    pub field: u64,
+}
+
+impl Label {
+    /// The columns of the files on disk, in order; the last is the distance index, 4 to -2.
+    pub const COLUMNS: [&str; 5] = ["defocus_um", "slide_seed", "frame", "field", "distance_index"];
+
+    /// The row of the files on disk.
+    pub fn row(&self, edges: &ClassEdges) -> [f64; 5] {
+        [
+            self.defocus_um,
+            self.slide as f64,
+            self.frame as f64,
+            self.field as f64,
+            self.class(edges).value().into(),
+        ]
+    }
+
+    /// The class of its height.
+    pub fn class(&self, edges: &ClassEdges) -> DistanceIndex {
+        edges.classify(Micrometres(self.defocus_um))
+    }
+}
+
+/// The largest whole number up to which every one has an f64 of its own, 2^53: labels on disk are f64.
+pub const LARGEST_ID: u64 = 1 << 53;
+
 /// Patches with their labels, in order.
 #[derive(Clone, Debug, Default)]
 pub struct Samples {
@@ -145,8 +186,8 @@ pub struct Samples {
     pub patches: Vec<u8>,
     /// Features of the frame each patch is from.
     pub handcrafted: Vec<[f32; FEATURES]>,
-    /// Defocus in µm, slide seed, frame number within the data set.
-    pub labels: Vec<[f32; 3]>,
+    /// What is known of each.
+    pub labels: Vec<Label>,
     /// Patches passed over as empty glass.
     pub skipped: usize,
 }
@@ -165,6 +206,9 @@ impl DatasetConfig {
         ];
         if let Some((name, _)) = counts.into_iter().find(|(_, count)| *count == 0) {
             return Err(DatasetError::None { name });
+        }
+        if self.first_seed.saturating_add(self.slides as u64) > LARGEST_ID {
+            return Err(DatasetError::Seed(self.first_seed));
         }
         if !(0.0..=1.0).contains(&self.jpeg_share) {
             return Err(DatasetError::Share(self.jpeg_share));
@@ -193,22 +237,29 @@ impl DatasetConfig {
         let mut random = SiteRandom::new(slide_seed, 0xf1e1d);
         let heights: Vec<f64> = self.heights(&mut random);
         let mut first_frame = slide * self.frames_per_slide;
+        let mut number = (slide * self.frames_per_slide.div_ceil(self.frames_per_field)) as u64;
         let field = |defocus_um: &[f64]| {
             let plan = FieldPlan {
                 slide_seed,
+                number,
                 x_um: random.range(-HALF_SLIDE_UM, HALF_SLIDE_UM),
                 y_um: random.range(-HALF_SLIDE_UM, HALF_SLIDE_UM),
                 first_frame,
                 defocus_um: defocus_um.to_vec(),
             };
             first_frame += defocus_um.len();
+            number += 1;
             plan
         };
         heights.chunks(self.frames_per_field).map(field).collect()
     }
 
-    /// Heights of a slide's frames; each seven hold each class once, in random order.
+    /// Heights of a slide's frames; each seven hold each class once, in random order, unless they are uniform.
     fn heights(&self, random: &mut SiteRandom) -> Vec<f64> {
+        if self.heights == Heights::Uniform {
+            let mut height = || random.range(-self.z_max_um, self.z_max_um);
+            return (0..self.frames_per_slide).map(|_| height()).collect();
+        }
         let mut heights = Vec::with_capacity(self.frames_per_slide + CLASSES);
         while heights.len() < self.frames_per_slide {
             let mut classes = DistanceIndex::ALL;
@@ -231,7 +282,7 @@ impl DatasetConfig {
             _ => (-self.z_max_um, -edges.near_um),
         };
         match (self.heights, class.value()) {
-            (Heights::Continuous, _) => random.range(low, high),
+            (Heights::Continuous | Heights::Uniform, _) => random.range(low, high),
             // The outer classes have no middle of their own.
             (Heights::Paper, 4) => 1.5 * edges.far_um,
             (Heights::Paper, -2) => -4.0 * edges.near_um,
@@ -303,7 +354,12 @@ impl DatasetConfig {
             samples
                 .handcrafted
                 .extend(chosen.iter().map(|_| handcrafted.values));
-            let label = [defocus_um as f32, field.slide_seed as f32, sequence as f32];
+            let label = Label {
+                defocus_um,
+                slide: field.slide_seed,
+                frame: sequence,
+                field: field.number,
+            };
             samples.labels.extend(chosen.iter().map(|_| label));
         }
         Ok(samples)
@@ -342,7 +398,7 @@ impl Samples {
     pub fn class_counts(&self, edges: &ClassEdges) -> [usize; CLASSES] {
         let mut counts = [0; CLASSES];
         for label in &self.labels {
-            counts[edges.classify(Micrometres(f64::from(label[0]))).class()] += 1;
+            counts[label.class(edges).class()] += 1;
         }
         counts
     }
@@ -397,6 +453,9 @@ pub enum DatasetError {
         /// Largest modelled defocus, µm.
         farthest_um: f64,
     },
+    /// Two slides would have the same label.
+    #[error("seed {0}: seeds of slides must stay below 2^53, or their labels could not be told apart")]
+    Seed(u64),
     /// The share of JPEGs is none.
     #[error("share of frames that come as a JPEG {0}: must be from 0 to 1")]
     Share(f64),
@@ -467,6 +526,48 @@ mod tests {
             .map(|field| field.first_frame)
             .collect();
         assert_eq!(numbers[..6], [0, 3, 6, 9, 12, 14]);
+    }
+
+    #[test]
+    fn uniform_heights_fill_the_range_evenly() {
+        let config = DatasetConfig {
+            slides: 500,
+            ..config(Heights::Uniform)
+        };
+        let heights: Vec<f64> = (0..500)
+            .flat_map(|slide| config.fields(slide))
+            .flat_map(|field| field.defocus_um)
+            .collect();
+        assert_eq!(heights.len(), 7000);
+        // 700 of each tenth of the range, give or take five standard deviations.
+        for tenth in 0..10 {
+            let low = -65.0 + 13.0 * f64::from(tenth);
+            let count = heights.iter().filter(|z| (low..low + 13.0).contains(*z)).count();
+            assert!((574..827).contains(&count), "{count} from {low} µm");
+        }
+    }
+
+    #[test]
+    fn fields_are_numbered_and_large_seeds_stay_apart() {
+        let config = DatasetConfig {
+            first_seed: (1 << 24) + 1,
+            ..config(Heights::Paper)
+        };
+        let fields: Vec<FieldPlan> = (0..3).flat_map(|slide| config.fields(slide)).collect();
+        assert!(fields.iter().map(|field| field.number).eq(0..15));
+        let label = |slide| Label {
+            defocus_um: 0.0,
+            slide,
+            frame: 0,
+            field: 0,
+        };
+        let rows = [fields[0].slide_seed, fields[5].slide_seed].map(|seed| label(seed).row(&config.edges()));
+        assert!(rows[0][1] != rows[1][1], "{rows:?}");
+        let too_large = DatasetConfig {
+            first_seed: LARGEST_ID,
+            ..config
+        };
+        assert!(matches!(too_large.check(), Err(DatasetError::Seed(_))));
     }
 
     #[test]

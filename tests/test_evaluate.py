@@ -24,19 +24,23 @@ def runtime(monkeypatch):
         monkeypatch.setenv("ORT_DYLIB_PATH", str(next(package.glob("capi/libonnxruntime.so.*"))))
 
 
-def write(folder: Path, rows: list[tuple[int, float, int, int]], shard: int = 0, manifest=None) -> Path:
+def write(folder: Path, rows: list[tuple[int, float, int, int]], shard: int = 0, **changes) -> Path:
     """A shard of flat patches from (grey, z in µm, slide, frame)."""
     folder.mkdir(exist_ok=True)
     grey = np.array([row[0] for row in rows], np.uint8)
     np.save(folder / f"patches-{shard:04}.npy", np.broadcast_to(grey[:, None, None, None], (len(rows), 300, 300, 3)))
     np.save(folder / f"handcrafted-{shard:04}.npy", np.zeros((len(rows), 18), np.float32))
-    np.save(folder / f"labels-{shard:04}.npy", np.array([row[1:] for row in rows], np.float32))
-    (folder / "manifest.json").write_text(json.dumps({"class_edges": EDGES} if manifest is None else manifest))
+    np.save(folder / f"labels-{shard:04}.npy", np.array([row[1:] for row in rows], np.float64))
+    path = folder / "manifest.json"
+    listed = json.loads(path.read_text())["shards"] if path.exists() else []
+    manifest = {"complete": True, "class_edges": EDGES, "label_columns": ["defocus_um", "slide_seed", "frame"]}
+    manifest["shards"] = [*listed, {"number": shard, "patches": len(rows)}]
+    path.write_text(json.dumps(manifest | changes))
     return folder
 
 
-def evaluate(folder: Path) -> subprocess.CompletedProcess:
-    command = [hhnet(), "evaluate", "--model", MODEL, "--data", folder, "--json"]
+def evaluate(folder: Path, *options) -> subprocess.CompletedProcess:
+    command = [hhnet(), "evaluate", "--model", MODEL, "--data", folder, "--json", *options]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 
@@ -67,15 +71,84 @@ def test_scores_by_hand(tmp_path):
     assert scores["model"].startswith("good.onnx ")
 
 
+#: What the issue asks the JSON to name.
+KEYS = {
+    "protocol",
+    "images",
+    "patches",
+    "patch_accuracy",
+    "image_accuracy",
+    "off_by_more_than_one",
+    "wrong_direction_rate",
+    "abs_error_um",
+    "abs_error_dof",
+    "ece",
+    "untrusted_share",
+    "seconds_per_image",
+}
+
+
+def test_the_report_says_what_the_json_says(tmp_path):
+    rows = [(128, 0.0, 1, 0), (128, 0.2, 1, 1), (96, 2.0, 2, 2), (160, 2.0, 2, 3), (160, -32.0, 3, 4)]
+    folder = write(tmp_path / "set", rows)
+    result = evaluate(folder, "--protocol", "paper", "--report", tmp_path / "card")
+    assert result.returncode == 0, result.stderr
+    scores = json.loads(result.stdout)
+    assert scores.keys() >= KEYS and scores["protocol"] == "paper" and scores["shifted"] is False
+    assert scores["image_accuracy"].keys() == {"hard", "linear", "certainty"}
+    assert scores["abs_error_um"].keys() == scores["abs_error_dof"].keys() == {"median", "p95"}
+    assert json.loads((tmp_path / "card/report.json").read_text()) == scores
+    card = (tmp_path / "card/report.md").read_text()
+    for name in ("hard", "linear", "certainty"):
+        low, high = scores["image_accuracy_ci95"][name]
+        us = scores["voting_us"][name]
+        assert f"| {name} | {scores['image_accuracy'][name]:.5f} | {low:.5f} to {high:.5f} | {us:.5f} |" in card
+    frames = (tmp_path / "card/frames.csv").read_text().splitlines()
+    assert len(frames) == 1 + scores["images"] and frames[1].startswith("0.0000,0,")
+    # Estimates of the frames out of focus: -32, 32, 32 µm against 2, 2, -32.
+    assert scores["wrong_sign_rate"] == pytest.approx(2 / 3)
+    assert scores["wrong_direction_rate"] == pytest.approx(1 / 3)
+
+
+def test_intervals_know_that_frames_of_a_slide_err_together(tmp_path):
+    """Ten slides of ten frames: the same share of errors, once spread evenly, once all on two slides."""
+
+    def interval(name: str, wrong) -> list[float]:
+        rows = [(96 if wrong(n) else 128, 0.0, n // 10, n) for n in range(100)]
+        return json.loads(evaluate(write(tmp_path / name, rows)).stdout)["image_accuracy_ci95"]["certainty"]
+
+    even, clustered = interval("even", lambda n: n % 5 == 0), interval("clustered", lambda n: n < 20)
+    assert even == pytest.approx([0.7112, 0.8667], abs=1e-3)
+    assert clustered[1] - clustered[0] > 2 * (even[1] - even[0]), (even, clustered)
+
+
+def test_what_the_manifest_does_not_list_is_not_read(tmp_path):
+    folder = write(tmp_path / "set", [(128, 0.0, 1, 0)])
+    manifest = (folder / "manifest.json").read_text()
+    write(folder, [(96, 0.0, 1, 1)], shard=1)
+    (folder / "manifest.json").write_text(manifest)
+    assert json.loads(evaluate(folder).stdout)["images"] == 1
+
+
+def change(folder: Path, **changes) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
         (lambda folder: (folder / "manifest.json").unlink(), "manifest.json"),
         (lambda folder: (folder / "labels-0000.npy").unlink(), "labels-0000.npy"),
-        (lambda folder: (folder / "patches-0000.npy").unlink(), "patches-NNNN.npy"),
-        (lambda folder: np.save(folder / "labels-0000.npy", np.zeros((2, 3))), "right type"),
-        (lambda folder: np.save(folder / "labels-0000.npy", np.zeros((2, 3), np.float32)), "[n, 3]"),
-        (lambda folder: (folder / "manifest.json").write_text('{"class_edges_um": [1, 5.0, 11.42, 29.98]}'), "in_focus_um"),
+        (lambda folder: (folder / "patches-0000.npy").unlink(), "patches-0000.npy"),
+        (lambda folder: np.save(folder / "labels-0000.npy", np.zeros((1, 3), np.float32)), "right type"),
+        (lambda folder: np.save(folder / "labels-0000.npy", np.zeros((2, 3))), "[1, 3]"),
+        (lambda folder: change(folder, class_edges=[1, 5.0, 11.42, 29.98]), "in_focus_um"),
+        (lambda folder: change(folder, class_edges={}), "in_focus_um"),
+        (lambda folder: change(folder, label_columns=["z", "slide", "frame"]), "defocus_um"),
+        (lambda folder: change(folder, complete=False), "not complete: run its build again with --resume"),
+        (lambda folder: change(folder, shards=[]), "lists no shards"),
+        (lambda folder: (folder / "manifest.json").write_text("{}"), "not the manifest of a data set"),
     ],
 )
 def test_a_spoilt_set_is_refused_by_name(tmp_path, spoil, words):

@@ -103,6 +103,15 @@ def rendered(_random) -> np.ndarray:
         return np.array(image_module.open(path).convert("RGB"))
 
 
+def empty_glass(_random) -> np.ndarray:
+    """Rendered without a specimen: uneven light and noise alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        counts = ["--slides", "1", "--frames-per-slide", "1", "--patches-per-frame", "1"]
+        command = [hhnet(), "dataset", "synth", "--empty", *counts, "--first-seed", "5", "--out", folder]
+        subprocess.run(command, check=True, capture_output=True)
+        return np.load(Path(folder) / "patches-0000.npy")[0]
+
+
 def border_cell(random) -> np.ndarray:
     """A bright field with one cell, cut by the left border."""
     picture = np.full((480, 640, 3), 231.0)
@@ -113,6 +122,7 @@ def border_cell(random) -> np.ndarray:
 
 PICTURES = {
     "rendered": rendered,
+    "empty glass": empty_glass,
     "real": lambda _random: np.array(image_module.open(ROOT / "tests" / "data" / "wafer.png").convert("RGB")),
     "border cell": border_cell,
     "half saturated": lambda random: np.minimum(smear(random, 480, 640, 30).astype(np.int32) * 3 // 2, 255).astype(np.uint8),

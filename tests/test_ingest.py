@@ -36,8 +36,8 @@ def test_patches_labels_and_split(tmp_path):
     result = ingest(folder, "--shifts", "1")
     assert result.returncode == 0, result.stderr
     labels = np.load(folder / "out/train/labels-0000.npy")
-    # Two whole patches fit into each image; the last field is held out.
-    assert labels.tolist() == [[-3, 0, 0], [-3, 0, 0], [12.5, 0, 1], [12.5, 0, 1]]
+    # Two whole patches fit into each image; the last field is held out. Height, field, image, field, distance index.
+    assert labels.tolist() == [[-3, 0, 0, 0, -1]] * 2 + [[12.5, 0, 1, 0, 3]] * 2
     held_out = np.load(folder / "out/val/labels-0000.npy")
     assert held_out[:, 0] == pytest.approx([0.1, 0.1]) and held_out[:, 1].tolist() == [1, 1]
     patches = np.load(folder / "out/train/patches-0000.npy")
@@ -45,6 +45,9 @@ def test_patches_labels_and_split(tmp_path):
     assert (patches[0] == picture[5:305, 10:310]).all() and (patches[1] == picture[5:305, 310:610]).all()
     manifest = json.loads((folder / "out/train/manifest.json").read_text())
     assert manifest["complete"] and manifest["object_pixel_um"] == 0.1 and manifest["config"]["z_max_um"] == 12.5
+    assert manifest["label_columns"] == ["defocus_um", "slide_seed", "frame", "field", "distance_index"]
+    assert manifest["recorded"]["fields"] == ["left", "right"]
+    assert [image["file"] for image in manifest["recorded"]["images"]] == ["a.png", "b.png"]
     assert np.isfinite(np.load(folder / "out/train/handcrafted-0000.npy")).all()
 
 
@@ -63,6 +66,7 @@ def test_the_sign_can_be_turned_and_the_field_chosen(tmp_path):
         (ROWS, "file,height,field", [], ["z_um"]),
         (["a.png,1,left,0.1", "b.png,1,right,0.2"], "file,z_um,field,pixel_size_um", [], ["line 3", "0.2", "0.1"]),
         (ROWS, "file,z_um,field", ["--hold-out", "middle"], ["middle", "left, right"]),
+        ([*ROWS, "a.png,4,left"], "file,z_um,field", [], ["line 5", "a.png", "twice"]),
     ],
 )
 def test_bad_labels_are_refused_with_a_sentence(tmp_path, rows, header, options, words):
@@ -126,3 +130,68 @@ def test_shifted_grids_multiply_the_training_patches_only(tmp_path):
     corners = [(0, 0), (24, 0), (0, 62)]
     for number, (left, top) in enumerate(corners, start=1):
         assert (patches[3 * number] == picture[top : top + 300, left : left + 300]).all(), (left, top)
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess:
+    """The command line as it is, without what `ingest` adds."""
+    command = [hhnet(), "dataset", "ingest", folder, *options]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def test_file_and_height_are_enough(tmp_path):
+    rows = ["left_iy0_z-003.000um.png,-3", "left_iy0_z+012.500um.png,12.5", "right_z0.1.png,0.1"]
+    folder = stack(tmp_path / "stack", rows, header="file,z_um")
+    Image.new("RGB", (620, 310)).save(folder / "forgotten.png")
+    result = run(folder, "--manifest", "manifest.csv", "--pixel-size-um", "0.1")
+    assert result.returncode == 0, result.stderr
+    assert "warning: 1 images have no line" in result.stderr and "forgotten.png" in result.stderr
+    manifest = json.loads((folder / "dataset/train/manifest.json").read_text())
+    assert manifest["recorded"]["fields"] == ["left_iy0", "right"]
+
+
+def test_the_pixel_size_may_stand_in_the_table(tmp_path):
+    rows = ["a.png,-3,left,0.2", "b.png,1,right,0.2"]
+    folder = stack(tmp_path / "stack", rows, header="file,z_um,field,pixel_size_um")
+    assert run(folder).returncode == 0
+    assert json.loads((folder / "dataset/val/manifest.json").read_text())["object_pixel_um"] == 0.2
+    other = stack(tmp_path / "other", ROWS)
+    result = run(other)
+    assert result.returncode == 1 and "--pixel-size-um" in result.stderr, result.stderr
+
+
+def test_every_field_can_be_in_both_sets(tmp_path):
+    folder = stack(tmp_path / "stack", ROWS)
+    assert ingest(folder, "--every-field", "--shifts", "1").returncode == 0
+    for name in ("train", "val"):
+        assert np.load(folder / "out" / name / "labels-0000.npy")[:, 1].tolist() == [0, 0, 0, 0, 1, 1]
+
+
+def test_a_second_run_that_fails_leaves_nothing_that_reads_as_whole(tmp_path):
+    folder = stack(tmp_path / "stack", ROWS)
+    assert ingest(folder).returncode == 0
+    (folder / "c.png").write_bytes(b"no picture")
+    result = ingest(folder)
+    assert result.returncode == 1 and "c.png" in result.stderr
+    # The training set was read anew; nothing is left of the old held-out set.
+    assert json.loads((folder / "out/train/manifest.json").read_text())["complete"]
+    assert list((folder / "out/val").iterdir()) == []
+
+
+def test_an_interrupted_run_goes_on(tmp_path):
+    rows = [f"a{number}.png,{number},left" for number in range(10)] + ["b.png,1,right"]
+    folder = stack(tmp_path / "stack", rows, side=(2410, 1810))
+    assert ingest(folder).returncode == 0
+    whole = json.loads((folder / "out/train/manifest.json").read_text())
+    assert len(whole["shards"]) > 1
+    second = (folder / "out/train/labels-0001.npy").read_bytes()
+    # As if the power had failed after the first shard.
+    part = whole | {"complete": False, "shards": whole["shards"][:1]}
+    (folder / "out/train/manifest.json").write_text(json.dumps(part))
+    (folder / "out/train/labels-0001.npy").unlink()
+    first = (folder / "out/train/labels-0000.npy").stat().st_mtime_ns
+    assert ingest(folder, "--resume").returncode == 0
+    assert json.loads((folder / "out/train/manifest.json").read_text()) == whole
+    assert (folder / "out/train/labels-0001.npy").read_bytes() == second
+    assert (folder / "out/train/labels-0000.npy").stat().st_mtime_ns == first
+    other = ingest(folder, "--resume", "--flip-sign")
+    assert other.returncode == 1 and "leave out --resume" in other.stderr

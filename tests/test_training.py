@@ -24,7 +24,7 @@ except ImportError as error:
     MISSING = f"{error}: run scripts/train --env once, or install python3-torch, onnx and onnxruntime"
 
 if MISSING is None:
-    from training import data, export, model, paper, report, train
+    from training import data, export, model, paper, report, stacks, train
 
 
 def made_up_set(folder: Path, slides: range, seed: int, patches: int = 32) -> None:
@@ -42,7 +42,8 @@ def made_up_set(folder: Path, slides: range, seed: int, patches: int = 32) -> No
     np.save(folder / "labels-0000.npy", labels)
     edges = {"in_focus_um": 0.715, "near_um": 5.0, "middle_um": 11.4, "far_um": 30.0}
     config = {"z_max_um": 65.0, "objective": {"name": "40x0.65"}}
-    manifest = {"complete": True, "class_edges": edges, "object_pixel_um": 0.08625, "config": config, "shards": [{"number": 0}]}
+    shards = [{"number": 0, "patches": patches}]
+    manifest = {"complete": True, "class_edges": edges, "object_pixel_um": 0.08625, "config": config, "shards": shards}
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
@@ -93,6 +94,59 @@ class Training(unittest.TestCase):
         made_up_set(self.folder / "leak/val", range(4), 2)
         with self.assertRaisesRegex(ValueError, "in train and in val"):
             train.fit(train.arguments(["--data", str(self.folder / "leak"), "--out", str(self.folder / "out")]))
+
+    def test_test_slides_in_train_are_refused(self):
+        made_up_set(self.folder / "data/test_leak", range(3, 5), 4)
+        with self.assertRaisesRegex(ValueError, "in train and in test_leak|in val and in test_leak"):
+            self.run_training("--epochs", "1")
+
+    def test_a_set_that_is_not_whole_is_refused(self):
+        folder = self.folder / "data/train"
+        whole = json.loads((folder / "manifest.json").read_text())
+        readers = (
+            data.load,
+            lambda path: next(paper.batches(path, data.ClassEdges(), 2, np.random.default_rng(0))),
+            data.shards,
+        )
+        for change, words in (
+            ({"complete": False}, "not complete"),
+            ({"shards": []}, "lists no shards"),
+            ({"shards": [{}]}, "not the manifest"),
+        ):
+            (folder / "manifest.json").write_text(json.dumps(whole | change))
+            for reader in readers:
+                with self.assertRaisesRegex(ValueError, words):
+                    reader(folder)
+        (folder / "manifest.json").write_text(json.dumps(whole | {"shards": [{"number": 0, "patches": 31}]}))
+        for reader in readers[:2]:
+            with self.assertRaisesRegex(ValueError, "not that of 31 rows"):
+                reader(folder)
+        # A shard that no manifest lists is not there.
+        (folder / "manifest.json").write_text(json.dumps(whole))
+        (folder / "patches-0001.npy").write_bytes(b"half")
+        self.assertEqual(len(data.load(folder)), 32)
+        half = (folder / "patches-0000.npy").read_bytes()[:-1]
+        (folder / "patches-0000.npy").write_bytes(half)
+        with self.assertRaisesRegex(ValueError, "patches-0000.npy cannot be read"):
+            data.load(folder)
+
+    def test_a_foreign_file_is_no_checkpoint(self):
+        foreign = self.folder / "foreign.pt"
+        for write in (
+            lambda: foreign.write_bytes(b"not torch"),
+            lambda: torch.save([1, 2], foreign),
+            lambda: torch.save({"a": 1}, foreign),
+        ):
+            write()
+            with self.assertRaisesRegex(ValueError, "foreign.pt is no checkpoint of this training"):
+                self.run_training("--start-from", str(foreign))
+
+    def test_a_checkpoint_of_another_set_is_refused(self):
+        self.run_training("--epochs", "1")
+        manifest = self.folder / "data/train/manifest.json"
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": "another"}))
+        with self.assertRaisesRegex(ValueError, "trained on another set"):
+            self.run_training("--epochs", "2", "--resume")
 
     def test_the_weights_of_another_network_are_refused(self):
         other = self.folder / "other.npz"
@@ -179,6 +233,69 @@ class Paper(unittest.TestCase):
             more = paper.fit(paper.arguments([*places, "--epochs", "2", "--resume"]))
             self.assertEqual([row["epoch"] for row in more["history"]], [0, 1])
 
+    def test_a_foreign_checkpoint_is_refused(self):
+        with tempfile.TemporaryDirectory() as folder:
+            made_up_set(Path(folder) / "data/train", range(4), 1, patches=4)
+            made_up_set(Path(folder) / "data/val", range(4, 6), 2, patches=2)
+            (Path(folder) / "out").mkdir()
+            torch.save({"network": {}}, Path(folder) / "out/checkpoint.pt")
+            with self.assertRaisesRegex(ValueError, "no checkpoint of this training"):
+                paper.fit(paper.arguments(["--data", f"{folder}/data", "--out", f"{folder}/out", "--resume"]))
+
+
+@unittest.skipIf(MISSING, MISSING or "")
+class Stacks(unittest.TestCase):
+    """Training on a user's own z-stacks."""
+
+    def stacks(self, folder: Path, fields: int = 3) -> Path:
+        """Sets as `hhnet dataset ingest --every-field` writes them: every field in both."""
+        for name in ("train", "val"):
+            made_up_set(folder / name, range(fields), 5, patches=72)
+            # An image has one height: each patch is one of its own.
+            labels = np.load(folder / name / "labels-0000.npy")
+            labels[:, 2] = np.arange(len(labels))
+            np.save(folder / name / "labels-0000.npy", labels)
+            path = folder / name / "manifest.json"
+            names = [f"field {number}" for number in range(fields)]
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"recorded": {"fields": names}}))
+        return folder
+
+    def test_every_field_is_scored_by_a_network_that_never_saw_it(self):
+        with tempfile.TemporaryDirectory() as holder:
+            folder = self.stacks(Path(holder) / "data")
+            learnt = []
+            learn = stacks.learn
+            self.addCleanup(setattr, stacks, "learn", learn)
+
+            def spy(patches, numbers, settings):
+                learnt.append(frozenset(patches.slide.tolist()))
+                return learn(patches, numbers, settings)
+
+            stacks.learn = spy
+            card = stacks.fit(stacks.arguments(["--data", str(folder), "--out", f"{holder}/out"]))
+            # For each field: the network that scores it, then two for its calibration that saw neither it nor the field they judge.
+            everything = frozenset(range(3))
+            for field in range(3):
+                without = learnt[3 * field : 3 * field + 3]
+                self.assertEqual(without[0], everything - {field})
+                self.assertEqual({left for left in without[1:]}, {frozenset({other}) for other in everything - {field}})
+            self.assertIn(everything, learnt[9:])
+            self.assertEqual(card["pooled"]["images"], sum(figures["images"] for figures in card["fields"].values()))
+            # The made-up colours tell the sign plainly.
+            pooled = card["pooled"]
+            self.assertGreaterEqual(pooled["sign_right"]["side"], 0.9 * pooled["images_beyond_5um"])
+            text = (Path(holder) / "out/card.md").read_text()
+            self.assertIn("| field 1 |", text)
+            self.assertTrue((Path(holder) / "out/card.png").stat().st_size > 1000)
+            names = [entry.name for entry in onnx.load(f"{holder}/out/hhnet_stack.onnx").graph.input]
+            self.assertEqual(names, ["patches", "handcrafted"])
+
+    def test_an_unknown_field_is_named(self):
+        with tempfile.TemporaryDirectory() as holder:
+            folder = self.stacks(Path(holder) / "data", fields=2)
+            with self.assertRaisesRegex(ValueError, "no field 'middle' to hold out; there are field 0, field 1"):
+                stacks.fit(stacks.arguments(["--data", str(folder), "--out", f"{holder}/out", "--hold-out", "middle"]))
+
 
 @unittest.skipIf(MISSING, MISSING or "")
 class Parts(unittest.TestCase):
@@ -197,6 +314,32 @@ class Parts(unittest.TestCase):
         self.assertEqual((target @ network.membership).argmax(1).tolist(), edges.classify(z_um.numpy()).tolist())
         mean_um = network.scale_um * torch.sinh((target * network.bin_centres).sum(1))
         torch.testing.assert_close(mean_um, z_um, rtol=0.15, atol=0.02)
+
+    def test_the_fast_network_is_small(self):
+        self.assertLessEqual(model.macs(model.HhnetFast(data.ClassEdges(), (-65.0, 65.0))), 0.25e9)
+
+    def test_augmenting_never_changes_how_large_or_how_coloured_blurred_things_are(self):
+        """Flips, turns, shifts, light and noise: the spectrum and the side of the fringes stay; nothing is zoomed."""
+        random = torch.Generator().manual_seed(1)
+        y, x = torch.meshgrid(torch.arange(100.0), torch.arange(100.0), indexing="ij")
+        # A wave of 10 samples along x, in red twice as strong as in green.
+        wave = torch.sin(2 * np.pi * x / 10)
+        image = (1200 + 200 * torch.stack([2 * wave, wave, wave])).repeat(16, 1, 1, 1)
+        out = data.augment(image.to(torch.int16), random)
+        self.assertEqual(out.shape, image.shape)
+        shifted = data.augment(image.to(torch.int16), random, 60)
+        self.assertEqual(shifted.shape, (16, 3, 60, 60))
+        for row in out:
+            spectrum = torch.fft.rfft2(row[1] - row[1].mean()).abs()
+            spectrum[0, 0] = 0
+            down, across = divmod(int(spectrum.argmax()), spectrum.shape[1])
+            # Still ten samples, along either axis.
+            self.assertIn((down, across), {(0, 10), (10, 0), (90, 0)})
+            red, green = (float((channel - channel.mean()).square().mean().sqrt()) for channel in row[:2])
+            self.assertAlmostEqual(red / green, 2.0, delta=0.3)
+        seeds = (torch.Generator().manual_seed(seed) for seed in range(12))
+        axes = {float(data.augment(image[:2].to(torch.int16), seed)[0, 1].std(0).mean() > 50) for seed in seeds}
+        self.assertEqual(axes, {0.0, 1.0})
 
     def test_pooling_adds_up_squares(self):
         patches = np.random.default_rng(0).integers(0, 256, (2, 300, 300, 3), dtype=np.uint8)

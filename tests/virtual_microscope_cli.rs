@@ -58,7 +58,7 @@ fn a_data_set_is_whole_and_goes_on_only_with_its_own_configuration() {
     for (name, bytes) in [
         ("patches-0000.npy", 6 * 300 * 300 * 3),
         ("handcrafted-0000.npy", 6 * 18 * 4),
-        ("labels-0000.npy", 6 * 3 * 4),
+        ("labels-0000.npy", 6 * 5 * 8),
     ] {
         assert_eq!(read(name).len(), 128 + bytes, "{name}");
     }

@@ -1,13 +1,14 @@
 """Labelled patches as the dataset builder writes them, and the distance classes.
 
 A set is a folder of shards, `patches-NNNN.npy` (uint8 [n, 300, 300, 3]), `handcrafted-NNNN.npy` (float32 [n, 18], raw) and
-`labels-NNNN.npy` (float32 [n, 3]: defocus in µm, slide, frame), with one `manifest.json`. Defocus is positive when the
-lens is too far from the slide. The features are computed by the Rust builder only; nothing here repeats them.
+`labels-NNNN.npy` (float64 [n, columns]), with one `manifest.json` that lists the shards and names the label columns: `defocus_um`
+(positive when the lens is too far from the slide), `slide_seed`, `frame`, and what else the builder knows. A shard counts when the
+manifest lists it. The features are computed by the Rust builder only; nothing here repeats them.
 """
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,12 @@ class PatchSet:
     def edges(self) -> ClassEdges:
         return ClassEdges.from_manifest(self.manifest)
 
+    def only(self, rows: np.ndarray) -> "PatchSet":
+        """The rows of a mask as a set of their own."""
+        chosen = torch.from_numpy(np.flatnonzero(rows))
+        tensors = {name: getattr(self, name)[chosen] for name in ("pooled", "handcrafted", "z_um", "known")}
+        return replace(self, **tensors, slide=self.slide[rows], frame=self.frame[rows])
+
     @property
     def images(self) -> np.ndarray:
         """Number of the image (slide and frame) each patch was cut from, 0..images."""
@@ -86,22 +93,70 @@ def pool(patches: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(sums.transpose(0, 3, 1, 2))
 
 
-def shards(folder: Path) -> list[tuple[Path, Path, Path]]:
-    """The (patches, handcrafted, labels) files of a set, in order."""
-    found = sorted(folder.glob("patches-*.npy"))
-    if not found:
-        raise FileNotFoundError(f"no patches-*.npy in {folder}: build the set first")
-    names = [path.name.removeprefix("patches-") for path in found]
-    return [(path, folder / f"handcrafted-{name}", folder / f"labels-{name}") for path, name in zip(found, names)]
+@dataclass(frozen=True)
+class Shard:
+    """The three files of a shard, and the rows the manifest says they have."""
+
+    patches: Path
+    handcrafted: Path
+    labels: Path
+    rows: int
+
+    def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Patches (mapped, not read), features and labels; refuses files that are not what the manifest says."""
+        arrays = []
+        for path, shape in ((self.patches, (PATCH_PX, PATCH_PX, 3)), (self.handcrafted, (HANDCRAFTED,)), (self.labels, None)):
+            try:
+                array = np.load(path, mmap_mode="r" if path == self.patches else None)
+            except (OSError, EOFError, ValueError) as error:
+                raise ValueError(f"{path} cannot be read ({error}): build the set again") from None
+            if len(array) != self.rows or (shape and array.shape[1:] != shape):
+                raise ValueError(f"{path}: shape {array.shape} is not that of {self.rows} rows: build the set again")
+            arrays.append(array)
+        if not (np.isfinite(arrays[1]).all() and np.isfinite(arrays[2]).all()):
+            raise ValueError(f"{self.patches}: its features or labels hold numbers that are not finite: build the set again")
+        return arrays[0], arrays[1].astype(np.float32), arrays[2]
 
 
 def read_manifest(folder: Path, incomplete: bool = False) -> tuple[dict, bytes]:
     """The manifest of a set and the bytes it came from; `incomplete` accepts one that is still being built."""
-    raw = (folder / "manifest.json").read_bytes()
-    manifest = json.loads(raw)
-    if not (manifest["complete"] or incomplete):
+    path = Path(folder) / "manifest.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"{folder} holds no data set, manifest.json is missing: build one with hhnet dataset")
+    raw = path.read_bytes()
+    try:
+        manifest = json.loads(raw)
+        whole = manifest["complete"]
+        for key in ("class_edges", "object_pixel_um", "config"):
+            manifest[key]
+        for shard in manifest["shards"]:
+            int(shard["number"]), int(shard["patches"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not the manifest of a data set ({error!r}): build the set again") from None
+    if not (whole or incomplete):
         raise ValueError(f"{folder} is not complete: run its build again with --resume")
     return manifest, raw
+
+
+def shards(folder: Path, incomplete: bool = False) -> list[Shard]:
+    """The shards the manifest of a set lists, in order of their numbers."""
+    folder = Path(folder)
+    listed = read_manifest(folder, incomplete)[0]["shards"]
+    if not listed:
+        raise ValueError(f"{folder} lists no shards: build the set first")
+    return [
+        Shard(*(folder / f"{kind}-{row['number']:04}.npy" for kind in ("patches", "handcrafted", "labels")), row["patches"])
+        for row in sorted(listed, key=lambda row: row["number"])
+    ]
+
+
+def label_columns(manifest: dict) -> tuple[int, int, int]:
+    """Where the labels keep defocus, slide and frame."""
+    names = manifest.get("label_columns", ["defocus_um", "slide_seed", "frame"])
+    try:
+        return names.index("defocus_um"), names.index("slide_seed"), names.index("frame")
+    except ValueError as error:
+        raise ValueError(f"the manifest's label_columns are {names}: {error}") from None
 
 
 def load(*folders: str | Path, incomplete: bool = False) -> PatchSet:
@@ -116,30 +171,28 @@ def load(*folders: str | Path, incomplete: bool = False) -> PatchSet:
     for path, (manifest, _) in zip(paths, manifests):
         if any(manifest[key] != first[key] for key in ("class_edges", "object_pixel_um")):
             raise ValueError(f"{path} is of another objective or pixel size than {paths[0]}: train on one at a time")
-    counts = [sum(shard["patches"] for shard in manifest["shards"]) for manifest, _ in manifests]
-    known = [not manifest["config"].get("empty", False) for manifest, _ in manifests]
-    found = [shard for path, (manifest, _) in zip(paths, manifests) for shard in shards(path)[: len(manifest["shards"])]]
-    labels = [np.load(labels_path) for _, _, labels_path in found]
-    label = np.concatenate(labels)
+    found = [
+        (shard, label_columns(manifest), not manifest["config"].get("empty", False))
+        for path, (manifest, _) in zip(paths, manifests)
+        for shard in shards(path, incomplete)
+    ]
+    count = sum(shard.rows for shard, *_ in found)
     # Filled in place: two copies of a large set would not fit.
-    pooled = np.empty((len(label), 3, POOLED_PX, POOLED_PX), np.int16)
-    handcrafted = np.empty((len(label), HANDCRAFTED), np.float32)
+    pooled = np.empty((count, 3, POOLED_PX, POOLED_PX), np.int16)
+    handcrafted = np.empty((count, HANDCRAFTED), np.float32)
+    label, known = np.empty((count, 3)), np.empty(count, bool)
     end = 0
-    for (patches_path, handcrafted_path, _), rows in zip(found, labels):
-        shard, features = np.load(patches_path, mmap_mode="r"), np.load(handcrafted_path)
-        if not len(shard) == len(features) == len(rows) or shard.shape[1:] != (PATCH_PX, PATCH_PX, 3):
-            raise ValueError(f"{patches_path}: shape {shard.shape} does not fit its features and labels")
-        if not (np.isfinite(features).all() and np.isfinite(rows).all()):
-            raise ValueError(f"{patches_path}: features or labels hold numbers that are not finite")
-        begin, end = end, end + len(shard)
-        handcrafted[begin:end] = features
-        for start in range(0, len(shard), 256):
-            pooled[begin + start : min(begin + start + 256, end)] = pool(shard[start : start + 256])
+    for shard, columns, is_known in found:
+        patches, features, rows = shard.read()
+        begin, end = end, end + shard.rows
+        handcrafted[begin:end], label[begin:end], known[begin:end] = features, rows[:, columns], is_known
+        for start in range(0, len(patches), 256):
+            pooled[begin + start : min(begin + start + 256, end)] = pool(patches[start : start + 256])
     return PatchSet(
         pooled=torch.from_numpy(pooled),
         handcrafted=torch.from_numpy(handcrafted),
         z_um=torch.from_numpy(label[:, 0].astype(np.float32)),
-        known=torch.from_numpy(np.repeat(known, counts)),
+        known=torch.from_numpy(known),
         slide=label[:, 1].astype(np.int64),
         frame=label[:, 2].astype(np.int64),
         manifest=first,

@@ -68,6 +68,7 @@ class Residual(nn.Module):
 
 def energies(x: torch.Tensor) -> torch.Tensor:
     """Mean and standard deviation of each channel over the patch, [n, 2 channels]."""
+    x = x.float()  # squares of half-precision numbers overflow; elsewhere this changes nothing
     mean = x.mean((2, 3))
     variance = (x * x).mean((2, 3)) - mean * mean
     return torch.cat([mean, torch.sqrt(torch.relu(variance) + 1e-4)], 1)
@@ -109,20 +110,40 @@ def fringes(density: torch.Tensor, laplacian: torch.Tensor) -> torch.Tensor:
     Laplacian of green; if green is red blurred, the other way round. The difference of the two partial correlations does
     not depend on how strongly the specimen absorbs either colour.
     """
-    bent = F.conv2d(density, laplacian, groups=3)
+    with torch.autocast(density.device.type, enabled=False):  # small differences, which half precision rounds away
+        bent = F.conv2d(density, laplacian, groups=3)
     inner = density[:, :, 1:-1, 1:-1]
     other, green = inner[:, 0::2], inner[:, 1:2].expand(-1, 2, -1, -1)
     other_bent, green_bent = bent[:, 0::2], bent[:, 1:2].expand(-1, 2, -1, -1)
     return partial_correlation(other, green_bent, green) - partial_correlation(green, other_bent, other)
 
 
-class HhnetFast(nn.Module):
-    """The network on pooled patches; `Deployed` adds the public inputs and outputs."""
+#: Levels, contrasts at four scales and colour fringes at three.
+NUMBERS = 5 * 3 + 3 * 2
 
-    def __init__(self, edges: ClassEdges, z_range_um: tuple[float, float], widths=(16, 32, 64, 96)):
+
+def look(pooled: torch.Tensor, laplacian: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, ...], torch.Tensor]:
+    """Optical density at four scales, each divided by its contrast (the finest, then the coarser three), and the numbers [n, 21]."""
+    density = torch.log(pooled * (1 / POOLED_MAX) + 0.004).neg()
+    level = density.mean((2, 3), keepdim=True)
+    density = density - level
+    fine, fine_contrast = normalise(density)  # 100x100
+    grids = [
+        F.avg_pool2d(density, 2),  # 50x50
+        F.avg_pool2d(density, 7, 4, 2, count_include_pad=False),  # 25x25
+        F.avg_pool2d(density, 12, 8, 4, count_include_pad=False),  # 13x13
+    ]
+    coarser, contrasts = zip(*map(normalise, grids))
+    colours = [fringes(grid, laplacian) for grid in grids]
+    return fine, coarser, torch.cat([level.flatten(1), fine_contrast, *contrasts, *colours], 1)
+
+
+class Histogram(nn.Module):
+    """What every network with a histogram over defocus has: its bins, its classes, its calibration, the scale of the frame features."""
+
+    def __init__(self, edges: ClassEdges, z_range_um: tuple[float, float]):
         super().__init__()
-        stem, first, second, third = widths
-        self.config = {"z_range_um": [float(z) for z in z_range_um], "widths": list(widths)}
+        self.config = {"z_range_um": [float(z) for z in z_range_um]}
         self.scale_um = scale_um(edges)
         knots = bin_edges(edges, z_range_um)
         self.register_buffer("bin_edges", knots)
@@ -140,6 +161,31 @@ class HhnetFast(nn.Module):
         #: Likewise the factor that makes half of the held-out heights lie within 0.67 standard deviations.
         self.register_buffer("variance_scale", torch.ones(()))
 
+    def to_u(self, z_um: torch.Tensor) -> torch.Tensor:
+        """Defocus in µm to the histogram's axis."""
+        return torch.asinh(z_um / self.scale_um)
+
+    def standardise(self, handcrafted: torch.Tensor) -> torch.Tensor:
+        """Raw frame features to training-set units, at most 4 standard deviations from the mean."""
+        return ((handcrafted - self.handcrafted_mean) / self.handcrafted_scale).clamp(-4.0, 4.0)
+
+    def moments(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Bin probabilities, and the mean and variance of u (a bin is as wide as it is; the label's own blur is taken off)."""
+        probability = torch.softmax(logits / self.temperature, 1)
+        mean = (probability * self.bin_centres).sum(1)
+        offset = self.bin_centres - mean[:, None]
+        spread = (probability * offset * offset).sum(1)
+        variance = torch.relu(spread - LABEL_SIGMA**2) + (LABEL_SIGMA / 3) ** 2
+        return probability, mean, variance * self.variance_scale
+
+
+class HhnetFast(Histogram):
+    """The network on pooled patches; `Deployed` adds the public inputs and outputs."""
+
+    def __init__(self, edges: ClassEdges, z_range_um: tuple[float, float], widths=(16, 32, 64, 96)):
+        super().__init__(edges, z_range_um)
+        stem, first, second, third = widths
+        self.config["widths"] = list(widths)
         self.stem = conv(3, stem, 5, 2)
         self.stage1 = nn.Sequential(conv(stem, first, 3, 2), Residual(first))
         self.stage2 = nn.Sequential(conv(first, second, 3, 2), Residual(second))
@@ -149,7 +195,7 @@ class HhnetFast(nn.Module):
         self.join_wide = conv(3, first, 3, 1)
         self.join_widest = conv(3, second, 3, 1)
         self.register_buffer("laplacian", torch.tensor(LAPLACIAN).expand(3, 1, 3, 3).contiguous())
-        scalars = 5 * 3 + 3 * 2
+        scalars = NUMBERS
         self.scalars = nn.BatchNorm1d(scalars, affine=False)
         self.handcrafted = nn.Sequential(nn.Linear(HANDCRAFTED, 32), nn.ReLU(inplace=True))
         pooled = 2 * (stem + first + second + third)
@@ -178,28 +224,10 @@ class HhnetFast(nn.Module):
             if isinstance(layer, nn.Linear):
                 layer.reset_parameters()
 
-    def to_u(self, z_um: torch.Tensor) -> torch.Tensor:
-        """Defocus in µm to the histogram's axis."""
-        return torch.asinh(z_um / self.scale_um)
-
-    def standardise(self, handcrafted: torch.Tensor) -> torch.Tensor:
-        """Raw frame features to training-set units, at most 4 standard deviations from the mean."""
-        return ((handcrafted - self.handcrafted_mean) / self.handcrafted_scale).clamp(-4.0, 4.0)
-
     def forward(self, pooled: torch.Tensor, standardised: torch.Tensor) -> torch.Tensor:
         """Logits of the histogram [n, bins] from 3x3 sums [n, 3, 100, 100] and standardised frame features."""
-        density = torch.log(pooled * (1 / POOLED_MAX) + 0.004).neg()
-        level = density.mean((2, 3), keepdim=True)
-        density = density - level
-        fine, fine_contrast = normalise(density)  # 100x100
-        grids = [
-            F.avg_pool2d(density, 2),  # 50x50
-            F.avg_pool2d(density, 7, 4, 2, count_include_pad=False),  # 25x25
-            F.avg_pool2d(density, 12, 8, 4, count_include_pad=False),  # 13x13
-        ]
-        (coarse, wide, widest), contrasts = zip(*map(normalise, grids))
-        colours = [fringes(grid, self.laplacian) for grid in grids]
-        numbers = self.scalars(torch.cat([level.flatten(1), fine_contrast, *contrasts, *colours], 1))
+        fine, (coarse, wide, widest), numbers = look(pooled, self.laplacian)
+        numbers = self.scalars(numbers)
 
         stem = self.stem(fine)
         first = self.stage1(stem + self.join_coarse(coarse))
@@ -208,29 +236,20 @@ class HhnetFast(nn.Module):
         pools = self.pooled(torch.cat([energies(x) for x in (stem, first, second, third)], 1))
         return self.head(torch.cat([pools, numbers, self.handcrafted(standardised)], 1) * self.seen)
 
-    def moments(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Bin probabilities, and the mean and variance of u (a bin is as wide as it is; the label's own blur is taken off)."""
-        probability = torch.softmax(logits / self.temperature, 1)
-        mean = (probability * self.bin_centres).sum(1)
-        offset = self.bin_centres - mean[:, None]
-        spread = (probability * offset * offset).sum(1)
-        variance = torch.relu(spread - LABEL_SIGMA**2) + (LABEL_SIGMA / 3) ** 2
-        return probability, mean, variance * self.variance_scale
 
-
-def soft_label(model: HhnetFast, z_um: torch.Tensor) -> torch.Tensor:
+def soft_label(model: Histogram, z_um: torch.Tensor) -> torch.Tensor:
     """The histogram that says "this height, give or take `LABEL_SIGMA`", [n, bins]; tails go to the outermost bins."""
     below = torch.special.ndtr((model.bin_edges[1:-1] - model.to_u(z_um)[:, None]) / LABEL_SIGMA)
     zero = torch.zeros_like(below[:, :1])
     return torch.diff(torch.cat([zero, below, zero + 1], 1), dim=1)
 
 
-def no_idea(model: HhnetFast) -> torch.Tensor:
+def no_idea(model: Histogram) -> torch.Tensor:
     """The histogram that gives every class the same probability, [bins]."""
     return (model.membership / model.membership.sum(0)).sum(1) / CLASSES
 
 
-def loss(model: HhnetFast, logits: torch.Tensor, z_um: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+def loss(model: Histogram, logits: torch.Tensor, z_um: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of histogram and classes, plus a little Gaussian likelihood of the moments.
 
     Rows that are not `known` show empty glass, and the right answer is that nobody can tell.
@@ -250,7 +269,7 @@ class Deployed(nn.Module):
     `defocus_um` is s sinh(E u); `log_variance` is the variance of u carried to µm² by its slope there.
     """
 
-    def __init__(self, network: HhnetFast):
+    def __init__(self, network: Histogram):
         super().__init__()
         self.network = network
         # 3x3 sums and the change from interleaved to planar colour in one convolution over rows of interleaved pixels.
@@ -270,7 +289,7 @@ class Deployed(nn.Module):
         return probability @ self.network.membership, defocus_um, torch.log(variance * slope_um * slope_um)
 
 
-def macs(network: HhnetFast) -> int:
+def macs(network: Histogram) -> int:
     """Multiply-accumulates of the convolutions and linear layers for one patch, the 3x3 sums included."""
     total = POOLED_PX * POOLED_PX * 3 * POOL * POOL * 3
     counted = []
@@ -285,7 +304,8 @@ def macs(network: HhnetFast) -> int:
     training = network.training
     network.eval()
     with torch.no_grad():
-        network(torch.full((1, 3, POOLED_PX, POOLED_PX), 500.0), torch.zeros(1, HANDCRAFTED))
+        where = network.bin_edges.device
+        network(torch.full((1, 3, POOLED_PX, POOLED_PX), 500.0, device=where), torch.zeros(1, HANDCRAFTED, device=where))
     network.train(training)
     for hook in hooks:
         hook.remove()

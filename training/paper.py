@@ -25,6 +25,7 @@ from . import data
 from .data import CLASSES, HANDCRAFTED, PATCH_PX, ClassEdges
 from .export import export
 from .report import write_json
+from .train import check_apart, check_set, check_weights, device, git_commit, read_checkpoint, save
 
 #: Table 1: kernel side and channels of the convolutions of each group.
 GROUPS = ((5, (64, 64)), (3, (128, 128)), (3, (256, 256, 256)), (3, (512, 512, 512)), (3, (512, 512, 512)))
@@ -88,11 +89,12 @@ class DeployedPaper(nn.Module):
 
 def batches(folder: Path, edges: ClassEdges, size: int, random: np.random.Generator):
     """Shuffled batches, flipped and turned, from shards read one after the other: a set need not fit in memory."""
+    column = data.label_columns(data.read_manifest(folder)[0])[0]
     shards = data.shards(folder)
     random.shuffle(shards)
-    for patches_path, handcrafted_path, labels_path in shards:
-        patches = np.load(patches_path, mmap_mode="r")
-        handcrafted, z_um = np.load(handcrafted_path), np.load(labels_path)[:, 0]
+    for shard in shards:
+        patches, handcrafted, labels = shard.read()
+        z_um = labels[:, column]
         order = random.permutation(len(patches))
         for start in range(0, len(order), size):
             rows = np.sort(order[start : start + size])
@@ -102,38 +104,68 @@ def batches(folder: Path, edges: ClassEdges, size: int, random: np.random.Genera
             yield torch.from_numpy(image.copy()), torch.from_numpy(handcrafted[rows]), torch.from_numpy(truth)
 
 
-def accuracy(network: Hhnet, folder: Path, edges: ClassEdges, device: torch.device, most: int | None) -> float:
-    """Share of the patches judged right, of the first `most`."""
+def held_out_scores(
+    network: Hhnet, folder: Path, edges: ClassEdges, where: torch.device, most: int | None
+) -> tuple[float, float]:
+    """Mean cross-entropy, and share of the patches judged right, of the first `most`."""
     network.eval()
     right = count = 0
+    total = 0.0
     with torch.no_grad():
         for image, handcrafted, truth in batches(folder, edges, 32, np.random.default_rng(0)):
-            right += int((network(image.to(device), handcrafted.to(device)).argmax(1).cpu() == truth).sum())
+            logits = network(image.to(where), handcrafted.to(where)).float().cpu()
+            total += float(F.cross_entropy(logits, truth, reduction="sum"))
+            right += int((logits.argmax(1) == truth).sum())
             count += len(truth)
             if most is not None and count >= most:
                 break
-    return right / max(1, count)
+    return total / max(1, count), right / max(1, count)
+
+
+def plot(history: list[dict], path: Path) -> None:
+    """The learning curve as a picture, as the paper's Fig. 5: loss and accuracy."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    epochs = [row["epoch"] for row in history]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    left.plot(epochs, [row["train_loss"] for row in history], "o-", label="training")
+    left.plot(epochs, [row["val_loss"] for row in history], "o-", label="held-out slides")
+    left.set(xlabel="epoch", ylabel="cross-entropy")
+    left.legend()
+    right.plot(epochs, [100 * row["patch_accuracy"] for row in history], "o-")
+    right.set(xlabel="epoch", ylabel="held-out patches right, %")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
 
 
 def fit(settings: argparse.Namespace) -> dict:
     """The whole run; returns the run card."""
     torch.manual_seed(settings.seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = device()
     settings.out.mkdir(parents=True, exist_ok=True)
-    training = data.load(settings.data / "train")
+    training, held_out = data.load(settings.data / "train"), data.load(settings.data / "val")
+    check_apart({"train": training, "val": held_out})
     z_max_um = training.manifest["config"]["z_max_um"]
     network = Hhnet(training.edges, (-z_max_um, z_max_um))
     network.handcrafted_mean.copy_(training.handcrafted.mean(0))
     network.handcrafted_scale.copy_(training.handcrafted.std(0).clamp_min(1e-6))
-    network.to(device)
+    network.to(where)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.rate)
-    scaler = torch.cuda.amp.GradScaler(enabled=device.type == "cuda")
+    scaler = torch.cuda.amp.GradScaler(enabled=where.type == "cuda")
     checkpoint = settings.out / "checkpoint.pt"
     history: list[dict] = []
     if settings.resume and checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device)
+        state = read_checkpoint(checkpoint, "network", "optimiser", "scaler", "random", "history", "training_set")
+        check_weights(network, state["network"], checkpoint, "hhnet")
+        check_set(state, training, checkpoint)
         network.load_state_dict(state["network"])
         optimiser.load_state_dict(state["optimiser"])
+        scaler.load_state_dict(state["scaler"])
+        # Dropout goes on where it stopped.
+        torch.set_rng_state(state["random"])
         history = state["history"]
     steps = 0
     for epoch in range(len(history), settings.epochs):
@@ -142,8 +174,8 @@ def fit(settings: argparse.Namespace) -> dict:
         random = np.random.default_rng(settings.seed + epoch)
         for image, handcrafted, truth in batches(settings.data / "train", training.edges, settings.batch, random):
             optimiser.zero_grad(set_to_none=True)
-            with torch.autocast(device.type, enabled=device.type == "cuda"):
-                value = F.cross_entropy(network(image.to(device), handcrafted.to(device)), truth.to(device))
+            with torch.autocast(where.type, enabled=where.type == "cuda"):
+                value = F.cross_entropy(network(image.to(where), handcrafted.to(where)), truth.to(where))
             scaler.scale(value).backward()
             scaler.step(optimiser)
             scaler.update()
@@ -152,14 +184,21 @@ def fit(settings: argparse.Namespace) -> dict:
             print(f"  epoch {epoch} step {len(losses)} loss {np.mean(losses):.3f}", flush=True)
             if settings.steps and steps >= settings.steps:
                 break
-        found = accuracy(network, settings.data / "val", training.edges, device, 64 if settings.steps else None)
-        history.append({"epoch": epoch, "train_loss": float(np.mean(losses)), "patch_accuracy": found})
-        print(
-            f"epoch {epoch}: loss {np.mean(losses):.3f}, held out {found:.4f}, {time.monotonic() - started:.0f} s", flush=True
+        most = 64 if settings.steps else None
+        val_loss, found = held_out_scores(network, settings.data / "val", training.edges, where, most)
+        train_loss = float(np.mean(losses))
+        history.append({"epoch": epoch, "train_loss": train_loss, "val_loss": val_loss, "patch_accuracy": found})
+        shown = f"loss {train_loss:.3f}, held out {val_loss:.3f}, right {found:.4f}"
+        print(f"epoch {epoch}: {shown}, {time.monotonic() - started:.0f} s", flush=True)
+        save(
+            checkpoint,
+            network=network.state_dict(),
+            optimiser=optimiser.state_dict(),
+            scaler=scaler.state_dict(),
+            random=torch.get_rng_state(),
+            history=history,
+            training_set=training.manifest_sha256,
         )
-        partial = checkpoint.with_name("checkpoint.pt.partial")
-        torch.save({"network": network.state_dict(), "optimiser": optimiser.state_dict(), "history": history}, partial)
-        partial.replace(checkpoint)
         if settings.steps and steps >= settings.steps:
             break
     network.cpu().eval()
@@ -167,7 +206,9 @@ def fit(settings: argparse.Namespace) -> dict:
     scores = {"val": {"patch_accuracy": history[-1]["patch_accuracy"]}} if history else {}
     card = {
         "model": "hhnet",
-        "device": str(device),
+        "device": str(where),
+        "seed": settings.seed,
+        "git_commit": git_commit(),
         "settings": {key: str(value) for key, value in vars(settings).items()},
         "training_set": training.manifest_sha256,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
@@ -177,6 +218,10 @@ def fit(settings: argparse.Namespace) -> dict:
         ),
     }
     write_json(settings.out / "run.json", card)
+    try:
+        plot(history, settings.out / "learning_curve.png")
+    except ImportError:
+        print("no learning curve: matplotlib is not installed", flush=True)
     return card
 
 
@@ -195,4 +240,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    print(json.dumps(fit(arguments()), indent=1))
+    try:
+        print(json.dumps(fit(arguments()), indent=1))
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"train: {error}") from None

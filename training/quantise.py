@@ -34,8 +34,8 @@ class Patches(CalibrationDataReader):
 
     @staticmethod
     def _batches(found, share):
-        for patches_path, handcrafted_path, _ in found:
-            patches, handcrafted = np.load(patches_path, mmap_mode="r"), np.load(handcrafted_path).astype(np.float32)
+        for shard in found:
+            patches, handcrafted, _ = shard.read()
             rows = np.unique(np.linspace(0, len(patches) - 1, min(share, len(patches))).astype(int))
             for start in range(0, len(rows), BATCH):
                 chosen = rows[start : start + BATCH]

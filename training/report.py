@@ -13,20 +13,21 @@ import numpy as np
 import torch
 
 from .data import CLASSES, ClassEdges, PatchSet, load, shards
-from .model import HhnetFast
+from .model import Histogram
 
 
-def predict(network: HhnetFast, patches: PatchSet, batch: int = 256) -> dict[str, np.ndarray]:
+def predict(network: Histogram, patches: PatchSet, batch: int = 256) -> dict[str, np.ndarray]:
     """Probabilities, defocus and variance (µm²) of every patch, and the moments in u they come from."""
     network.eval()
+    where = network.bin_edges.device
     parts = []
     with torch.no_grad():
         for start in range(0, len(patches), batch):
             rows = slice(start, start + batch)
             image = patches.pooled[rows].float().contiguous(memory_format=torch.channels_last)
-            logits = network(image, network.standardise(patches.handcrafted[rows]))
+            logits = network(image.to(where), network.standardise(patches.handcrafted[rows].to(where)))
             probability, mean, variance = network.moments(logits)
-            parts.append((probability @ network.membership, mean, variance, logits))
+            parts.append([part.cpu() for part in (probability @ network.membership, mean, variance, logits)])
     probability, mean, variance, logits = (torch.cat(column).numpy() for column in zip(*parts))
     slope_um = network.scale_um * np.cosh(mean)
     return {
@@ -44,8 +45,8 @@ def predict_file(model: Path, folder: Path, batch: int = 120) -> dict[str, np.nd
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     names = ["probabilities", "defocus_um", "log_variance"]
     parts = []
-    for patches_path, handcrafted_path, _ in shards(folder):
-        patches, handcrafted = np.load(patches_path, mmap_mode="r"), np.load(handcrafted_path).astype(np.float32)
+    for shard in shards(folder):
+        patches, handcrafted, _ = shard.read()
         for start in range(0, len(patches), batch):
             rows = slice(start, start + batch)
             parts.append(session.run(names, {"patches": np.array(patches[rows]), "handcrafted": handcrafted[rows]}))

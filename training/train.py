@@ -8,6 +8,7 @@ at the end. Run again with `--resume` after an interruption: it goes on from the
 
 import argparse
 import copy
+import itertools
 import json
 import math
 import platform
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from . import data, report
 from .export import export
@@ -96,7 +98,7 @@ def calibrate(network: HhnetFast, patches: data.PatchSet, raw: np.ndarray) -> No
 
 def validation_loss(network: HhnetFast, patches: data.PatchSet, logits: np.ndarray) -> float:
     """Cross-entropy of the histogram on a held-out set."""
-    target = soft_label(network, patches.z_um)
+    target = soft_label(network, patches.z_um.to(network.bin_edges.device)).cpu()
     return float(-(target * torch.log_softmax(torch.from_numpy(logits), 1)).sum(1).mean())
 
 
@@ -108,20 +110,54 @@ def git_commit() -> str:
         return "unknown"
 
 
+def read_checkpoint(path: Path, *needed: str) -> dict:
+    """What a checkpoint holds, on the CPU; refuses a file that lacks an entry of `needed`."""
+    try:
+        state = torch.load(path, map_location="cpu")
+    except Exception as error:  # noqa: BLE001  torch.load raises whatever the bytes of a foreign file lead it to
+        raise ValueError(f"{path} is no checkpoint of this training ({error}): start from one that it wrote") from None
+    missing = [name for name in needed if not isinstance(state, dict) or name not in state]
+    if missing:
+        raise ValueError(
+            f"{path} is no checkpoint of this training (it lacks {', '.join(missing)}): start from one that it wrote"
+        )
+    return state
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint or of a .npz file."""
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    return torch.load(path)["network"]
+    return read_checkpoint(path, "network")["network"]
 
 
-def check_weights(network: HhnetFast, weights: dict[str, torch.Tensor], path: Path) -> None:
-    """Refuses the weights of another network."""
+def check_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Path, kind: str = "hhnet_fast") -> None:
+    """Refuses the weights of another network than `network`, whose name is `kind`."""
     known = network.state_dict()
     for name in [name for name, _ in network.named_parameters()] + list(weights):
         if name not in weights or name not in known or weights[name].shape != known[name].shape:
-            raise ValueError(f"{path} holds the weights of another network ('{name}' differs): start from one of hhnet_fast")
+            raise ValueError(f"{path} holds the weights of another network ('{name}' differs): start from one of {kind}")
+
+
+def check_set(state: dict, training: data.PatchSet, path: Path) -> None:
+    """Refuses to go on with a checkpoint of another training set."""
+    if state["training_set"] != training.manifest_sha256:
+        raise ValueError(f"{path} was trained on another set: leave out --resume, or choose another --out")
+
+
+def check_apart(sets: dict[str, data.PatchSet]) -> None:
+    """Refuses sets that have slides in common with the first of them, or val with a test set."""
+    slides = {name: set(patches.slide.tolist()) for name, patches in sets.items()}
+    for one, other in itertools.combinations(slides, 2):
+        common = sorted(slides[one] & slides[other])
+        if common and not (one.startswith("test_") and other.startswith("test_")):
+            raise ValueError(f"slides {common} are in {one} and in {other}: build {other} from other slides")
+
+
+def device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build(training: data.PatchSet, start_from: Path | None) -> HhnetFast:
@@ -141,10 +177,11 @@ def build(training: data.PatchSet, start_from: Path | None) -> HhnetFast:
     return network.to(memory_format=torch.channels_last)
 
 
-def train_epoch(network, average, optimiser, training, random, place, settings) -> float:
-    """One pass; `place` is (epoch, epochs). Returns the mean loss."""
+def train_epoch(network, average, optimiser, scaler, training, random, place, settings) -> float:
+    """One pass; `place` is (epoch, epochs). Returns the mean loss. On a GPU in mixed precision, the loss itself in float32."""
     epoch, epochs = place
     network.train()
+    where = network.bin_edges.device
     order = torch.randperm(len(training), generator=random)
     crop_px = settings.crop if epoch < settings.crop_share * epochs else data.POOLED_PX
     steps = max(1, len(order) // settings.batch)
@@ -155,13 +192,18 @@ def train_epoch(network, average, optimiser, training, random, place, settings) 
             group["lr"] = rate
         rows = order[step * settings.batch : (step + 1) * settings.batch]
         image = data.augment(training.pooled[rows], random, crop_px)
-        features = data.withhold(network.standardise(training.handcrafted[rows]), random)
+        features = data.withhold(network.standardise(training.handcrafted[rows].to(where)).cpu(), random)
         image, seen = data.empty_some(image, random, settings.empty)
-        value = loss(network, network(image, features), training.z_um[rows], seen & training.known[rows])
+        with torch.autocast(where.type, enabled=scaler.is_enabled()):
+            logits = network(image.to(where), features.to(where))
+        known = (seen & training.known[rows]).to(where)
+        value = loss(network, logits.float(), training.z_um[rows].to(where), known)
         optimiser.zero_grad(set_to_none=True)
-        value.backward()
+        scaler.scale(value).backward()
+        scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
+        scaler.step(optimiser)
+        scaler.update()
         average.update(network)
         total += value.item()
         if step % 20 == 19:
@@ -186,35 +228,41 @@ def fit(settings: argparse.Namespace) -> dict:
 
     training = data.load(settings.data / "train", *settings.more, incomplete=settings.incomplete)
     held_out = data.load(settings.data / "val")
-    common = set(training.slide.tolist()) & set(held_out.slide.tolist())
-    if common:
-        raise ValueError(f"slides {sorted(common)} are in train and in val: build val from other slides")
+    folders = [path for path in sorted(settings.data.glob("test_*")) if (path / "manifest.json").exists()]
+    tests = {path.name: data.load(path) for path in folders}
+    check_apart({"train": training, "val": held_out, **tests})
     network = build(training, settings.start_from)
     if settings.head_only:
         network.reset_head()
+    network.to(device())
+    scaler = torch.cuda.amp.GradScaler(enabled=device().type == "cuda")
     average = Average(network)
     learning = network.head.parameters() if settings.head_only else network.parameters()
     optimiser = torch.optim.AdamW(learning, lr=settings.rate, weight_decay=0.02)
     random = torch.Generator().manual_seed(settings.seed)
     history, best, start = [], math.inf, 0
     if settings.resume and checkpoint.exists():
-        state = torch.load(checkpoint)
+        parts = ("network", "average", "steps", "optimiser", "scaler", "random", "history", "best", "training_set")
+        state = read_checkpoint(checkpoint, *parts)
         check_weights(network, state["network"], checkpoint)
+        check_set(state, training, checkpoint)
         network.load_state_dict(state["network"])
         average.network.load_state_dict(state["average"])
         average.steps = state["steps"]
         optimiser.load_state_dict(state["optimiser"])
+        scaler.load_state_dict(state["scaler"])
         random.set_state(state["random"])
         history, best, start = state["history"], state["best"], len(state["history"])
     print(f"{len(training)} patches to learn, {len(held_out)} held out, {macs(network) / 1e6:.1f} MMAC per patch", flush=True)
 
-    sample = np.load(data.shards(settings.data / "val")[0][0], mmap_mode="r")[:8].copy(), held_out.handcrafted[:8].numpy()
+    sample = data.shards(settings.data / "val")[0].read()[0][:8].copy(), held_out.handcrafted[:8].numpy()
     card = {
         "model": "hhnet_fast",
         "seed": settings.seed,
         "git_commit": git_commit(),
         "settings": {key: str(value) for key, value in vars(settings).items()},
         "training_set": training.manifest_sha256,
+        "device": str(device()),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "macs_per_patch": macs(network),
@@ -226,7 +274,7 @@ def fit(settings: argparse.Namespace) -> dict:
 
     for epoch in range(start, settings.epochs):
         started = time.monotonic()
-        train_loss = train_epoch(network, average, optimiser, training, random, (epoch, settings.epochs), settings)
+        train_loss = train_epoch(network, average, optimiser, scaler, training, random, (epoch, settings.epochs), settings)
         found = report.predict(average.network, held_out)
         val_loss = validation_loss(average.network, held_out, found["logits"])
         scores = report.score(found, held_out)
@@ -239,7 +287,7 @@ def fit(settings: argparse.Namespace) -> dict:
         )
         if val_loss < best or settings.choose == "last":
             best = val_loss
-            chosen = copy.deepcopy(average.network)
+            chosen = copy.deepcopy(average.network).cpu()
             calibrate(chosen, held_out, found["logits"])
             save(settings.out / "best.pt", network=chosen.state_dict(), epoch=epoch)
             summary = {"val": {name: scores[name] for name in shown}, "epoch": epoch}
@@ -250,6 +298,8 @@ def fit(settings: argparse.Namespace) -> dict:
             average=average.network.state_dict(),
             steps=average.steps,
             optimiser=optimiser.state_dict(),
+            scaler=scaler.state_dict(),
+            training_set=training.manifest_sha256,
             random=random.get_state(),
             history=history,
             best=best,
@@ -257,22 +307,19 @@ def fit(settings: argparse.Namespace) -> dict:
         report.write_json(settings.out / "history.json", history)
         report.write_json(settings.out / "run.json", card)
 
-    return finish(settings, average.network, (training, held_out), sample, history, card)
+    return finish(settings, average.network.cpu(), (training, held_out, tests), sample, history, card)
 
 
 def finish(settings, network, sets, sample, history, card) -> dict:
     """Score the best weights on every held-out set, export them with the scores, write the run card and the curve."""
-    training, held_out = sets
-    state = torch.load(settings.out / "best.pt")
+    training, held_out, tests = sets
+    state = read_checkpoint(settings.out / "best.pt", "network", "epoch")
     network.load_state_dict(state["network"])
     calibrate(network, held_out, report.predict(network, held_out)["logits"])
     card["chosen_epoch"] = state["epoch"]
     card["temperature"], card["variance_scale"] = float(network.temperature), float(network.variance_scale)
     card["scores"] = {
-        folder.name: report.score(report.predict(network, loaded), loaded)
-        for folder in [settings.data / "val", *sorted(settings.data.glob("test_*"))]
-        if (folder / "manifest.json").exists()
-        for loaded in [data.load(folder)]
+        name: report.score(report.predict(network, patches), patches) for name, patches in {"val": held_out, **tests}.items()
     }
     headline = ("patch_accuracy", "image_accuracy", "wrong_direction_rate", "abs_error_um_within_2um", "bias_um_in_focus")
     summary = {name: {key: scores[key] for key in headline} for name, scores in card["scores"].items()}

@@ -4,7 +4,8 @@
 //! |---|---|---|---|
 //! | 1 | `mean` | grey levels, 0–255 | |
 //! | 2 | `variance` | grey levels², 0–16256.25 | |
-//! | 3, 4 | `skewness`, `kurtosis` | 1; kurtosis of a normal distribution is 3 | one grey level only: 0 and 3 |
+//! | 3 | `skewness` | 1, within ±√n of n pixels; 0 if symmetrical | one grey level only: 0 |
+//! | 4 | `kurtosis` | 1, from 1 (skewness² + 1) to n; 3 if normal | one grey level only: 3 |
 //! | 5 | `sum_entropy` | bits, 0–9 | no pair of pixels: 0 |
 //! | 6 | `sum_average` | grey levels, 0–510 | no pair of pixels: 0 |
 //! | 7 | `difference_variance` | grey levels², 0–16256.25 | no pair of pixels: 0 |
@@ -19,7 +20,8 @@
 //! distance at which a high aperture still puts anything but noise. **The correlations** use full-resolution crops.
 //!
 //! Where the printed paper slips, the definition it cites is used: difference variance (7) is Haralick's, the variance of
-//! p_{x-y}; the correlations (13) divide by standard deviations, not by variances. No feature is ever NaN or infinite.
+//! p_{x-y}; the correlations (13) divide by standard deviations, not by variances: for crops a and b of n grey values each,
+//! r = Σ (aᵢ - ā)(bᵢ - b̄) / √(Σ (aᵢ - ā)² · Σ (bᵢ - b̄)²). No feature is ever NaN or infinite.
 
 mod correlation;
 mod glcm;

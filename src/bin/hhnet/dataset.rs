@@ -2,15 +2,17 @@
 
 #[path = "dataset/ingest.rs"]
 mod ingest;
+#[path = "dataset/table.rs"]
+mod table;
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use hhnet::classes::{CLASSES, ClassEdges};
-use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument, Samples};
+use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument, Label, Samples};
 use hhnet::features::FEATURES;
 use hhnet::objective::Objective;
 use hhnet::patches::PATCH;
@@ -52,7 +54,7 @@ pub(crate) struct Synth {
     /// Patches kept of each frame, at most.
     #[arg(long, default_value_t = 9)]
     patches_per_frame: usize,
-    /// Heights: the middles of the seven classes, or uniform within each.
+    /// Heights: the middles of the seven classes, uniform within each, or uniform over the range.
     #[arg(long, value_enum, default_value_t = HeightsChoice::Continuous)]
     z: HeightsChoice,
     /// Largest defocus of either sign, µm.
@@ -79,6 +81,7 @@ pub(crate) struct Synth {
 enum HeightsChoice {
     Paper,
     Continuous,
+    Uniform,
 }
 
 /// What manifest.json says.
@@ -94,16 +97,24 @@ struct Manifest {
     class_edges: ClassEdges,
     /// Index of each class, in the order of `class_counts`.
     class_order: [i8; CLASSES],
-    label_columns: [String; 3],
+    /// Columns of the labels, float64.
+    label_columns: Vec<String>,
     patches: usize,
     skipped_blank: usize,
     class_counts: [usize; CLASSES],
+    /// What recorded patches were cut from; none for rendered ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    recorded: Option<ingest::Recorded>,
+    /// The shards that are written whole.
     shards: Vec<Shard>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Shard {
     number: usize,
+    /// Frames its patches are from.
+    #[serde(default)]
+    frames: usize,
     first_seed: u64,
     slides: usize,
     patches: usize,
@@ -130,6 +141,7 @@ fn synthesise(synth: &Synth) -> anyhow::Result<()> {
         heights: match synth.z {
             HeightsChoice::Paper => Heights::Paper,
             HeightsChoice::Continuous => Heights::Continuous,
+            HeightsChoice::Uniform => Heights::Uniform,
         },
         z_max_um: synth.z_max_um,
         blank: if synth.keep_blank || synth.empty {
@@ -162,10 +174,11 @@ fn build(config: &DatasetConfig, out: &Path, resume: bool) -> anyhow::Result<()>
             continue;
         }
         let samples = render(config, slides.clone(), &bar)?;
-        write_shard(out, number, &samples)?;
+        write_shard(out, number, &samples, &manifest.class_edges)?;
         manifest.shards.retain(|shard| shard.number != number);
         manifest.shards.push(Shard {
             number,
+            frames: slides.len() * config.frames_per_slide,
             first_seed: config.first_seed + first as u64,
             slides: slides.len(),
             patches: samples.labels.len(),
@@ -197,9 +210,7 @@ fn start(config: &DatasetConfig, out: &Path, resume: bool) -> anyhow::Result<Man
             out.display()
         );
     }
-    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let manifest: Manifest =
-        serde_json::from_slice(&text).with_context(|| format!("{} is not a manifest", path.display()))?;
+    let manifest = read_manifest(out)?;
     if manifest.config != *config || manifest.version != env!("CARGO_PKG_VERSION") {
         bail!(
             "{} was begun with another configuration or version: choose another directory",
@@ -207,6 +218,12 @@ fn start(config: &DatasetConfig, out: &Path, resume: bool) -> anyhow::Result<Man
         );
     }
     Ok(manifest)
+}
+
+fn read_manifest(out: &Path) -> anyhow::Result<Manifest> {
+    let path = out.join(MANIFEST);
+    let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    serde_json::from_slice(&text).with_context(|| format!("{} is not a manifest", path.display()))
 }
 
 fn render(
@@ -232,18 +249,19 @@ fn files(out: &Path, number: usize) -> [PathBuf; 3] {
     ["patches", "handcrafted", "labels"].map(|kind| out.join(format!("{kind}-{number:04}.npy")))
 }
 
-fn write_shard(out: &Path, number: usize, samples: &Samples) -> anyhow::Result<()> {
+fn write_shard(out: &Path, number: usize, samples: &Samples, edges: &ClassEdges) -> anyhow::Result<()> {
     let [patches, handcrafted, labels] = files(out, number);
     let count = samples.labels.len();
     let pixels = ArrayView4::from_shape((count, PATCH, PATCH, 3), &samples.patches)?;
     write_whole(&patches, |file| Ok(pixels.write_npy(file)?))?;
     let features = ArrayView2::from_shape((count, FEATURES), samples.handcrafted.as_flattened())?;
     write_whole(&handcrafted, |file| Ok(features.write_npy(file)?))?;
-    let columns = ArrayView2::from_shape((count, 3), samples.labels.as_flattened())?;
+    let rows: Vec<_> = samples.labels.iter().map(|label| label.row(edges)).collect();
+    let columns = ArrayView2::from_shape((count, Label::COLUMNS.len()), rows.as_flattened())?;
     write_whole(&labels, |file| Ok(columns.write_npy(file)?))
 }
 
-/// Writes beside `path` and renames, so that a file that exists is whole.
+/// Writes beside `path`, waits until it is on the disk, and renames, so that a file that exists is whole.
 fn write_whole(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<File>) -> anyhow::Result<()>,
@@ -252,7 +270,7 @@ fn write_whole(
     let attempt = || -> anyhow::Result<()> {
         let mut file = BufWriter::new(File::create(&unfinished)?);
         write(&mut file)?;
-        file.flush()?;
+        file.into_inner()?.sync_all()?;
         fs::rename(&unfinished, path)?;
         Ok(())
     };
@@ -260,7 +278,7 @@ fn write_whole(
         // Half a file would only be in the way on a full disk; that it cannot be removed is no second error.
         drop(fs::remove_file(&unfinished));
         let path = path.display();
-        anyhow!("cannot write {path} ({error}): free some space, then run this again, with --resume for a rendered set")
+        anyhow!("cannot write {path} ({error}): free some space, then run this again with --resume")
     })
 }
 
@@ -273,11 +291,12 @@ impl Manifest {
             depth_of_field_um: config.objective.depth_of_field_um(),
             class_edges: config.edges(),
             class_order: hhnet::classes::DistanceIndex::ALL.map(|index| index.value()),
-            label_columns: ["defocus_um", "slide_seed", "frame"].map(str::to_owned),
+            label_columns: Label::COLUMNS.map(str::to_owned).to_vec(),
             config: config.clone(),
             patches: 0,
             skipped_blank: 0,
             class_counts: [0; CLASSES],
+            recorded: None,
             shards: Vec::new(),
         }
     }

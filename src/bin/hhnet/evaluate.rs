@@ -12,7 +12,7 @@ mod slides;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::network::{ClassifierConfig, Network as _, PatchPrediction};
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     model: PathBuf,
     /// Folder of a data set (see `hhnet dataset`) to judge; without it, slides are rendered.
-    #[arg(long, conflicts_with_all = ["slides", "seed", "protocol", "shifted"])]
+    #[arg(long, conflicts_with_all = ["slides", "seed", "shifted"])]
     data: Option<PathBuf>,
     /// Slides to render, seven frames each.
     #[arg(long, default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
@@ -33,9 +33,9 @@ pub(crate) struct Arguments {
     /// Seed of the first slide; the others follow it. Training uses 1 and up, 100000, 200000 and 300000 and up.
     #[arg(long, default_value_t = 5_000_000)]
     seed: u64,
-    /// Heights of the frames.
-    #[arg(long, value_enum, default_value_t = Protocol::Continuous)]
-    protocol: Protocol,
+    /// Heights of the frames: continuous if left out, or what the data set's manifest says.
+    #[arg(long, value_enum)]
+    protocol: Option<Protocol>,
     /// Optics, stain and density outside the ranges that training draws from.
     #[arg(long)]
     shifted: bool,
@@ -54,15 +54,28 @@ pub(crate) struct Arguments {
 enum Protocol {
     /// Seven separated heights, one in the middle of each class, as in the paper's data set.
     Paper,
-    /// Any height, classes balanced.
+    /// Any height of the range, all alike.
     Continuous,
     /// Nothing to judge: empty glass, lamp off, lamp nearly off, saturated camera.
     Blank,
 }
 
+impl Protocol {
+    /// As on the command line and in the report.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Paper => "paper",
+            Self::Continuous => "continuous",
+            Self::Blank => "blank",
+        }
+    }
+}
+
 /// One frame: its true defocus and what the network said of its patches.
 struct JudgedFrame {
     z_um: f64,
+    /// Frames of a slide share its optics and its stain: they are not independent.
+    slide: u64,
     patches: Vec<PatchPrediction>,
     /// Time from the frame to its estimate, where a whole frame was judged.
     seconds: Option<f64>,
@@ -72,24 +85,41 @@ struct JudgedFrame {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut network = OnnxNetwork::open(&arguments.model, arguments.threads.into())?;
     let card = network.card().clone();
-    if arguments.data.is_none() && arguments.protocol == Protocol::Blank {
+    if arguments.protocol == Some(Protocol::Blank) {
+        ensure!(
+            arguments.data.is_none(),
+            "blank frames are rendered: leave out --data, or --protocol blank"
+        );
         let report = slides::judge_blank(network, arguments)?;
-        return Ok(writeln!(std::io::stdout().lock(), "{report:#}")?);
+        if let Some(folder) = &arguments.report {
+            report::write_blank(folder, &report)?;
+        }
+        return print(&report, arguments.json);
     }
     let (protocol, source, frames) = match &arguments.data {
         Some(folder) => {
-            let frames = shards::judge(&mut network, folder)?;
-            ("data", folder.display().to_string(), frames)
+            let (heights, frames) = shards::judge(&mut network, folder)?;
+            (
+                arguments.protocol.unwrap_or(heights),
+                folder.display().to_string(),
+                frames,
+            )
         }
         None => {
-            let (name, source) = describe(arguments);
-            (name, source, slides::judge(network, arguments)?)
+            let protocol = arguments.protocol.unwrap_or(Protocol::Continuous);
+            let Arguments { slides, seed, .. } = arguments;
+            let source = format!("{slides} slides rendered from seed {seed}");
+            (protocol, source, slides::judge(network, arguments, protocol)?)
         }
     };
     let depth_um = Objective::by_name(&card.objective)
         .map_or(2.0 * card.class_edges.in_focus_um, |o| o.depth_of_field_um());
     let scores = Scores::of(&frames, &card.class_edges, depth_um)?;
-    let report = scores.report(&card.model_id, protocol, &source);
+    let mut report = scores.report();
+    report["model"] = (*card.model_id).into();
+    report["protocol"] = protocol.name().into();
+    report["shifted"] = arguments.shifted.into();
+    report["source"] = source.into();
     if let Some(folder) = &arguments.report {
         report::write(
             folder,
@@ -98,28 +128,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             &ClassifierConfig::for_edges(&card.class_edges),
         )?;
     }
+    print(&report, arguments.json)
+}
+
+fn print(report: &serde_json::Value, json: bool) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    if arguments.json {
-        writeln!(out, "{report:#}")?;
-    } else if let serde_json::Value::Object(entries) = report {
-        for (name, value) in entries {
-            if name != "confusion" && name != "reliability" {
-                writeln!(out, "{name:>28}  {value}")?;
-            }
+    if json {
+        return Ok(writeln!(out, "{report:#}")?);
+    }
+    for (name, value) in report.as_object().into_iter().flatten() {
+        if name != "confusion" && name != "reliability" {
+            writeln!(out, "{name:>28}  {value}")?;
         }
     }
     Ok(())
-}
-
-/// Name of the protocol and a sentence about where the frames come from.
-fn describe(arguments: &Arguments) -> (&'static str, String) {
-    let name = match (arguments.protocol, arguments.shifted) {
-        (Protocol::Paper, false) => "paper",
-        (Protocol::Continuous, false) => "continuous",
-        (Protocol::Blank, _) => "blank",
-        (Protocol::Paper, true) => "paper, shifted",
-        (Protocol::Continuous, true) => "continuous, shifted",
-    };
-    let Arguments { slides, seed, .. } = arguments;
-    (name, format!("{slides} slides rendered from seed {seed}"))
 }

@@ -1,12 +1,11 @@
 //! `hhnet dataset ingest`: labelled patches from z-stacks that somebody recorded.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument, Samples};
+use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument, Label, Samples};
 use hhnet::drivers::image_files::{Pixels, read_image};
 use hhnet::features::Handcrafted;
 use hhnet::frame::Frame;
@@ -14,24 +13,22 @@ use hhnet::network::ClassifierConfig;
 use hhnet::objective::Objective;
 use hhnet::patches::{self, Grid};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Manifest, SHARD_PATCHES, Shard, write_shard};
-
-/// Relative difference of pixel sizes that is rounding.
-const SAME_PIXEL: f64 = 1e-3;
+use super::table::{Row, Table};
+use super::{MANIFEST, Manifest, SHARD_PATCHES, Shard, read_manifest, write_shard};
 
 #[derive(Args)]
 pub(crate) struct Ingest {
     /// Folder with the images.
     folder: PathBuf,
-    /// CSV file with the columns file and z_um (positive: the lens is too far), and if there are several fields of view also
-    /// field, or x_um and y_um; manifest.csv in the folder if left out.
+    /// CSV file with the columns file and z_um (positive: the lens is too far), and if file names do not begin with their field
+    /// of view (FIELD_z+3.5um.png) also field, or x_um and y_um. Looked for in the folder too; manifest.csv if left out.
     #[arg(long)]
     manifest: Option<PathBuf>,
-    /// Side of a pixel in the object plane, µm.
+    /// Side of a pixel in the object plane, µm; from the column pixel_size_um if left out.
     #[arg(long)]
-    pixel_size_um: f64,
+    pixel_size_um: Option<f64>,
     /// Objective whose depth of field sets the class edges.
     #[arg(long, default_value = "40x0.65")]
     objective: String,
@@ -41,138 +38,143 @@ pub(crate) struct Ingest {
     /// Field kept out of the training set, to be scored on; may be given several times. The last one if left out.
     #[arg(long)]
     hold_out: Vec<String>,
+    /// Put every field into both sets, for a trainer that holds out one field after the other.
+    #[arg(long, conflicts_with = "hold_out")]
+    every_field: bool,
     /// Grids laid over each image of the training set: the centred one, then others moved as far to the corners as the
     /// image allows. With the eight flips and turns of the training, four make 32 views of each patch.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=5))]
     shifts: u8,
-    /// Directory to write to; gets the sets train and val.
+    /// Directory to write to; gets the sets train and val. FOLDER/dataset if left out.
     #[arg(long)]
-    out: PathBuf,
+    out: Option<PathBuf>,
+    /// Go on where an interrupted run on the same images stopped. Without it, sets that are there are replaced.
+    #[arg(long)]
+    resume: bool,
+}
+
+/// What the patches of a set were cut from; part of its manifest.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Recorded {
+    /// Names of the fields; the labels' slide and field are places in this list.
+    fields: Vec<String>,
+    /// The images; the labels' frame is a place in this list.
+    images: Vec<Image>,
+    /// Grids laid over each image.
+    shifts: usize,
+}
+
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+struct Image {
+    file: String,
+    field: String,
+    /// Defocus, µm, its sign as in the labels.
+    z_um: f64,
 }
 
 /// Where the grids lie within what an image has left over: half way, then the corners.
 const CORNERS: [[f64; 2]; 5] = [[0.5, 0.5], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]];
 
-/// A line of the manifest.
-#[derive(Deserialize)]
-struct Row {
-    file: String,
-    z_um: f64,
-    field: Option<String>,
-    x_um: Option<f64>,
-    y_um: Option<f64>,
-    pixel_size_um: Option<f64>,
+pub(crate) fn run(ingest: &Ingest) -> Result<()> {
+    let objective = Objective::by_name(&ingest.objective)?;
+    let mut table = Table::read(&ingest.table(), &ingest.folder, ingest.pixel_size_um)?;
+    if ingest.flip_sign {
+        table.rows.iter_mut().for_each(|row| row.z_um = -row.z_um);
+    }
+    warn_of_unnamed(&table, &ingest.folder)?;
+    let held_out = held_out(ingest, &table.fields)?;
+    let out = ingest
+        .out
+        .clone()
+        .unwrap_or_else(|| ingest.folder.join("dataset"));
+    let config = DatasetConfig {
+        objective,
+        instrument: Instrument::Randomised,
+        slides: table.fields.len(),
+        first_seed: 0,
+        frames_per_slide: 1,
+        frames_per_field: 1,
+        patches_per_frame: 1,
+        heights: Heights::Continuous,
+        z_max_um: table.rows.iter().map(|row| row.z_um.abs()).fold(0.0, f64::max),
+        blank: Blank::Skip,
+        jpeg_share: 0.0,
+        empty: false,
+    };
+    let sets = [("train", false), ("val", true)].map(|(set, wanted)| {
+        let chosen = |row: &&Row| ingest.every_field || held_out.contains(&row.field) == wanted;
+        let rows: Vec<&Row> = table.rows.iter().filter(chosen).collect();
+        // A held-out image is judged as the classifier will see it.
+        let shifts = if wanted { 1 } else { ingest.shifts.into() };
+        (out.join(set), table.manifest(&config, &rows, shifts))
+    });
+    if !ingest.resume {
+        for (set, _) in &sets {
+            remove(set)?;
+        }
+    }
+    for (set, manifest) in sets {
+        write(ingest, &set, manifest)?;
+    }
+    eprintln!("the sets train and val are in {}", out.display());
+    Ok(())
 }
 
-impl Row {
-    fn field(&self) -> String {
-        match (&self.field, self.x_um, self.y_um) {
-            (Some(field), ..) => field.clone(),
-            (None, Some(x_um), Some(y_um)) => format!("{x_um},{y_um}"),
-            _ => "all".to_owned(),
+impl Ingest {
+    /// The CSV file: as named, else of that name in the folder.
+    fn table(&self) -> PathBuf {
+        let Some(named) = &self.manifest else {
+            return self.folder.join("manifest.csv");
+        };
+        let inside = self.folder.join(named);
+        if !named.exists() && inside.exists() {
+            inside
+        } else {
+            named.clone()
         }
     }
 }
 
-pub(crate) fn run(ingest: &Ingest) -> Result<()> {
-    ensure!(
-        ingest.pixel_size_um.is_finite() && ingest.pixel_size_um > 0.0,
-        "--pixel-size-um must be a positive number, not {}",
-        ingest.pixel_size_um
-    );
-    let objective = Objective::by_name(&ingest.objective)?;
-    let fields = fields(ingest)?;
-    let held_out = held_out(ingest, &fields)?;
-    let z_max_um = fields
-        .values()
-        .flatten()
-        .map(|row| row.z_um.abs())
-        .fold(0.0, f64::max);
-    for (set, wanted) in [("train", false), ("val", true)] {
-        let chosen = fields
-            .iter()
-            .enumerate()
-            .filter(|(_, (name, _))| held_out.contains(name) == wanted);
-        let config = DatasetConfig {
-            objective: objective.clone(),
-            instrument: Instrument::Randomised,
-            slides: fields.len(),
-            first_seed: 0,
-            frames_per_slide: 1,
-            frames_per_field: 1,
-            patches_per_frame: 1,
-            heights: Heights::Continuous,
-            z_max_um,
-            blank: Blank::Skip,
-            jpeg_share: 0.0,
-            empty: false,
+impl Table {
+    /// What the manifest of a set says before its first image is read.
+    fn manifest(&self, config: &DatasetConfig, rows: &[&Row], shifts: usize) -> Manifest {
+        let image = |row: &&Row| Image {
+            file: row.file.clone(),
+            field: row.field.clone(),
+            z_um: row.z_um,
         };
-        let rows: Vec<(usize, &Row)> = chosen
-            .flat_map(|(number, (_, rows))| rows.iter().map(move |row| (number, row)))
-            .collect();
-        // A held-out image is judged as the classifier will see it.
-        let shifts = if wanted { 1 } else { ingest.shifts.into() };
-        write(ingest, &config, &ingest.out.join(set), &rows, shifts)?;
+        // By field: a shard holds few of them.
+        let mut images: Vec<Image> = rows.iter().map(image).collect();
+        images.sort_by_key(|image| self.number(&image.field));
+        Manifest {
+            object_pixel_um: self.pixel_size_um,
+            recorded: Some(Recorded {
+                fields: self.fields.clone(),
+                images,
+                shifts,
+            }),
+            ..Manifest::new(config)
+        }
+    }
+}
+
+fn warn_of_unnamed(table: &Table, folder: &Path) -> Result<()> {
+    let unnamed = table.unnamed(folder)?;
+    if let Some(first) = unnamed.first() {
+        eprintln!(
+            "warning: {} images have no line in the manifest and are left out, the first is {}",
+            unnamed.len(),
+            first.display()
+        );
     }
     Ok(())
 }
 
-/// The rows of the manifest by field.
-fn fields(ingest: &Ingest) -> Result<BTreeMap<String, Vec<Row>>> {
-    let path = ingest
-        .manifest
-        .clone()
-        .unwrap_or_else(|| ingest.folder.join("manifest.csv"));
-    let mut reader = csv::Reader::from_path(&path).with_context(|| {
-        format!(
-            "cannot read {}: give a CSV file with the columns file and z_um",
-            path.display()
-        )
-    })?;
-    let mut fields = BTreeMap::<String, Vec<Row>>::new();
-    for (number, row) in reader.deserialize::<Row>().enumerate() {
-        // One for the header, one for counting from 1.
-        let line = number + 2;
-        let mut row = row.with_context(|| {
-            format!(
-                "{} line {line}: each line needs a file and a number z_um",
-                path.display()
-            )
-        })?;
-        ensure!(
-            row.z_um.is_finite(),
-            "{} line {line}: z_um is {}, which is no height",
-            path.display(),
-            row.z_um
-        );
-        if let Some(size_um) = row.pixel_size_um
-            && (size_um / ingest.pixel_size_um - 1.0).abs() > SAME_PIXEL
-        {
-            bail!(
-                "{} line {line}: the pixel size {size_um} µm is not {} µm; ingest images of one pixel size at a time",
-                path.display(),
-                ingest.pixel_size_um
-            );
-        }
-        if ingest.flip_sign {
-            row.z_um = -row.z_um;
-        }
-        fields.entry(row.field()).or_default().push(row);
-    }
-    ensure!(
-        fields.len() >= 2,
-        "{} names {} field of view: at least two are needed, one to learn from and one to score on; add a column field",
-        path.display(),
-        fields.len()
-    );
-    Ok(fields)
-}
-
-fn held_out(ingest: &Ingest, fields: &BTreeMap<String, Vec<Row>>) -> Result<Vec<String>> {
-    let known = || fields.keys().cloned().collect::<Vec<_>>().join(", ");
+fn held_out(ingest: &Ingest, fields: &[String]) -> Result<Vec<String>> {
+    let known = || fields.join(", ");
     for name in &ingest.hold_out {
         ensure!(
-            fields.contains_key(name),
+            fields.contains(name),
             "there is no field '{name}' to hold out; there are {}",
             known()
         );
@@ -182,50 +184,100 @@ fn held_out(ingest: &Ingest, fields: &BTreeMap<String, Vec<Row>>) -> Result<Vec<
         "no field is left to learn from: hold out fewer of {}",
         known()
     );
-    let last = || fields.keys().next_back().cloned().into_iter().collect();
     Ok(if ingest.hold_out.is_empty() {
-        last()
+        fields.last().cloned().into_iter().collect()
     } else {
         ingest.hold_out.clone()
     })
 }
 
-fn write(
-    ingest: &Ingest,
-    config: &DatasetConfig,
-    out: &Path,
-    rows: &[(usize, &Row)],
-    shifts: usize,
-) -> Result<()> {
-    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
-    let mut manifest = Manifest {
-        object_pixel_um: ingest.pixel_size_um,
-        ..Manifest::new(config)
+/// Removes a set: its manifest first, so that what is left is never read as whole, then the shards it was made of.
+fn remove(set: &Path) -> Result<()> {
+    let gone =
+        |path: &Path| fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()));
+    if set.join(MANIFEST).exists() {
+        gone(&set.join(MANIFEST))?;
+    }
+    let Ok(entries) = set.read_dir() else {
+        return Ok(());
     };
-    let bar = ProgressBar::new(rows.len() as u64).with_style(ProgressStyle::with_template(
+    for entry in entries {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_shard = ["patches-", "handcrafted-", "labels-"]
+            .iter()
+            .any(|kind| name.starts_with(kind));
+        if is_shard && name.ends_with(".npy") {
+            gone(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// The manifest to go on with: that of the interrupted run, if it was of the same images, or the new one.
+fn begun(set: &Path, new: Manifest) -> Result<Manifest> {
+    if !set.join(MANIFEST).exists() {
+        return Ok(new);
+    }
+    let old = read_manifest(set)?;
+    let same = old.config == new.config
+        && old.recorded == new.recorded
+        && old.object_pixel_um == new.object_pixel_um
+        && old.label_columns == new.label_columns;
+    ensure!(
+        same,
+        "{} was begun with other images, labels or options: leave out --resume to replace it",
+        set.display()
+    );
+    Ok(old)
+}
+
+fn write(ingest: &Ingest, out: &Path, new: Manifest) -> Result<()> {
+    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let mut manifest = begun(out, new)?;
+    let recorded = manifest
+        .recorded
+        .clone()
+        .context("the manifest names no images")?;
+    let finished: usize = manifest.shards.iter().map(|shard| shard.frames).sum();
+    let bar = ProgressBar::new(recorded.images.len() as u64).with_style(ProgressStyle::with_template(
         "{bar:40} {pos}/{len} images, {eta} to go",
     )?);
-    let mut samples = Samples::default();
-    for (frame_number, (field, row)) in rows.iter().enumerate() {
-        let label = [row.z_um as f32, *field as f32, frame_number as f32];
-        append(&mut samples, &ingest.folder.join(&row.file), label, shifts)?;
+    bar.set_position(finished as u64);
+    let (mut samples, mut first) = (Samples::default(), finished);
+    for (number, image) in recorded.images.iter().enumerate().skip(finished) {
+        let field = recorded.fields.partition_point(|name| *name < image.field) as u64;
+        let label = Label {
+            defocus_um: image.z_um,
+            slide: field,
+            frame: number as u64,
+            field,
+        };
+        append(
+            &mut samples,
+            &ingest.folder.join(&image.file),
+            label,
+            recorded.shifts,
+        )?;
         bar.inc(1);
-        if samples.labels.len() >= SHARD_PATCHES || frame_number + 1 == rows.len() {
-            let number = manifest.shards.len();
-            write_shard(out, number, &samples)?;
+        if samples.labels.len() >= SHARD_PATCHES || number + 1 == recorded.images.len() {
+            let shard = manifest.shards.len();
+            write_shard(out, shard, &samples, &manifest.class_edges)?;
             manifest.shards.push(Shard {
-                number,
+                number: shard,
+                frames: number + 1 - first,
                 first_seed: 0,
                 slides: 0,
                 patches: samples.labels.len(),
                 skipped_blank: samples.skipped,
                 class_counts: samples.class_counts(&manifest.class_edges),
             });
-            samples = Samples::default();
+            manifest.total();
+            manifest.write(out)?;
+            (samples, first) = (Samples::default(), number + 1);
         }
     }
     bar.finish_and_clear();
-    manifest.total();
     ensure!(
         manifest.patches > 0,
         "the images of {} hold nothing but blank patches: is there a specimen in the light?",
@@ -236,10 +288,10 @@ fn write(
 }
 
 /// All patches of an image that hold something, on `shifts` grids.
-fn append(samples: &mut Samples, path: &Path, label: [f32; 3], shifts: usize) -> Result<()> {
+fn append(samples: &mut Samples, path: &Path, label: Label, shifts: usize) -> Result<()> {
     let Pixels { width, height, rgb } = read_image(path)?;
     let frame = Frame::new(width, height, rgb, hhnet::units::Instant::default(), 0)?;
-    let handcrafted = Handcrafted::of(&frame, label[2] as u64);
+    let handcrafted = Handcrafted::of(&frame, label.frame);
     let least = ClassifierConfig::default().min_contrast;
     let mut buffer = Vec::new();
     for corner in CORNERS.iter().take(shifts) {

@@ -1,7 +1,8 @@
 //! Labelled patches on disk.
 //!
 //! A data set is a folder of shards `patches-NNNN.npy` (uint8 [n, 300, 300, 3]), `handcrafted-NNNN.npy` (float32 [n, 18])
-//! and `labels-NNNN.npy` (float32 [n, 3]: defocus in µm, slide, frame) with a `manifest.json`.
+//! and `labels-NNNN.npy` (float64 [n, columns]) with a `manifest.json`, which lists the shards and names the columns. What it does not
+//! list is no part of the set, and a set it does not call complete is not read.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -17,32 +18,59 @@ use hhnet::patches::PATCH;
 use indicatif::ProgressBar;
 use ndarray::{Array2, Array4, s};
 use ndarray_npy::{ReadNpyExt, ReadableElement};
+use serde::Deserialize;
 use serde_json::Value;
 
-use super::JudgedFrame;
+use super::{JudgedFrame, Protocol};
 
 /// Patches shown to the network at once.
 const BATCH: usize = 30;
 
-/// Slide and frame, as the bits of their labels.
-type FrameKey = (u32, u32);
+/// Slide and frame.
+type FrameKey = (u64, u64);
 
-pub(super) fn judge(network: &mut OnnxNetwork, data: &Path) -> Result<Vec<JudgedFrame>> {
-    check_manifest(data, &network.card().class_edges)?;
-    let shards = shards(data)?;
-    let bar = ProgressBar::new(shards.len() as u64);
+/// What the manifest says that matters here.
+#[derive(Deserialize)]
+struct Manifest {
+    complete: bool,
+    #[serde(alias = "class_edges_um")]
+    class_edges: Value,
+    label_columns: Vec<String>,
+    config: Option<Value>,
+    shards: Vec<Shard>,
+}
+
+#[derive(Deserialize)]
+struct Shard {
+    number: usize,
+    patches: usize,
+}
+
+/// The heights of the set, and its frames.
+pub(super) fn judge(network: &mut OnnxNetwork, data: &Path) -> Result<(Protocol, Vec<JudgedFrame>)> {
+    let manifest = manifest(data)?;
+    check_edges(&manifest.class_edges, &network.card().class_edges)?;
+    let column = |name: &str| {
+        let found = manifest.label_columns.iter().position(|column| column == name);
+        found.with_context(|| format!("the manifest of {} names no label column {name}", data.display()))
+    };
+    let columns = [column("defocus_um")?, column("slide_seed")?, column("frame")?];
+    let bar = ProgressBar::new(manifest.shards.len() as u64);
     let mut frames = BTreeMap::<FrameKey, JudgedFrame>::new();
-    for name in shards {
+    for shard in &manifest.shards {
+        let name = format!("{:04}", shard.number);
         let patches: Array4<u8> = read(data, "patches", &name)?;
         let handcrafted: Array2<f32> = read(data, "handcrafted", &name)?;
-        let labels: Array2<f32> = read(data, "labels", &name)?;
-        let (count, ..) = patches.dim();
+        let labels: Array2<f64> = read(data, "labels", &name)?;
+        let count = shard.patches;
+        let width = manifest.label_columns.len();
         if patches.dim() != (count, PATCH, PATCH, 3)
             || handcrafted.dim() != (count, FEATURES)
-            || labels.dim() != (count, 3)
+            || labels.dim() != (count, width)
         {
             bail!(
-                "shard {name} of {} has shapes {:?}, {:?}, {:?} but needs [n, 300, 300, 3], [n, 18], [n, 3]",
+                "shard {name} of {} has shapes {:?}, {:?}, {:?}, but its manifest says [{count}, 300, 300, 3], [{count}, 18], \
+                 [{count}, {width}]: build the set again",
                 data.display(),
                 patches.shape(),
                 handcrafted.shape(),
@@ -56,40 +84,48 @@ pub(super) fn judge(network: &mut OnnxNetwork, data: &Path) -> Result<Vec<Judged
                 handcrafted.slice(s![rows.clone(), ..]),
             )?;
             for (row, answer) in rows.zip(answers) {
-                let key = (labels[[row, 1]].to_bits(), labels[[row, 2]].to_bits());
-                let z_um = labels[[row, 0]].into();
-                let frame = frames.entry(key).or_insert_with(|| JudgedFrame {
+                let [z_um, slide, frame] = columns.map(|column| labels[[row, column]]);
+                let judged = || JudgedFrame {
                     z_um,
+                    slide: slide as u64,
                     patches: Vec::new(),
                     seconds: None,
-                });
-                frame.patches.push(answer);
+                };
+                let key = (slide as u64, frame as u64);
+                frames.entry(key).or_insert_with(judged).patches.push(answer);
             }
         }
         bar.inc(1);
     }
     bar.finish_and_clear();
-    Ok(frames.into_values().collect())
+    let heights = manifest.config.as_ref().map(|config| &config["heights"]);
+    let protocol = match heights.and_then(Value::as_str) {
+        Some("paper") => Protocol::Paper,
+        _ => Protocol::Continuous,
+    };
+    Ok((protocol, frames.into_values().collect()))
 }
 
-/// The numbers of the shards, as their names have them.
-fn shards(data: &Path) -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(data).with_context(|| format!("cannot list {}", data.display()))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        names.extend(
-            name.strip_prefix("patches-")
-                .and_then(|rest| rest.strip_suffix(".npy"))
-                .map(str::to_owned),
-        );
-    }
-    names.sort();
+fn manifest(data: &Path) -> Result<Manifest> {
+    let path = data.join("manifest.json");
+    let shown = data.display();
+    let text = std::fs::read(&path).with_context(|| {
+        format!(
+            "{shown} holds no data set, {} is missing: make one with `hhnet dataset`",
+            path.display()
+        )
+    })?;
+    let manifest: Manifest = serde_json::from_slice(&text)
+        .with_context(|| format!("{} is not the manifest of a data set", path.display()))?;
     ensure!(
-        !names.is_empty(),
-        "{} holds no patches-NNNN.npy: make one with `hhnet dataset synth`",
-        data.display()
+        manifest.complete,
+        "{shown} is not complete: run its build again with --resume"
     );
-    Ok(names)
+    ensure!(
+        !manifest.shards.is_empty(),
+        "{shown} lists no shards: make a set with `hhnet dataset`"
+    );
+    Ok(manifest)
 }
 
 fn read<T, D>(data: &Path, kind: &str, name: &str) -> Result<ndarray::Array<T, D>>
@@ -103,26 +139,9 @@ where
         .with_context(|| format!("{} is not an array of the right type", path.display()))
 }
 
-/// The manifest may not name other class edges than the model.
-fn check_manifest(data: &Path, edges: &ClassEdges) -> Result<()> {
-    let path = data.join("manifest.json");
-    let text = std::fs::read(&path).with_context(|| {
-        format!(
-            "{} holds no data set, {} is missing",
-            data.display(),
-            path.display()
-        )
-    })?;
-    let manifest: Value =
-        serde_json::from_slice(&text).with_context(|| format!("{} is not JSON", path.display()))?;
-    let named = manifest
-        .get("class_edges_um")
-        .or_else(|| manifest.get("class_edges"));
-    let number = |name: &str, place: usize| {
-        named
-            .and_then(|all| all.get(name).or_else(|| all.get(place)))?
-            .as_f64()
-    };
+/// The set may not have other class edges than the model.
+fn check_edges(named: &Value, edges: &ClassEdges) -> Result<()> {
+    let number = |name: &str, place: usize| named.get(name).or_else(|| named.get(place))?.as_f64();
     let wanted = [
         ("in_focus_um", edges.in_focus_um),
         ("near_um", edges.near_um),
@@ -130,9 +149,8 @@ fn check_manifest(data: &Path, edges: &ClassEdges) -> Result<()> {
         ("far_um", edges.far_um),
     ];
     for (place, (name, model_um)) in wanted.into_iter().enumerate() {
-        let Some(data_um) = number(name, place) else {
-            continue;
-        };
+        let data_um = number(name, place)
+            .with_context(|| format!("the manifest names no class edge {name}: make the set again"))?;
         ensure!(
             (data_um - model_um).abs() <= 1e-3 * model_um,
             "the model's class edge {name} is {model_um}, the data set's {data_um}: use a data set for the model's objective"

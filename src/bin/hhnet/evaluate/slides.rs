@@ -16,14 +16,18 @@ use serde_json::{Value, json};
 
 use super::{Arguments, JudgedFrame, Protocol};
 
-/// Frames of each slide: every class once.
+/// Frames of each slide; with the paper's heights every class once.
 const FRAMES: usize = 7;
 /// Fields rendered before they are judged; 10 MB a frame.
 const AHEAD: usize = 16;
 /// Largest defocus in depths of field: 65 µm at 40x/0.65.
 const Z_MAX_DEPTHS: f64 = 45.4;
 
-pub(super) fn judge(network: OnnxNetwork, arguments: &Arguments) -> Result<Vec<JudgedFrame>> {
+pub(super) fn judge(
+    network: OnnxNetwork,
+    arguments: &Arguments,
+    protocol: Protocol,
+) -> Result<Vec<JudgedFrame>> {
     let objective = Objective::by_name(&network.card().objective)?;
     let config = DatasetConfig {
         z_max_um: Z_MAX_DEPTHS * objective.depth_of_field_um(),
@@ -38,9 +42,9 @@ pub(super) fn judge(network: OnnxNetwork, arguments: &Arguments) -> Result<Vec<J
         frames_per_slide: FRAMES,
         frames_per_field: 2,
         patches_per_frame: 1,
-        heights: match arguments.protocol {
+        heights: match protocol {
             Protocol::Paper => Heights::Paper,
-            Protocol::Continuous | Protocol::Blank => Heights::Continuous,
+            Protocol::Continuous | Protocol::Blank => Heights::Uniform,
         },
         blank: Blank::Keep,
         jpeg_share: 0.0,
@@ -58,15 +62,19 @@ pub(super) fn judge(network: OnnxNetwork, arguments: &Arguments) -> Result<Vec<J
         .flat_map(|slide| config.fields(slide))
         .collect();
     for fields in fields.chunks(AHEAD) {
-        let exposed: Vec<Vec<(f64, Frame)>> = fields
+        let exposed: Vec<(u64, Vec<(f64, Frame)>)> = fields
             .par_iter()
-            .map(|field| config.expose(field))
-            .collect::<Result<_, _>>()?;
-        for (z_um, frame) in exposed.into_iter().flatten() {
+            .map(|field| Ok((field.slide_seed, config.expose(field)?)))
+            .collect::<Result<_>>()?;
+        let frames = exposed
+            .into_iter()
+            .flat_map(|(slide, frames)| frames.into_iter().map(move |frame| (slide, frame)));
+        for (slide, (z_um, frame)) in frames {
             let started = Instant::now();
             let patches = classifier.judge_patches(&frame)?;
             judged.push(JudgedFrame {
                 z_um,
+                slide,
                 patches,
                 seconds: Some(started.elapsed().as_secs_f64()),
             });
