@@ -19,7 +19,7 @@ use crate::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
 use crate::ros::diagnostics::{Diagnostics, Severity};
-use crate::ros::lifecycle::{Change, Lifecycle, Wish};
+use crate::ros::lifecycle::{Lifecycle, Wish};
 use crate::ros::node::{Builder, Newest, newest_reliable};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities};

@@ -11,7 +11,7 @@ use r2r::{Publisher, QosProfile};
 use super::demand::{POLL, Taker};
 use super::frames::{FrameInput, FrameTally, Preview, ShotReceiver, median, to_text};
 use crate::classes::ClassEdges;
-use crate::drivers::onnx::OnnxNetwork;
+use crate::drivers::onnx::{Interrupt, OnnxNetwork};
 use crate::network::{Classifier, ClassifierConfig, Estimate, ModelCard, Network, NoNetwork};
 use crate::objective::Objective;
 use crate::parameters;
@@ -236,9 +236,7 @@ fn take_over(
 }
 
 /// A classifier, and what makes an inference that is under way end early, if one can take long.
-fn open_classifier(
-    parameters: &ClassifierParameters,
-) -> Result<(Classifier<AnyNetwork>, Option<Interrupt>)> {
+fn open_classifier(parameters: &ClassifierParameters) -> Result<(Classifier<AnyNetwork>, Option<Interrupt>)> {
     let (network, interrupt): (AnyNetwork, _) = if parameters.model == NO_MODEL {
         let objective = Objective::by_name(&parameters.objective)?;
         let edges = ClassEdges::for_objective(&objective);

@@ -30,6 +30,7 @@ use crate::ros::presence::{Presence, Work, capabilities};
 use crate::sensor::Noise;
 use crate::slide::SiteRandom;
 use crate::stage::{Axis, Drift, MechanicsConfig};
+use crate::units::Instant;
 
 /// Hard stops of x, y, z, µm from the middle of the slide's nominal plane: the table passes every edge of the slide, and
 /// the lens reaches it.
@@ -264,8 +265,13 @@ fn open(
 impl SimMicroscopeParameters {
     /// When exposures happen.
     fn shutter(&self) -> Result<Shutter> {
-        Shutter::new(self.seed as u64, self.frame_rate, self.frame_jitter, self.exposure)
-            .map_err(|error| anyhow!("sim_microscope {error}"))
+        Shutter::new(
+            self.seed as u64,
+            self.frame_rate,
+            self.frame_jitter,
+            self.exposure,
+        )
+        .map_err(|error| anyhow!("sim_microscope {error}"))
     }
 
     /// Where x, y and z are when the controller powers up, µm.
