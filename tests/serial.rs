@@ -313,9 +313,11 @@ async fn a_mute_peer_is_disconnected_and_noise_is_survived() {
     assert_eq!(handle.status().borrow().state, StageState::Disconnected);
     drop(far);
     tokio::time::sleep(Duration::from_secs(1)).await;
+    // Whether a read or a write meets the end first is chance.
+    let reason = handle.status().borrow().reason.clone();
     assert!(
-        handle.status().borrow().reason.contains("unplugged"),
-        "{handle:?}"
+        reason.contains("unplugged") || reason.contains("lost"),
+        "{reason}"
     );
 }
 

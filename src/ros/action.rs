@@ -434,8 +434,8 @@ mod tests {
         assert!(tokio::time::timeout(limit, sent).await.unwrap().unwrap().accepted);
         let dropped = ask(2).await.unwrap().unwrap();
         assert_eq!(
-            (dropped.status, i64::from(dropped.result.code)),
-            (Status::Aborted as i8, i64::from(MoveStage::Result::UNKNOWN))
+            (dropped.status, dropped.result.code),
+            (Status::Aborted as i8, MoveStage::Result::UNKNOWN as u8)
         );
 
         // Refused at the door: the node hears nothing of it.

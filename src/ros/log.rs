@@ -435,7 +435,7 @@ mod tests {
                 "\x1b[31mred"
             );
         });
-        let line = queue.try_recv().unwrap();
+        let Told { line, .. } = queue.try_recv().unwrap();
         assert_eq!((line.level, line.name.as_str()), (30, "lab1.bridge"));
         assert_eq!(line.msg, "the device said \\u{1b}[31mred reply=err\\n\\u{0}");
     }
