@@ -22,6 +22,9 @@ const LOG_VARIANCE_LIMIT: f64 = 12.0;
 /// Mean luminance of a frame that was exposed, grey levels: below it the lamp is off, above it all but the darkest is clipped.
 const EXPOSED: std::ops::RangeInclusive<f64> = 12.0..=250.0;
 
+/// Exponents that a voted distribution may be raised to.
+pub const SHARPNESS: std::ops::RangeInclusive<f64> = 0.1..=10.0;
+
 /// What a network says about one patch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PatchPrediction {
@@ -60,6 +63,10 @@ pub struct ModelCard {
     pub training_set: String,
     /// Scores on held-out data, as JSON; empty if the model does not say.
     pub scores: String,
+    /// Least and largest defocus it was trained on, µm; None if the model does not say.
+    pub trained_um: Option<[f64; 2]>,
+    /// [`ClassifierConfig::sharpness`] fitted on held-out slides; None if the model does not say.
+    pub sharpness: Option<f64>,
 }
 
 /// A model that is ready to judge patches.
@@ -120,6 +127,8 @@ impl NoNetwork {
                 pixel_size_um: f64::NAN,
                 training_set: String::new(),
                 scores: String::new(),
+                trained_um: None,
+                sharpness: None,
             },
         }
     }
@@ -195,8 +204,13 @@ pub struct ClassifierConfig {
     /// Heights of the classes: where vote and defocus name classes that are not neighbours, the estimate is not trusted. Patches of
     /// empty glass guess a class and say themselves that they do not know the height.
     pub edges: ClassEdges,
-    /// Exponent of the voted distribution before it is stated, 0.1 to 10: patches that agree know more together than their mean
-    /// says. Set on held-out slides so that of the images that state 90 %, nine in ten are right.
+    /// Least and largest defocus the model was trained on, µm; an estimate beyond them is not trusted. None: not known, not checked.
+    pub trained_um: Option<[f64; 2]>,
+    /// Share of the patches that may name the other side of focus, from farther away than indices 1 and -1 reach, before the estimate
+    /// is not trusted, 0 to 0.5: within the trained range patches agree about the side, beyond it they fall apart.
+    pub max_opposed: f64,
+    /// Exponent of the voted distribution before it is stated, [`SHARPNESS`]: patches that agree know more together than their
+    /// mean says. `hhnet calibrate` fits it on held-out slides ([`crate::calibration`]); 1 states the vote as it is.
     pub sharpness: f64,
     /// Part of the patches' errors that they have in common (see [`vote::fuse`]), 0 to 1.
     pub patch_correlation: f64,
@@ -211,7 +225,16 @@ impl Default for ClassifierConfig {
 }
 
 impl ClassifierConfig {
-    /// The usual settings for a model of these classes.
+    /// The usual settings for this model.
+    pub fn for_model(card: &ModelCard) -> Self {
+        Self {
+            trained_um: card.trained_um,
+            sharpness: card.sharpness.unwrap_or(1.0),
+            ..Self::for_edges(&card.class_edges)
+        }
+    }
+
+    /// The usual settings for a model of these classes of which no more is known.
     pub fn for_edges(edges: &ClassEdges) -> Self {
         Self {
             voting: Voting::default(),
@@ -220,7 +243,9 @@ impl ClassifierConfig {
             min_patches: 1,
             max_relative_stddev: 0.4,
             edges: *edges,
-            sharpness: 1.5,
+            trained_um: None,
+            max_opposed: 0.05,
+            sharpness: 1.0,
             patch_correlation: 0.5,
             crop_seed: 0,
         }
@@ -237,7 +262,8 @@ impl ClassifierConfig {
                 f64::MIN_POSITIVE,
                 f64::MAX,
             ),
-            ("sharpness", self.sharpness, 0.1, 10.0),
+            ("max_opposed", self.max_opposed, 0.0, 0.5),
+            ("sharpness", self.sharpness, *SHARPNESS.start(), *SHARPNESS.end()),
             ("patch_correlation", self.patch_correlation, 0.0, 1.0),
         ];
         match rows
@@ -314,7 +340,11 @@ impl Estimate {
             let class = config.edges.classify(Micrometres(fusion.defocus_um));
             let relative_um = config.max_relative_stddev * fusion.defocus_um.abs();
             let is_known = fusion.stddev_um <= relative_um.max(config.edges.near_um);
-            is_known && (class.value() - vote.index.value()).abs() <= 1
+            let is_in_range = config
+                .trained_um
+                .is_none_or(|[least_um, most_um]| (least_um..=most_um).contains(&fusion.defocus_um));
+            let is_one_sided = opposed(&measurements, config.edges.near_um) <= config.max_opposed;
+            is_known && is_in_range && is_one_sided && (class.value() - vote.index.value()).abs() <= 1
         };
         Self {
             index: vote.index,
@@ -330,8 +360,19 @@ impl Estimate {
     }
 }
 
+/// The smaller of the shares of measurements beyond `far_um` on one side of focus and on the other.
+fn opposed(measurements: &[Measurement], far_um: f64) -> f64 {
+    let beyond = |side: f64| {
+        measurements
+            .iter()
+            .filter(|measurement| side * measurement.defocus_um > far_um)
+            .count()
+    };
+    beyond(1.0).min(beyond(-1.0)) as f64 / measurements.len().max(1) as f64
+}
+
 /// The distribution with its entries raised to a power; the likeliest stays the likeliest.
-fn sharpened(probabilities: &Probabilities, exponent: f64) -> Probabilities {
+pub(crate) fn sharpened(probabilities: &Probabilities, exponent: f64) -> Probabilities {
     let powers = probabilities.map(|p| f64::from(p).powf(exponent));
     let sum: f64 = powers.iter().sum();
     powers.map(|power| (power / sum) as f32)

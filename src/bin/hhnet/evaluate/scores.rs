@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use hhnet::classes::{CLASSES, ClassEdges, DistanceIndex};
+use hhnet::classes::{CLASSES, DistanceIndex};
 use hhnet::network::{ClassifierConfig, Estimate};
 use hhnet::units::Micrometres;
 use hhnet::vote::{self, Voting};
@@ -91,7 +91,8 @@ impl Share {
 }
 
 impl Scores {
-    pub(super) fn of(frames: &[JudgedFrame], edges: &ClassEdges, depth_um: f64) -> Result<Self> {
+    pub(super) fn of(frames: &[JudgedFrame], settings: &ClassifierConfig, depth_um: f64) -> Result<Self> {
+        let edges = &settings.edges;
         let truth = |frame: &JudgedFrame| edges.classify(Micrometres(frame.z_um));
         let patches = || {
             frames
@@ -105,9 +106,8 @@ impl Scores {
             patch_accuracy.whole > 0,
             "there is no patch to judge: the frames hold empty glass alone"
         );
-        let default = ClassifierConfig::for_edges(edges);
         let votings = VOTINGS.map(|(name, voting)| {
-            let config = ClassifierConfig { voting, ..default };
+            let config = ClassifierConfig { voting, ..*settings };
             let started = Instant::now();
             let right = Share::of(frames.iter().filter(|frame| !frame.patches.is_empty()), |frame| {
                 Estimate::from_patches(&frame.patches, &config).index == truth(frame)
@@ -124,7 +124,7 @@ impl Scores {
                 (
                     truth(frame),
                     frame.z_um,
-                    Estimate::from_patches(&frame.patches, &default),
+                    Estimate::from_patches(&frame.patches, settings),
                 )
             })
             .collect();
