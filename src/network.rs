@@ -198,6 +198,9 @@ pub struct ClassifierConfig {
     pub min_contrast: f32,
     /// Valid patches an estimate needs to be trusted, at least 1.
     pub min_patches: usize,
+    /// Valid patches an estimate beyond index 1 and -1 needs, at least 1; a frame with fewer patches altogether needs all of them. Far
+    /// from focus the specimen blurs into every patch; where only a few still hold anything, the lens is beyond the range.
+    pub min_far_patches: usize,
     /// Standard deviation of the defocus, relative to it, above which an estimate farther away than index 1 reaches is not
     /// trusted, above 0: images of a specimen stay below 0.2, empty glass is above 1.
     pub max_relative_stddev: f64,
@@ -241,6 +244,7 @@ impl ClassifierConfig {
             min_certainty: 0.5,
             min_contrast: 0.6,
             min_patches: 1,
+            min_far_patches: 5,
             max_relative_stddev: 0.4,
             edges: *edges,
             trained_um: None,
@@ -256,6 +260,7 @@ impl ClassifierConfig {
             ("min_certainty", f64::from(self.min_certainty), 0.0, 1.0),
             ("min_contrast", f64::from(self.min_contrast), 0.0, 128.0),
             ("min_patches", self.min_patches as f64, 1.0, f64::MAX),
+            ("min_far_patches", self.min_far_patches as f64, 1.0, f64::MAX),
             (
                 "max_relative_stddev",
                 self.max_relative_stddev,
@@ -346,6 +351,8 @@ impl Estimate {
             let is_one_sided = opposed(&measurements, config.edges.near_um) <= config.max_opposed;
             is_known && is_in_range && is_one_sided && (class.value() - vote.index.value()).abs() <= 1
         };
+        let is_far = vote.index.value().abs() > 1;
+        let needed = if is_far { config.min_far_patches } else { 1 };
         Self {
             index: vote.index,
             certainty,
@@ -353,7 +360,7 @@ impl Estimate {
             defocus: fusion.map(|fusion| Micrometres(fusion.defocus_um)),
             defocus_stddev: fusion.map(|fusion| Micrometres(fusion.stddev_um)),
             patches_used: vote.voters,
-            trusted: vote.voters >= config.min_patches
+            trusted: vote.voters >= config.min_patches.max(needed)
                 && certainty >= config.min_certainty
                 && fusion.as_ref().is_none_or(is_plausible),
         }
@@ -437,7 +444,18 @@ impl<N: Network> Classifier<N> {
     /// # Errors
     /// If the frame is smaller than a patch, or the network fails.
     pub fn classify(&mut self, frame: &Frame) -> Result<Estimate, ClassifyError> {
-        Ok(Estimate::from_patches(&self.judge_patches(frame)?, &self.config))
+        let patches = self.judge_patches(frame)?;
+        Ok(self.estimate(&patches))
+    }
+
+    /// The estimate that the patches judged last make.
+    pub fn estimate(&self, patches: &[PatchPrediction]) -> Estimate {
+        let there_are = self.grid.as_ref().map_or(usize::MAX, |grid| grid.origins().len());
+        let config = ClassifierConfig {
+            min_far_patches: self.config.min_far_patches.min(there_are),
+            ..self.config
+        };
+        Estimate::from_patches(patches, &config)
     }
 
     /// The network's answers for the patches of a frame that are not blank, in the order of the grid; none for an empty

@@ -145,6 +145,30 @@ fn patches_that_fall_apart_over_the_side_are_not_trusted() {
 }
 
 #[test]
+fn far_answers_need_more_than_a_few_patches() {
+    let check = |class: usize, defocus_um: f32, count: usize, expected: bool| {
+        let estimate = Estimate::from_patches(
+            &vec![sure(class, defocus_um); count],
+            &ClassifierConfig::default(),
+        );
+        assert_eq!(estimate.trusted, expected, "{count} patches at {defocus_um} µm");
+    };
+    check(0, 59.0, 4, false);
+    check(0, 59.0, 5, true);
+    check(6, -55.0, 2, false);
+    check(3, 2.0, 1, true);
+    // A small frame that has no more.
+    let mut small = classifier(sure(0, 40.0));
+    assert!(small.classify(&frame(600, 300, 220, |_| true)).unwrap().trusted);
+    assert!(
+        !small
+            .classify(&frame(1800, 300, 220, |column| column < 2))
+            .unwrap()
+            .trusted
+    );
+}
+
+#[test]
 fn heights_beyond_the_trained_range_are_not_trusted() {
     let config = ClassifierConfig {
         trained_um: Some([-65.0, 65.0]),

@@ -188,7 +188,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                         // How sure an estimate has to be is decided now, not when the frame came.
                         take_over(&live.borrow(), &mut classifier, &card)?;
                     }
-                    let estimate = Estimate::from_patches(&patches, classifier.config());
+                    let estimate = classifier.estimate(&patches);
                     let decision = received.elapsed();
                     tally.decision_ms.push(1e3 * decision.as_secs_f64());
                     tally.frames.handle_frame(&shot.frame, app.clock.now());

@@ -118,7 +118,7 @@ impl Height {
         let [least_um, most_um] = card.trained_um.unwrap_or([-usual_um, usual_um]);
         let end_um = if side > 0.0 { most_um } else { -least_um };
         let farthest_um = farthest_um(objective);
-        (end_um < farthest_um).then(|| side * (end_um + share * (farthest_um - end_um)))
+        (end_um < farthest_um).then_some(side * (end_um + share * (farthest_um - end_um)))
     }
 }
 
