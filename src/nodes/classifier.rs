@@ -236,9 +236,7 @@ fn take_over(
 }
 
 /// A classifier, and what makes an inference that is under way end early, if one can take long.
-fn open_classifier(
-    parameters: &ClassifierParameters,
-) -> Result<(Classifier<AnyNetwork>, Option<Interrupt>)> {
+fn open_classifier(parameters: &ClassifierParameters) -> Result<(Classifier<AnyNetwork>, Option<Interrupt>)> {
     let (network, interrupt): (AnyNetwork, _) = if parameters.model == NO_MODEL {
         let objective = Objective::by_name(&parameters.objective)?;
         let edges = ClassEdges::for_objective(&objective);
