@@ -5,6 +5,7 @@
 //! * [`units`], [`objective`], [`classes`], [`frame`]: the vocabulary. Time, lenses, the seven distance classes, images.
 //! * [`patches`], [`features`], [`vote`], [`network`]: HH-Net. A frame becomes patches and 18 numbers, the network's
 //!   answer per patch becomes one [`network::Estimate`].
+//! * [`calibration`]: how sure it may say it is.
 //! * [`preview`]: small pictures of frames and of what the network said of them.
 //! * [`focus`]: the control laws, from an estimate to a velocity along z.
 //! * [`slide`], [`optics`], [`sensor`], [`microscope`]: the virtual microscope's picture.
@@ -15,6 +16,7 @@
 //! Everything outside `drivers`, `ros`, `nodes` and `bin` is free of I/O, threads, clocks and logging: time is an argument,
 //! randomness is seeded.
 
+pub mod calibration;
 pub mod classes;
 pub mod dataset;
 pub mod features;

@@ -22,6 +22,9 @@ const LOG_VARIANCE_LIMIT: f64 = 12.0;
 /// Mean luminance of a frame that was exposed, grey levels: below it the lamp is off, above it all but the darkest is clipped.
 const EXPOSED: std::ops::RangeInclusive<f64> = 12.0..=250.0;
 
+/// Exponents that a voted distribution may be raised to.
+pub const SHARPNESS: std::ops::RangeInclusive<f64> = 0.1..=10.0;
+
 /// What a network says about one patch.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PatchPrediction {
@@ -60,6 +63,10 @@ pub struct ModelCard {
     pub training_set: String,
     /// Scores on held-out data, as JSON; empty if the model does not say.
     pub scores: String,
+    /// Least and largest defocus it was trained on, µm; None if the model does not say.
+    pub trained_um: Option<[f64; 2]>,
+    /// [`ClassifierConfig::sharpness`] fitted on held-out slides; None if the model does not say.
+    pub sharpness: Option<f64>,
 }
 
 /// A model that is ready to judge patches.
@@ -120,6 +127,8 @@ impl NoNetwork {
                 pixel_size_um: f64::NAN,
                 training_set: String::new(),
                 scores: String::new(),
+                trained_um: None,
+                sharpness: None,
             },
         }
     }
@@ -189,14 +198,22 @@ pub struct ClassifierConfig {
     pub min_contrast: f32,
     /// Valid patches an estimate needs to be trusted, at least 1.
     pub min_patches: usize,
+    /// Valid patches an estimate beyond index 1 and -1 needs, at least 1; a frame with fewer patches altogether needs all of them. Far
+    /// from focus the specimen blurs into every patch; where only a few still hold anything, the lens is beyond the range.
+    pub min_far_patches: usize,
     /// Standard deviation of the defocus, relative to it, above which an estimate farther away than index 1 reaches is not
     /// trusted, above 0: images of a specimen stay below 0.2, empty glass is above 1.
     pub max_relative_stddev: f64,
     /// Heights of the classes: where vote and defocus name classes that are not neighbours, the estimate is not trusted. Patches of
     /// empty glass guess a class and say themselves that they do not know the height.
     pub edges: ClassEdges,
-    /// Exponent of the voted distribution before it is stated, 0.1 to 10: patches that agree know more together than their mean
-    /// says. Set on held-out slides so that of the images that state 90 %, nine in ten are right.
+    /// Least and largest defocus the model was trained on, µm; an estimate beyond them is not trusted. None: not known, not checked.
+    pub trained_um: Option<[f64; 2]>,
+    /// Share of the patches that may name the other side of focus, from farther away than indices 1 and -1 reach, before the estimate
+    /// is not trusted, 0 to 0.5: within the trained range patches agree about the side, beyond it they fall apart.
+    pub max_opposed: f64,
+    /// Exponent of the voted distribution before it is stated, [`SHARPNESS`]: patches that agree know more together than their
+    /// mean says. `hhnet calibrate` fits it on held-out slides ([`crate::calibration`]); 1 states the vote as it is.
     pub sharpness: f64,
     /// Part of the patches' errors that they have in common (see [`vote::fuse`]), 0 to 1.
     pub patch_correlation: f64,
@@ -211,16 +228,28 @@ impl Default for ClassifierConfig {
 }
 
 impl ClassifierConfig {
-    /// The usual settings for a model of these classes.
+    /// The usual settings for this model.
+    pub fn for_model(card: &ModelCard) -> Self {
+        Self {
+            trained_um: card.trained_um,
+            sharpness: card.sharpness.unwrap_or(1.0),
+            ..Self::for_edges(&card.class_edges)
+        }
+    }
+
+    /// The usual settings for a model of these classes of which no more is known.
     pub fn for_edges(edges: &ClassEdges) -> Self {
         Self {
             voting: Voting::default(),
             min_certainty: 0.5,
             min_contrast: 0.6,
             min_patches: 1,
+            min_far_patches: 5,
             max_relative_stddev: 0.4,
             edges: *edges,
-            sharpness: 1.5,
+            trained_um: None,
+            max_opposed: 0.05,
+            sharpness: 1.0,
             patch_correlation: 0.5,
             crop_seed: 0,
         }
@@ -231,13 +260,15 @@ impl ClassifierConfig {
             ("min_certainty", f64::from(self.min_certainty), 0.0, 1.0),
             ("min_contrast", f64::from(self.min_contrast), 0.0, 128.0),
             ("min_patches", self.min_patches as f64, 1.0, f64::MAX),
+            ("min_far_patches", self.min_far_patches as f64, 1.0, f64::MAX),
             (
                 "max_relative_stddev",
                 self.max_relative_stddev,
                 f64::MIN_POSITIVE,
                 f64::MAX,
             ),
-            ("sharpness", self.sharpness, 0.1, 10.0),
+            ("max_opposed", self.max_opposed, 0.0, 0.5),
+            ("sharpness", self.sharpness, *SHARPNESS.start(), *SHARPNESS.end()),
             ("patch_correlation", self.patch_correlation, 0.0, 1.0),
         ];
         match rows
@@ -314,8 +345,14 @@ impl Estimate {
             let class = config.edges.classify(Micrometres(fusion.defocus_um));
             let relative_um = config.max_relative_stddev * fusion.defocus_um.abs();
             let is_known = fusion.stddev_um <= relative_um.max(config.edges.near_um);
-            is_known && (class.value() - vote.index.value()).abs() <= 1
+            let is_in_range = config
+                .trained_um
+                .is_none_or(|[least_um, most_um]| (least_um..=most_um).contains(&fusion.defocus_um));
+            let is_one_sided = opposed(&measurements, config.edges.near_um) <= config.max_opposed;
+            is_known && is_in_range && is_one_sided && (class.value() - vote.index.value()).abs() <= 1
         };
+        let is_far = vote.index.value().abs() > 1;
+        let needed = if is_far { config.min_far_patches } else { 1 };
         Self {
             index: vote.index,
             certainty,
@@ -323,15 +360,26 @@ impl Estimate {
             defocus: fusion.map(|fusion| Micrometres(fusion.defocus_um)),
             defocus_stddev: fusion.map(|fusion| Micrometres(fusion.stddev_um)),
             patches_used: vote.voters,
-            trusted: vote.voters >= config.min_patches
+            trusted: vote.voters >= config.min_patches.max(needed)
                 && certainty >= config.min_certainty
                 && fusion.as_ref().is_none_or(is_plausible),
         }
     }
 }
 
+/// The smaller of the shares of measurements beyond `far_um` on one side of focus and on the other.
+fn opposed(measurements: &[Measurement], far_um: f64) -> f64 {
+    let beyond = |side: f64| {
+        measurements
+            .iter()
+            .filter(|measurement| side * measurement.defocus_um > far_um)
+            .count()
+    };
+    beyond(1.0).min(beyond(-1.0)) as f64 / measurements.len().max(1) as f64
+}
+
 /// The distribution with its entries raised to a power; the likeliest stays the likeliest.
-fn sharpened(probabilities: &Probabilities, exponent: f64) -> Probabilities {
+pub(crate) fn sharpened(probabilities: &Probabilities, exponent: f64) -> Probabilities {
     let powers = probabilities.map(|p| f64::from(p).powf(exponent));
     let sum: f64 = powers.iter().sum();
     powers.map(|power| (power / sum) as f32)
@@ -396,7 +444,18 @@ impl<N: Network> Classifier<N> {
     /// # Errors
     /// If the frame is smaller than a patch, or the network fails.
     pub fn classify(&mut self, frame: &Frame) -> Result<Estimate, ClassifyError> {
-        Ok(Estimate::from_patches(&self.judge_patches(frame)?, &self.config))
+        let patches = self.judge_patches(frame)?;
+        Ok(self.estimate(&patches))
+    }
+
+    /// The estimate that the patches judged last make.
+    pub fn estimate(&self, patches: &[PatchPrediction]) -> Estimate {
+        let there_are = self.grid.as_ref().map_or(usize::MAX, |grid| grid.origins().len());
+        let config = ClassifierConfig {
+            min_far_patches: self.config.min_far_patches.min(there_are),
+            ..self.config
+        };
+        Estimate::from_patches(patches, &config)
     }
 
     /// The network's answers for the patches of a frame that are not blank, in the order of the grid; none for an empty

@@ -11,7 +11,7 @@ use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::frame::Frame;
 use hhnet::network::{Classifier, ClassifierConfig, Network as _, NetworkError};
 use hhnet::units::Instant;
-use ndarray::{Array2, Array4};
+use ndarray::{Array2, Array4, s};
 
 fn model(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -144,6 +144,61 @@ fn the_card_tells_what_the_file_says() {
     let (name, digits) = card.model_id.split_once(' ').unwrap();
     assert_eq!((name, digits.len()), ("good.onnx", 12));
     assert!(digits.bytes().all(|digit| digit.is_ascii_hexdigit()));
+}
+
+#[test]
+fn batches_and_threads_change_no_answer() {
+    if !runtime() {
+        return;
+    }
+    let patches = Array4::from_shape_fn((23, 300, 300, 3), |(n, ..)| 11 * n as u8);
+    let handcrafted = Array2::from_shape_fn((23, 18), |(n, _)| n as f32);
+    let mut one_by_one = OnnxNetwork::open(model("good.onnx"), 1).unwrap();
+    let expected: Vec<_> = (0..23)
+        .flat_map(|n| {
+            let (patch, features) = (
+                patches.slice(s![n..=n, .., .., ..]),
+                handcrafted.slice(s![n..=n, ..]),
+            );
+            one_by_one.infer(patch, features).unwrap()
+        })
+        .collect();
+    for threads in [1, 2, 7] {
+        let mut network = OnnxNetwork::open(model("good.onnx"), threads).unwrap();
+        let answers = network.infer(patches.view(), handcrafted.view()).unwrap();
+        assert_eq!(answers, expected, "{threads} threads");
+    }
+}
+
+#[test]
+fn metadata_is_written_only_into_models_that_still_open() {
+    if !runtime() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let copy = folder.path().join("copy.onnx");
+    std::fs::copy(model("good.onnx"), &copy).unwrap();
+    let card = |path: &Path| OnnxNetwork::open(path, 1).unwrap().card().clone();
+    assert_eq!((card(&copy).trained_um, card(&copy).sharpness), (None, None));
+    let entries = [
+        ("hhnet_z_range_um", "[-65, 65]".to_owned()),
+        ("hhnet_sharpness", "1.25".to_owned()),
+    ];
+    OnnxNetwork::set_metadata(&copy, &entries).unwrap();
+    assert_eq!(
+        (card(&copy).trained_um, card(&copy).sharpness),
+        (Some([-65.0, 65.0]), Some(1.25))
+    );
+    assert_eq!(card(&copy).class_edges, card(&model("good.onnx")).class_edges);
+    let before = std::fs::read(&copy).unwrap();
+    for (key, value) in [("hhnet_sharpness", "0"), ("hhnet_z_range_um", "[5, 65]")] {
+        let message = OnnxNetwork::set_metadata(&copy, &[(key, value.to_owned())])
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(key) && message.contains(value), "{message}");
+    }
+    assert_eq!(std::fs::read(&copy).unwrap(), before);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use anyhow::Result;
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::frame::Frame;
 use hhnet::microscope::{Microscope, MicroscopeConfig};
-use hhnet::network::{Classifier, ClassifierConfig, Estimate};
+use hhnet::network::{Classifier, ClassifierConfig, Estimate, Network as _};
 use hhnet::objective::Objective;
 use hhnet::slide::Appearance;
 use hhnet::units::Instant;
@@ -22,7 +22,8 @@ fn classifier() -> Result<Option<Classifier<OnnxNetwork>>> {
     }
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/hhnet_fast.onnx");
     let network = OnnxNetwork::open(&model, 2)?;
-    Ok(Some(Classifier::new(network, ClassifierConfig::default())?))
+    let settings = ClassifierConfig::for_model(network.card());
+    Ok(Some(Classifier::new(network, settings)?))
 }
 
 /// The estimate of one frame of an instrument drawn from `seed` after `change`.
@@ -72,5 +73,32 @@ fn empty_glass_black_and_saturated_frames_are_not_trusted() -> Result<()> {
             assert!(estimate.trusted, "seed {seed}: {estimate:?}");
         }
     }
+    Ok(())
+}
+
+/// Beyond 105 µm most frames are not trusted, and one that is names the side the lens is on. Nearer to the trained range (65 µm) the
+/// model answers with its end, which is the right class.
+#[test]
+fn frames_from_beyond_the_trained_range_never_mislead() -> Result<()> {
+    let Some(mut classifier) = classifier()? else {
+        return Ok(());
+    };
+    let mut trusted = 0;
+    for seed in 7_000_100..7_000_124 {
+        let depth = (seed % 8) as f64 / 8.0;
+        for (name, defocus_um) in [
+            ("too far", 105.0 + 45.0 * depth),
+            ("too near", -105.0 - 45.0 * depth),
+        ] {
+            let estimate = judge(&mut classifier, seed, defocus_um, |_| (), |byte| byte)?;
+            let is_right_side = f64::from(estimate.index.value()) * defocus_um > 0.0;
+            assert!(
+                !estimate.trusted || is_right_side,
+                "{name}, seed {seed}: {estimate:?}"
+            );
+            trusted += usize::from(estimate.trusted);
+        }
+    }
+    assert!(trusted <= 16, "{trusted} of 48 were trusted");
     Ok(())
 }

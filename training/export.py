@@ -49,6 +49,7 @@ def add_metadata(path: Path, training: PatchSet, scores: dict) -> None:
         "hhnet_class_edges_um": json.dumps([edges.in_focus_um, edges.near_um, edges.middle_um, edges.far_um]),
         "hhnet_objective": training.manifest["config"]["objective"]["name"],
         "hhnet_pixel_size_um": f"{training.manifest['object_pixel_um']:.6g}",
+        "hhnet_z_range_um": json.dumps([-training.manifest["config"]["z_max_um"], training.manifest["config"]["z_max_um"]]),
         "hhnet_training_set": training.manifest_sha256,
         "hhnet_scores": json.dumps(scores, sort_keys=True),
     }

@@ -10,6 +10,9 @@ mod dataset;
 mod evaluate;
 #[path = "hhnet/features.rs"]
 mod features;
+#[cfg(feature = "onnx")]
+#[path = "hhnet/metadata.rs"]
+mod metadata;
 #[path = "hhnet/sim.rs"]
 mod sim;
 
@@ -41,6 +44,9 @@ enum Command {
     /// How long one decision takes.
     #[cfg(feature = "onnx")]
     Bench(bench::Arguments),
+    /// Print or change what a model file says about itself.
+    #[cfg(feature = "onnx")]
+    Metadata(metadata::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -62,5 +68,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         #[cfg(feature = "onnx")]
         Command::Bench(arguments) => bench::run(&arguments),
+        #[cfg(feature = "onnx")]
+        Command::Metadata(arguments) => metadata::run(&arguments),
     }
 }

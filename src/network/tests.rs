@@ -49,6 +49,8 @@ fn classifier(answer: PatchPrediction) -> Classifier<Parrot> {
         pixel_size_um: 0.08625,
         training_set: String::new(),
         scores: String::new(),
+        trained_um: None,
+        sharpness: None,
     };
     let parrot = Parrot {
         card,
@@ -124,6 +126,76 @@ fn a_vote_that_its_own_defocus_contradicts_is_not_trusted() {
     check(4, 1.0, true);
     check(4, 8.0, false);
     check(6, 3.0, false);
+}
+
+#[test]
+fn patches_that_fall_apart_over_the_side_are_not_trusted() {
+    let check = |opposed: usize, defocus_um: f32, expected: bool| {
+        let mut patches = vec![sure(0, 59.0); 30];
+        patches[..opposed].fill(sure(6, defocus_um));
+        let estimate = Estimate::from_patches(&patches, &ClassifierConfig::default());
+        assert_eq!(estimate.trusted, expected, "{opposed} patches at {defocus_um} µm");
+        assert_eq!(estimate.index.value(), 4);
+    };
+    check(0, 0.0, true);
+    check(1, -55.0, true);
+    check(2, -55.0, false);
+    // A patch that may be in focus takes no side.
+    check(2, -1.0, true);
+}
+
+#[test]
+fn far_answers_need_more_than_a_few_patches() {
+    let check = |class: usize, defocus_um: f32, count: usize, expected: bool| {
+        let estimate = Estimate::from_patches(
+            &vec![sure(class, defocus_um); count],
+            &ClassifierConfig::default(),
+        );
+        assert_eq!(estimate.trusted, expected, "{count} patches at {defocus_um} µm");
+    };
+    check(0, 59.0, 4, false);
+    check(0, 59.0, 5, true);
+    check(6, -55.0, 2, false);
+    check(3, 2.0, 1, true);
+    // A small frame that has no more.
+    let mut small = classifier(sure(0, 40.0));
+    assert!(small.classify(&frame(600, 300, 220, |_| true)).unwrap().trusted);
+    assert!(
+        !small
+            .classify(&frame(1800, 300, 220, |column| column < 2))
+            .unwrap()
+            .trusted
+    );
+}
+
+#[test]
+fn heights_beyond_the_trained_range_are_not_trusted() {
+    let config = ClassifierConfig {
+        trained_um: Some([-65.0, 65.0]),
+        ..ClassifierConfig::default()
+    };
+    for (class, defocus_um, expected) in [
+        (0, 64.0, true),
+        (0, 66.0, false),
+        (6, -64.0, true),
+        (6, -66.0, false),
+    ] {
+        let estimate = Estimate::from_patches(&[sure(class, defocus_um); 8], &config);
+        assert_eq!(estimate.trusted, expected, "{defocus_um} µm");
+    }
+}
+
+#[test]
+fn a_model_brings_its_range_and_sharpness() {
+    let mut card = classifier(sure(0, 40.0)).network.card;
+    assert_eq!(ClassifierConfig::for_model(&card), ClassifierConfig::default());
+    card.trained_um = Some([-65.0, 65.0]);
+    card.sharpness = Some(2.0);
+    let config = ClassifierConfig::for_model(&card);
+    assert_eq!((config.trained_um, config.sharpness), (Some([-65.0, 65.0]), 2.0));
+    let stated = |config| Estimate::from_patches(&[sure(0, 40.0)], &config).probabilities[0];
+    assert!((stated(ClassifierConfig::default()) - 0.94).abs() < 1e-3);
+    assert!(stated(config) > 0.99);
 }
 
 #[test]

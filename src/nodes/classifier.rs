@@ -68,11 +68,11 @@ const NO_MODEL: &str = "none";
 type AnyNetwork = Box<dyn Network + Send>;
 
 impl ClassifierParameters {
-    fn config(&self, edges: &ClassEdges) -> ClassifierConfig {
+    fn config(&self, card: &ModelCard) -> ClassifierConfig {
         ClassifierConfig {
             min_certainty: self.min_certainty as f32,
             crop_seed: self.crop_seed as u64,
-            ..ClassifierConfig::for_edges(edges)
+            ..ClassifierConfig::for_model(card)
         }
     }
 }
@@ -188,7 +188,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                         // How sure an estimate has to be is decided now, not when the frame came.
                         take_over(&live.borrow(), &mut classifier, &card)?;
                     }
-                    let estimate = Estimate::from_patches(&patches, classifier.config());
+                    let estimate = classifier.estimate(&patches);
                     let decision = received.elapsed();
                     tally.decision_ms.push(1e3 * decision.as_secs_f64());
                     tally.frames.handle_frame(&shot.frame, app.clock.now());
@@ -232,7 +232,7 @@ fn take_over(
     classifier: &mut Classifier<AnyNetwork>,
     card: &ModelCard,
 ) -> Result<()> {
-    Ok(classifier.set_config(parameters.config(&card.class_edges))?)
+    Ok(classifier.set_config(parameters.config(card))?)
 }
 
 /// A classifier, and what makes an inference that is under way end early, if one can take long.
@@ -246,7 +246,7 @@ fn open_classifier(parameters: &ClassifierParameters) -> Result<(Classifier<AnyN
         let interrupt = network.interrupt();
         (Box::new(network), Some(interrupt))
     };
-    let config = parameters.config(&network.card().class_edges);
+    let config = parameters.config(network.card());
     Ok((Classifier::new(network, config)?, interrupt))
 }
 

@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let network = OnnxNetwork::open(&arguments.model, threads)?;
     let (model_id, objective) = (network.card().model_id.clone(), network.card().objective.clone());
     let frames = frames(&objective)?;
-    let settings = ClassifierConfig::for_edges(&network.card().class_edges);
+    let settings = ClassifierConfig::for_model(network.card());
     let mut classifier = Classifier::new(network, settings)?;
     let decisions = pool.install(|| {
         times_ms(arguments.frames, |at| {

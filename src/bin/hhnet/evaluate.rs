@@ -10,13 +10,15 @@ mod shards;
 mod slides;
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
+use hhnet::calibration::fit_sharpness;
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::network::{ClassifierConfig, Network as _, PatchPrediction};
 use hhnet::objective::Objective;
+use hhnet::units::Micrometres;
 use scores::Scores;
 
 #[derive(Args)]
@@ -39,6 +41,10 @@ pub(crate) struct Arguments {
     /// Optics, stain and density outside the ranges that training draws from.
     #[arg(long)]
     shifted: bool,
+    /// Instead of scoring the model, fit how sure its votes may say they are to these frames, and store that in its file. Score it on
+    /// others.
+    #[arg(long, conflicts_with_all = ["json", "report", "shifted"])]
+    calibrate: bool,
     /// Threads of one inference.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: u16,
@@ -56,7 +62,7 @@ enum Protocol {
     Paper,
     /// Any height of the range, all alike.
     Continuous,
-    /// Nothing to judge: empty glass, lamp off, lamp nearly off, saturated camera.
+    /// What must not be trusted: empty glass, lamp off, lamp nearly off, saturated camera, heights beyond the model's range.
     Blank,
 }
 
@@ -114,19 +120,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let depth_um = Objective::by_name(&card.objective)
         .map_or(2.0 * card.class_edges.in_focus_um, |o| o.depth_of_field_um());
-    let scores = Scores::of(&frames, &card.class_edges, depth_um)?;
+    let settings = ClassifierConfig::for_model(&card);
+    if arguments.calibrate {
+        return calibrate(&arguments.model, &frames, &settings);
+    }
+    let scores = Scores::of(&frames, &settings, depth_um)?;
     let mut report = scores.report();
     report["model"] = (*card.model_id).into();
     report["protocol"] = protocol.name().into();
     report["shifted"] = arguments.shifted.into();
     report["source"] = source.into();
     if let Some(folder) = &arguments.report {
-        report::write(
-            folder,
-            &report,
-            &frames,
-            &ClassifierConfig::for_edges(&card.class_edges),
-        )?;
+        report::write(folder, &report, &frames, &settings)?;
     }
     print(&report, arguments.json)
 }
@@ -141,5 +146,33 @@ fn print(report: &serde_json::Value, json: bool) -> Result<()> {
             writeln!(out, "{name:>28}  {value}")?;
         }
     }
+    Ok(())
+}
+
+/// Fits the exponent of the votes and writes it into the model.
+fn calibrate(model: &Path, frames: &[JudgedFrame], settings: &ClassifierConfig) -> Result<()> {
+    let votes: Vec<_> = frames
+        .iter()
+        .filter_map(|frame| {
+            let vote = settings
+                .voting
+                .poll(frame.patches.iter().map(|patch| &patch.probabilities))?;
+            Some((
+                vote.probabilities,
+                settings.edges.classify(Micrometres(frame.z_um)),
+            ))
+        })
+        .collect();
+    let sharpness = fit_sharpness(&votes)
+        .context("no frame holds a patch that could be judged: calibrate on slides with a specimen")?;
+    OnnxNetwork::set_metadata(model, &[("hhnet_sharpness", format!("{sharpness:.3}"))])?;
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{}: sharpness {sharpness:.3} (was {}), fitted to {} images and stored",
+        model.display(),
+        settings.sharpness,
+        votes.len()
+    )?;
     Ok(())
 }

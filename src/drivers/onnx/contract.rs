@@ -9,7 +9,7 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 use super::OnnxError;
 use crate::classes::{CLASSES, ClassEdges};
 use crate::features::FEATURES;
-use crate::network::ModelCard;
+use crate::network::{ModelCard, SHARPNESS};
 use crate::patches::PATCH;
 
 /// A tensor of the contract; the first axis, n, is in every one of them and free.
@@ -171,7 +171,44 @@ pub(super) fn card(session: &Session, path: &Path, model_id: Arc<str>) -> Result
         pixel_size_um,
         training_set: text("hhnet_training_set"),
         scores: text("hhnet_scores"),
+        trained_um: optional(path, &text(RANGE.0), RANGE)?,
+        sharpness: optional(path, &text(SHARPNESS_ENTRY.0), SHARPNESS_ENTRY)?,
     })
+}
+
+/// An entry that may be missing: its key, what it must be, and how it is read.
+type Optional<T> = (&'static str, &'static str, fn(&str) -> Option<T>);
+
+const RANGE: Optional<[f64; 2]> = (
+    "hhnet_z_range_um",
+    "the least and the largest defocus it was trained on in µm, a JSON array of a negative and a positive number",
+    range,
+);
+
+const SHARPNESS_ENTRY: Optional<f64> = (
+    "hhnet_sharpness",
+    "the exponent of the voted distribution, 0.1 to 10, as `hhnet calibrate` fits it",
+    sharpness,
+);
+
+fn range(text: &str) -> Option<[f64; 2]> {
+    let [least_um, most_um]: [f64; 2] = serde_json::from_str(text).ok()?;
+    let sound = least_um.is_finite() && least_um < 0.0 && most_um > 0.0 && most_um.is_finite();
+    sound.then_some([least_um, most_um])
+}
+
+fn sharpness(text: &str) -> Option<f64> {
+    text.trim().parse().ok().filter(|value| SHARPNESS.contains(value))
+}
+
+/// The entry's value, None if there is none; one that makes no sense is refused.
+fn optional<T>(path: &Path, text: &str, (key, needed, read): Optional<T>) -> Result<Option<T>, OnnxError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    read(text)
+        .map(Some)
+        .ok_or_else(|| bad_entry(path, key, text, needed))
 }
 
 fn bad_entry(path: &Path, key: &'static str, found: &str, needed: &'static str) -> OnnxError {
@@ -220,6 +257,22 @@ mod tests {
             "{}",
         ] {
             assert!(edges(text).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_range_lies_around_focus() {
+        assert_eq!(range("[-65, 65.0]"), Some([-65.0, 65.0]));
+        for text in ["", "65", "[65, -65]", "[0, 65]", "[-65, null]", "[-65, 65, 1]"] {
+            assert_eq!(range(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_sharpness_is_a_moderate_number() {
+        assert_eq!(sharpness(" 1.5\n"), Some(1.5));
+        for text in ["", "0", "11", "-1", "NaN", "inf", "sharp"] {
+            assert_eq!(sharpness(text), None, "{text}");
         }
     }
 

@@ -40,6 +40,72 @@ pub(super) fn inspect(bytes: &[u8]) -> Result<Weights, NotOnnx> {
     })
 }
 
+/// The model's metadata: keys and values, in the order of the file.
+pub(super) fn metadata(bytes: &[u8]) -> Result<Vec<(String, String)>, NotOnnx> {
+    inspect(bytes)?;
+    let mut entries = Vec::new();
+    for field in Fields(bytes) {
+        if let (METADATA, Value::Bytes(entry)) = field? {
+            entries.push((text(entry, 1)?, text(entry, 2)?));
+        }
+    }
+    Ok(entries)
+}
+
+/// The model in `bytes` with the metadata `entries` in place of any of the same keys; everything else stays, byte for byte.
+pub(super) fn with_metadata(bytes: &[u8], entries: &[(&str, String)]) -> Result<Vec<u8>, NotOnnx> {
+    let mut kept = Vec::with_capacity(bytes.len());
+    let mut fields = Fields(bytes);
+    loop {
+        let before = fields.0;
+        let Some(field) = fields.next() else { break };
+        let is_replaced = match field? {
+            (METADATA, Value::Bytes(entry)) => {
+                let key = text(entry, 1)?;
+                entries.iter().any(|(name, _)| *name == key)
+            }
+            _ => false,
+        };
+        if !is_replaced {
+            kept.extend_from_slice(&before[..before.len() - fields.0.len()]);
+        }
+    }
+    for (key, value) in entries {
+        let mut entry = Vec::new();
+        put(&mut entry, 1, key.as_bytes());
+        put(&mut entry, 2, value.as_bytes());
+        put(&mut kept, METADATA, &entry);
+    }
+    Ok(kept)
+}
+
+/// The text in a field of an entry; empty if it has none.
+fn text(entry: &[u8], wanted: u64) -> Result<String, NotOnnx> {
+    for field in Fields(entry) {
+        if let (number, Value::Bytes(bytes)) = field?
+            && number == wanted
+        {
+            return String::from_utf8(bytes.to_vec()).map_err(|_| NotOnnx);
+        }
+    }
+    Ok(String::new())
+}
+
+/// ModelProto.metadata_props; an entry's key is field 1 and its value field 2.
+const METADATA: u64 = 14;
+
+/// Appends a field of bytes.
+fn put(message: &mut Vec<u8>, field: u64, content: &[u8]) {
+    for mut number in [field << 3 | 2, content.len() as u64] {
+        while number >= 0x80 {
+            message.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        message.push(number as u8);
+    }
+    message.extend_from_slice(content);
+}
+
 /// Messages on the way from the model to a tensor.
 #[derive(Clone, Copy)]
 enum Message {
@@ -190,6 +256,35 @@ mod tests {
         ] {
             assert_eq!(inspect(bytes), Err(NotOnnx), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn metadata_is_replaced_and_the_rest_stays() {
+        let entry = |key: &str, value: &str| {
+            let mut inner = field(1, key.as_bytes());
+            inner.extend(field(2, value.as_bytes()));
+            field(14, &inner)
+        };
+        let bare = model(&field(5, &[14 << 3, 0]));
+        let old = [entry("a", "1"), bare.clone(), entry("b", "2"), entry("c", "3")].concat();
+        let entries = [("b", "20".to_owned()), ("d", "4".to_owned())];
+        let expected = [
+            entry("a", "1"),
+            bare,
+            entry("c", "3"),
+            entry("b", "20"),
+            entry("d", "4"),
+        ]
+        .concat();
+        assert_eq!(with_metadata(&old, &entries), Ok(expected.clone()));
+        let pairs =
+            [("a", "1"), ("c", "3"), ("b", "20"), ("d", "4")].map(|(k, v)| (k.to_owned(), v.to_owned()));
+        assert_eq!(metadata(&expected), Ok(pairs.to_vec()));
+        assert_eq!(with_metadata(&expected, &[]), Ok(expected));
+        assert_eq!(with_metadata(b"hello, model", &entries), Err(NotOnnx));
+        let long = "x".repeat(300);
+        let grown = with_metadata(&model(&[]), &[("a", long.clone())]).unwrap();
+        assert!(grown.ends_with(long.as_bytes()) && inspect(&grown) == Ok(Weights::Inside));
     }
 
     proptest! {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use hhnet::classes::{CLASSES, ClassEdges, DistanceIndex};
+use hhnet::classes::{CLASSES, DistanceIndex};
 use hhnet::network::{ClassifierConfig, Estimate, PatchPrediction};
 use hhnet::units::Micrometres;
 use hhnet::vote::{self, Probabilities, Vote, Voting};
@@ -142,15 +142,15 @@ impl Judged<'_> {
 }
 
 impl Scores {
-    pub(super) fn of(frames: &[JudgedFrame], edges: &ClassEdges, depth_um: f64) -> Result<Self> {
-        let default = ClassifierConfig::for_edges(edges);
+    pub(super) fn of(frames: &[JudgedFrame], settings: &ClassifierConfig, depth_um: f64) -> Result<Self> {
+        let edges = &settings.edges;
         let numbered = frames.iter().enumerate();
         let judged: Vec<Judged<'_>> = numbered
             .map(|(number, frame)| Judged {
                 frame,
                 number,
                 truth: edges.classify(Micrometres(frame.z_um)),
-                estimate: Estimate::from_patches(&frame.patches, &default),
+                estimate: Estimate::from_patches(&frame.patches, settings),
             })
             .collect();
         let patch_accuracy = Share::of(judged.iter().flat_map(|one| {
