@@ -69,7 +69,7 @@ parameters! {
         /// One that has never been heard, like a foreign camera driver, is not missed. `[""]` for none.
         needs: Vec<String> = ["camera", "classifier", "stepper_bridge"].map(str::to_owned),
         /// Silence after which one of them counts as gone, s.
-        alive_timeout: f64 [0.2..=60.0, "s"] = 0.4,
+        alive_timeout: f64 [0.2..=60.0, "s"] = 1.0,
         /// Begin to focus as soon as the stage is ready, without waiting for `~/enable`.
         enabled: bool = false,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
@@ -329,7 +329,8 @@ pub async fn run(app: App) -> Result<()> {
             Event::Shutdown => break,
         }
         match &known.missing {
-            Some(missing) if is_running(&controller) => {
+            // Nodes of this process that end with it are no news.
+            Some(missing) if is_running(&controller) && !app.is_stopping() => {
                 is_bereft = true;
                 controller.give_up(missing.clone());
                 if let Some(run) = run.take() {

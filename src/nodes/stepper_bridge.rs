@@ -71,7 +71,7 @@ parameters! {
         /// signs of life.
         commander: String = "focus_controller",
         /// Silence after which it counts as gone, s.
-        alive_timeout: f64 [0.2..=60.0, "s"] = 0.4,
+        alive_timeout: f64 [0.2..=60.0, "s"] = 1.0,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
         autostart: bool = true,
     }

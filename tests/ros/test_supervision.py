@@ -20,6 +20,8 @@ PARAMETERS = {
     "focus_controller__mode": "paper",
     "focus_controller__default_speed": 5e-5,
     "focus_controller__motion_timeout": 1.0,
+    "focus_controller__alive_timeout": 0.4,
+    "stepper_bridge__alive_timeout": 0.4,
     # On a busy computer few full frames come through between processes.
     "focus_controller__estimate_timeout": 10.0,
     "classifier__threads": 1,

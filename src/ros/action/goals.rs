@@ -308,6 +308,7 @@ mod tests {
             early.cancel(id(3), Instant::default()),
             (CancelCode::GoalTerminated, vec![])
         );
+        early.end(id(1), Status::Canceled, "", at(4));
         assert_eq!(
             early.cancel(id(3), at(0)),
             (CancelCode::Accepted, vec![]),
