@@ -62,7 +62,7 @@ def test_nodes_that_are_not_configured_say_so(graph, client):
     graph.start("autofocus", **{f"{node}__autostart": "false" for node in (*nodes, "focus_controller")})
 
     def resting():
-        return {name for name, status in statuses.newest.items() if "not configured" in status.message}
+        return {name for name, status in statuses.newest.items() if "unconfigured" in status.message}
 
     client.spin_until(lambda: len(resting()) == len(nodes), 30, "four nodes that rest")
     assert all(statuses.newest[name].level == DiagnosticStatus.WARN for name in resting())

@@ -105,7 +105,7 @@ def test_a_node_that_is_deactivated_in_motion_is_named(graph, client):
     assert change(client, "classifier", Transition.TRANSITION_DEACTIVATE)
     client.check_stands(after_s=0.6)
     _, result = goal.result(5)
-    assert result.code == Autofocus.Result.NODE_GONE and "the classifier is not active but inactive" in result.message
+    assert result.code == Autofocus.Result.NODE_GONE and "the classifier is not active" in result.message
 
 
 def end_s(process, number: int) -> float:
