@@ -499,6 +499,24 @@ fn ten_thousand_stops_right_after_a_jog() {
 }
 
 #[test]
+fn late_answers_to_the_greeting_are_not_taken_for_those_of_commands() {
+    let mut pair = Pair::new(GrblConfig::default(), EmulatorConfig::default());
+    // The greeting and the first question for the state; then what the controller says of itself is asked.
+    while pair.written <= 3 {
+        pair.run_ms(1);
+    }
+    pair.host.handle_bytes(b"ok\r\nok\r\n", pair.now);
+    while pair.host.state().state != StageState::Idle {
+        pair.run_ms(1);
+        assert!(pair.now < Instant::from_nanos(1_010_000 * MS), "never ready");
+    }
+    pair.host.command_home(pair.now).unwrap();
+    pair.run_ms(200);
+    let reason = pair.host.state().reason;
+    assert!(reason.contains("refused to home"), "taken for done: '{reason}'");
+}
+
+#[test]
 fn a_stop_holds_until_the_commander_lets_go() {
     let mut pair = Pair::connected();
     pair.drive(-100.0, 300);

@@ -168,6 +168,8 @@ pub struct GrblHost {
     resync: bool,
     axes_um: [f64; 3],
     asked: Option<Instant>,
+    /// Which question the newest line but for reports has answered.
+    answered: Option<Sent>,
     /// Whether nothing was unacknowledged when the open request was sent.
     asked_clean: bool,
     last_asked: Instant,
@@ -228,6 +230,7 @@ impl GrblHost {
             resync: false,
             axes_um: [f64::NAN; 3],
             asked: None,
+            answered: None,
             asked_clean: false,
             last_asked: Instant::default(),
             misses: 0,

@@ -34,8 +34,12 @@ impl GrblHost {
             }
             Reply::Status(report) => self.handle_report(&report, now),
             Reply::Welcome(version) => self.handle_welcome(version, now),
-            Reply::Setting { number, value } => self.firmware.take_setting(number, value.mm()),
+            Reply::Setting { number, value } => {
+                self.answered = Some(Sent::Settings);
+                self.firmware.take_setting(number, value.mm());
+            }
             Reply::Message { tag, text } if tag == "VER" => {
+                self.answered = Some(Sent::BuildInfo);
                 let release = text.split('.').take(2).collect::<Vec<_>>().join(".");
                 self.firmware.version = release.trim_end_matches(':').to_owned();
             }
@@ -44,6 +48,15 @@ impl GrblHost {
     }
 
     pub(super) fn handle_ok(&mut self, now: Instant) {
+        // A controller that boots slowly answers each attempt to get in touch, the late ones when other lines are under way. Taken
+        // for theirs, the last answer of all would be taken for that of the first command.
+        let is_late = self.pending.front().is_some_and(|pending| {
+            matches!(pending.what, Sent::BuildInfo | Sent::Settings) && self.answered != Some(pending.what)
+        });
+        self.answered = None;
+        if is_late {
+            return;
+        }
         // An acknowledgement nobody waits for is a duplicate or an echo of the past.
         let Some(pending) = self.pending.pop_front() else {
             return;
