@@ -182,9 +182,12 @@ pub fn main(add: impl FnOnce(&mut Process)) -> std::process::ExitCode {
             outcome
         });
     match outcome {
-        Ok(()) => std::process::ExitCode::SUCCESS,
+        Ok(()) => {
+            super::log::end(None, Duration::ZERO);
+            std::process::ExitCode::SUCCESS
+        }
         Err(error) => {
-            super::log::last_words(&format!("{error:#}"), LAST_WORDS_LIMIT);
+            super::log::end(Some(&format!("{error:#}")), LAST_WORDS_LIMIT);
             std::process::ExitCode::FAILURE
         }
     }

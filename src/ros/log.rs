@@ -43,11 +43,18 @@ static ROSOUT: OnceLock<mpsc::SyncSender<Told>> = OnceLock::new();
 /// How often it is looked whether a listener has been found, and how long the network may take for the last line.
 const LOOK: Duration = Duration::from_millis(10);
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
+/// How long letting go of ROS may take.
+const END_LIMIT: Duration = Duration::from_millis(200);
 
-/// A line for `/rosout`, and for the last one somebody who waits until it is out.
-struct Told {
-    line: Log,
-    is_out: Option<mpsc::Sender<()>>,
+/// What the thread of `/rosout` is told.
+enum Told {
+    Line(Log),
+    /// The process ends: publish a last line, wait for a listener at most until then, let go of ROS and say so.
+    End {
+        line: Option<Log>,
+        until: std::time::Instant,
+        ended: mpsc::Sender<()>,
+    },
 }
 
 /// Starts logging for the process, once.
@@ -74,10 +81,8 @@ pub(super) fn start(context: r2r::Context) -> Result<()> {
         false => None,
     };
     let (lines, queue) = mpsc::sync_channel::<Told>(QUEUE);
-    if publisher.is_some() {
-        // A second start in one process (tests) keeps the first.
-        drop(ROSOUT.set(lines.clone()));
-    }
+    // A second start in one process (tests) keeps the first.
+    drop(ROSOUT.set(lines.clone()));
     let sink = Arc::new(Sink {
         has_console: is_enabled("stdout"),
         lines,
@@ -87,26 +92,22 @@ pub(super) fn start(context: r2r::Context) -> Result<()> {
     std::thread::Builder::new()
         .name("rosout".to_owned())
         .spawn(move || {
-            // The node only has to live; publishing needs no spinning.
-            let _node = node;
             loop {
                 match queue.recv_timeout(throttle::PERIOD) {
-                    Ok(told) => {
-                        let Some(publisher) = &publisher else { continue };
-                        if publisher.publish(&told.line).is_err() {
+                    Ok(Told::Line(line)) => {
+                        if publisher.as_ref().is_some_and(|to| to.publish(&line).is_err()) {
                             return;
                         }
-                        if let Some(is_out) = told.is_out {
-                            // A process that fails at once is not known to its listeners yet.
-                            while publisher
-                                .get_inter_process_subscription_count()
-                                .is_ok_and(|count| count == 0)
-                            {
-                                std::thread::sleep(LOOK);
-                            }
-                            std::thread::sleep(ON_ITS_WAY);
-                            is_out.send(()).ok();
+                    }
+                    Ok(Told::End { line, until, ended }) => {
+                        if let (Some(publisher), Some(line)) = (&publisher, &line) {
+                            deliver(publisher, line, until);
                         }
+                        // A thread that uses ROS while the process tears it down aborts the process.
+                        drop(publisher);
+                        drop(node);
+                        ended.send(()).ok();
+                        return;
                     }
                     Err(mpsc::RecvTimeoutError::Timeout) => {}
                     Err(mpsc::RecvTimeoutError::Disconnected) => return,
@@ -121,28 +122,46 @@ pub(super) fn start(context: r2r::Context) -> Result<()> {
     Ok(())
 }
 
-/// Says on the console and on `/rosout` why the process ends, and waits at most `limit` until a listener has it.
-pub(super) fn last_words(reason: &str, limit: Duration) {
-    if let Some(lines) = ROSOUT.get() {
-        let (sender, is_out) = mpsc::channel();
-        let executable = std::env::current_exe().unwrap_or_default();
-        let name = executable.file_stem().unwrap_or_default().to_string_lossy();
-        let told = Told {
-            line: Log {
-                stamp: super::convert::to_time(crate::units::Instant::from_nanos(0) + since_epoch()),
-                level: Severity::Fatal as u8,
-                name: name.into_owned(),
-                msg: printable(reason),
-                ..Log::default()
-            },
-            is_out: Some(sender),
-        };
-        if lines.try_send(told).is_ok() {
-            // Nobody may be listening.
-            is_out.recv_timeout(limit).ok();
+/// Publishes the last line. A process that fails at once is not known to its listeners yet, so it waits for one.
+fn deliver(publisher: &r2r::Publisher<Log>, line: &Log, until: std::time::Instant) {
+    if publisher.publish(line).is_err() {
+        return;
+    }
+    while std::time::Instant::now() < until {
+        match publisher.get_inter_process_subscription_count() {
+            Ok(0) => std::thread::sleep(LOOK),
+            Ok(_) => return std::thread::sleep(ON_ITS_WAY),
+            Err(_) => return,
         }
     }
-    eprintln!("error: {reason}");
+}
+
+/// Ends logging, and says on the console and on `/rosout` why the process ends if there is a reason; that waits at most `limit`
+/// for a listener.
+pub(super) fn end(reason: Option<&str>, limit: Duration) {
+    if let Some(lines) = ROSOUT.get() {
+        let (sender, ended) = mpsc::channel();
+        let executable = std::env::current_exe().unwrap_or_default();
+        let name = executable.file_stem().unwrap_or_default().to_string_lossy();
+        let line = reason.map(|reason| Log {
+            stamp: super::convert::to_time(crate::units::Instant::from_nanos(0) + since_epoch()),
+            level: Severity::Fatal as u8,
+            name: name.into_owned(),
+            msg: printable(reason),
+            ..Log::default()
+        });
+        let last = Told::End {
+            line,
+            until: std::time::Instant::now() + limit,
+            ended: sender,
+        };
+        if lines.try_send(last).is_ok() {
+            ended.recv_timeout(limit + END_LIMIT).ok();
+        }
+    }
+    if let Some(reason) = reason {
+        eprintln!("error: {reason}");
+    }
 }
 
 fn levels() -> MutexGuard<'static, Option<Levels>> {
@@ -279,7 +298,7 @@ impl Sink {
             function: line.place.target.to_owned(),
             line: line.place.line,
         };
-        drop(self.lines.try_send(Told { line, is_out: None }));
+        drop(self.lines.try_send(Told::Line(line)));
     }
 }
 
@@ -435,7 +454,9 @@ mod tests {
                 "\x1b[31mred"
             );
         });
-        let Told { line, .. } = queue.try_recv().unwrap();
+        let Told::Line(line) = queue.try_recv().unwrap() else {
+            panic!("not a line");
+        };
         assert_eq!((line.level, line.name.as_str()), (30, "lab1.bridge"));
         assert_eq!(line.msg, "the device said \\u{1b}[31mred reply=err\\n\\u{0}");
     }
