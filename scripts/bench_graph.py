@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
+from action_msgs.msg import GoalStatus
 from hhnet.action import Autofocus, MoveStage
 from hhnet.msg import FocusEstimate, NodeState
 from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
@@ -247,7 +248,7 @@ def succeeds(node: Node, client: ActionClient, goal) -> bool:
         return False
     ended = sent.result().get_result_async()
     rclpy.spin_until_future_complete(node, ended, timeout_sec=LIMIT_S)
-    return ended.result() is not None and ended.result().result.code == 0
+    return ended.result() is not None and ended.result().status == GoalStatus.STATUS_SUCCEEDED
 
 
 PARTS = {part.__name__: part for part in (latency, goals, parameters, idle, soak)}
