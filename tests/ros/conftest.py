@@ -134,7 +134,7 @@ class Client(Node):
         client = self.create_client(kind, name)
         assert client.wait_for_service(10.0), f"no service {name}"
         future = client.call_async(request)
-        self.spin_until(future.done, 5.0, f"the answer of {name}")
+        self.spin_until(future.done, 20, f"the answer of {name}")
         self.destroy_client(client)
         return future.result()
 

@@ -42,7 +42,7 @@ class Goal:
 
     def cancel(self) -> CancelGoal.Response:
         future = self.handle.cancel_goal_async()
-        self.node.spin_until(future.done, 5, "the answer to cancel")
+        self.node.spin_until(future.done, 20, "the answer to cancel")
         return future.result()
 
     def result(self, limit_s: float = 40):
@@ -87,9 +87,9 @@ def test_autofocus_succeeds_with_feedback_and_result(graph, client):
     assert 0.0 < result.duration < 30.0
     assert {feedback.state for feedback in goal.feedback} & {FocusState.LOOKING, FocusState.MOVING}
     assert goal.feedback[0].distance_index < 0
-    client.spin_until(lambda: heard and heard[-1] == [GoalStatus.STATUS_SUCCEEDED], 5, "the status")
+    client.spin_until(lambda: heard and heard[-1] == [GoalStatus.STATUS_SUCCEEDED], 20, "the status")
     # Nothing moves between goals, and a late client still gets the result.
-    client.spin_until(lambda: client.states[-1].state == FocusState.DISABLED, 5, "rest")
+    client.spin_until(lambda: client.states[-1].state == FocusState.DISABLED, 20, "rest")
     assert goal.result(5)[0] == GoalStatus.STATUS_SUCCEEDED
 
 
@@ -147,7 +147,7 @@ def test_move_stage_reaches_cancels_and_preempts(graph, client):
     assert (status, result.code) == (GoalStatus.STATUS_SUCCEEDED, MoveStage.Result.REACHED), result.message
     assert result.z == pytest.approx(30e-6, abs=0.4e-6) and result.x == pytest.approx(40e-6, abs=0.4e-6)
     assert goal.feedback and goal.feedback[-1].remaining < goal.feedback[0].remaining
-    client.spin_until(lambda: client.z_um() == pytest.approx(30.0, abs=0.5), 5, "the truth")
+    client.spin_until(lambda: client.z_um() == pytest.approx(30.0, abs=0.5), 20, "the truth")
 
     slow = Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=nan, y=nan, z=-20e-6, relative=True, max_speed=10e-6))
     client.spin_until(lambda: client.z_um() < 28.0, 10, "motion")
@@ -224,7 +224,7 @@ def test_a_goal_sent_twice_runs_once_and_undisturbed(graph, client):
     pair = [focus.send_async(Autofocus.Goal(), 2) for _ in range(2)]
     assert sorted(focus.wait(future).accepted for future in pair) == [False, True]
     assert focus.result(2)[0] == GoalStatus.STATUS_SUCCEEDED
-    client.spin_until(lambda: client.states[-1].state == FocusState.DISABLED, 5, "rest")
+    client.spin_until(lambda: client.states[-1].state == FocusState.DISABLED, 20, "rest")
     client.states.clear()
     assert not focus.send(Autofocus.Goal(), 2)
     client.check_stands()
@@ -287,18 +287,18 @@ def test_many_goals_leave_nothing_behind(graph, client):
     for _ in range(300):
         started = time.monotonic()
         state = plain.call_async(GetState.Request())
-        client.spin_until(state.done, 5, "the state")
+        client.spin_until(state.done, 20, "the state")
         asked.append(time.monotonic() - started)
         started = time.monotonic()
         sent = actions.send_goal_async(goal)
-        client.spin_until(sent.done, 5, "an answer")
+        client.spin_until(sent.done, 20, "an answer")
         answers.append(time.monotonic() - started)
         result = sent.result().get_result_async()
-        client.spin_until(result.done, 5, "a result")
+        client.spin_until(result.done, 20, "a result")
         assert result.result().status == GoalStatus.STATUS_SUCCEEDED
     answer_s, asked_s = statistics.median(answers), statistics.median(asked)
     assert answer_s < 0.02 + 3.0 * asked_s, f"a goal is answered in {answer_s} s, a service in {asked_s} s"
-    client.spin_until(lambda: len(heard[-1]) <= 100 and set(heard[-1]) <= TERMINAL, 5, "a bounded list of goals that are over")
+    client.spin_until(lambda: len(heard[-1]) <= 100 and set(heard[-1]) <= TERMINAL, 20, "a bounded list of goals that are over")
     before = cpu_seconds(bridge[1])
     time.sleep(5)
     used = cpu_seconds(bridge[1]) - before
@@ -370,7 +370,7 @@ def test_ten_thousand_goals_leave_nothing_behind(graph, client):
     print(f"9000 goals in {took_s:.1f} s, resident memory of the server {before:.1f} {grown_mb:+.2f} MB")
     assert grown_mb < 2.0
     assert client.trigger("focus_controller/stop").success
-    client.spin_until(lambda: len(heard[-1]) <= 100 and set(heard[-1]) <= TERMINAL, 5, "a bounded list of goals that are over")
+    client.spin_until(lambda: len(heard[-1]) <= 100 and set(heard[-1]) <= TERMINAL, 20, "a bounded list of goals that are over")
     assert focus.result(9_999)[1].code == Autofocus.Result.PREEMPTED
     time.sleep(30)
     used = cpu_seconds(controller)

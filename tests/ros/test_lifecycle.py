@@ -92,10 +92,10 @@ def test_deactivated_in_motion_the_stage_stands_first(graph, client):
     mover = ActionClient(client, MoveStage, "move_stage")
     assert mover.wait_for_server(10.0)
     future = mover.send_goal_async(MoveStage.Goal(x=float("nan"), y=float("nan"), z=5e-6, relative=True))
-    client.spin_until(future.done, 5.0, "the answer to a goal")
+    client.spin_until(future.done, 20, "the answer to a goal")
     assert not future.result().accepted
     assert change(client, "stepper_bridge", Transition.TRANSITION_CLEANUP)
-    client.spin_until(lambda: client.stages[-1].state == StageState.DISCONNECTED, 5, "a closed port")
+    client.spin_until(lambda: client.stages[-1].state == StageState.DISCONNECTED, 20, "a closed port")
     assert "configure" in client.stages[-1].reason
     assert change(client, "stepper_bridge", Transition.TRANSITION_CONFIGURE)
     assert change(client, "stepper_bridge", Transition.TRANSITION_ACTIVATE)
@@ -144,7 +144,7 @@ def test_a_bridge_without_its_port_answers_and_forgets(graph, client):
             refused = client.trigger(f"stepper_bridge/{name}")
             assert not refused.success and remedy in refused.message, refused
         future = mover.send_goal_async(MoveStage.Goal(x=NAN, y=NAN, z=9e-6, relative=True))
-        client.spin_until(future.done, 5.0, "the answer to a goal")
+        client.spin_until(future.done, 20, "the answer to a goal")
         assert not future.result().accepted
 
     mover = ActionClient(client, MoveStage, "move_stage")
@@ -154,7 +154,7 @@ def test_a_bridge_without_its_port_answers_and_forgets(graph, client):
     command.twist.linear.z = 1e-4
     command.header.stamp = client.get_clock().now().to_msg()
     check_refuses("change_state")
-    client.spin_until(lambda: "unconfigured" in statuses.get("stepper_bridge: stage", ""), 5, "diagnostics")
+    client.spin_until(lambda: "unconfigured" in statuses.get("stepper_bridge: stage", ""), 20, "diagnostics")
     commands.publish(command)
     assert change(client, "stepper_bridge", Transition.TRANSITION_CONFIGURE)
     assert change(client, "stepper_bridge", Transition.TRANSITION_ACTIVATE)
@@ -183,8 +183,8 @@ def test_a_stop_without_confirmation_is_a_fault(graph, client):
     client.spin_until(lambda: client.stages[-1].state == StageState.DISCONNECTED, 10, "a lost stage")
     assert not change(client, "stepper_bridge", Transition.TRANSITION_DEACTIVATE)
     assert state(client, "stepper_bridge") == State.PRIMARY_STATE_UNCONFIGURED
-    client.spin_until(lambda: "not known to stand" in told[-1].reason, 5, "the reason")
-    client.spin_until(lambda: [event.transition.id for event in events[-3:]] == [4, 42, 60], 5, "the ways of an error")
+    client.spin_until(lambda: "not known to stand" in told[-1].reason, 20, "the reason")
+    client.spin_until(lambda: [event.transition.id for event in events[-3:]] == [4, 42, 60], 20, "the ways of an error")
     assert told[-1].state == NodeState.FAULT
 
 

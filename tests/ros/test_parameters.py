@@ -80,7 +80,7 @@ def test_changes_are_vetoed_with_a_reason_or_told_to_all(graph, client):
     def heard():
         return [event for event in events if event.node == f"/{node}" and event.changed_parameters]
 
-    client.spin_until(heard, 5, "the event")
+    client.spin_until(heard, 20, "the event")
     assert [parameter.name for parameter in heard()[0].changed_parameters] == ["settle"]
 
     request = SetParametersAtomically.Request(parameters=[double("settle", 0.5), double("run_timeout", -5.0)])
@@ -163,4 +163,4 @@ def test_about_follows_a_change(graph, client):
 
     client.spin_until(lambda: limit() == "0.5", 20, "what the classifier is")
     assert change(client, "classifier", double("min_certainty", 0.75))[0].successful
-    client.spin_until(lambda: limit() == "0.75", 5, "the new limit")
+    client.spin_until(lambda: limit() == "0.75", 20, "the new limit")

@@ -93,7 +93,7 @@ def test_the_log_has_the_quality_and_the_names_of_ros(graph, client):
     began, before = time.monotonic(), len(refusals())
     client.spin_for(2.0, lambda: images.publish(image))
     assert len(refusals()) - before <= 3 * (time.monotonic() - began + 2)
-    client.spin_until(lambda: "were left out before it" in refusals()[-1].msg, 5, "the count of the last ones")
+    client.spin_until(lambda: "were left out before it" in refusals()[-1].msg, 20, "the count of the last ones")
     console = graph.log("lab1classifier_node")
     assert "[lab1.classifier]: frame refused" in console and "\x1b" not in console
     (info,) = [i for i in client.get_publishers_info_by_topic("/rosout") if i.node_name.startswith("_log_")]

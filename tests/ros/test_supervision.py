@@ -62,9 +62,9 @@ def test_a_node_that_dies_in_motion_stops_the_stage_and_is_named(graph, client, 
     status, result = goal.result(5)
     sentence = f"the {victim} is gone"
     assert result.code == Autofocus.Result.NODE_GONE and sentence in result.message, result
-    client.spin_until(lambda: sentence in client.states[-1].reason, 5, "the focus state")
+    client.spin_until(lambda: sentence in client.states[-1].reason, 20, "the focus state")
     assert client.states[-1].state == FocusState.FAILED
-    client.spin_until(lambda: states[-1].state == NodeState.FAULT and sentence in states[-1].reason, 5, "the node's state")
+    client.spin_until(lambda: states[-1].state == NodeState.FAULT and sentence in states[-1].reason, 20, "the node's state")
     refused = client.enable()
     assert not refused.success and sentence in refused.message
     # It comes back, and nothing moves before it is asked to.
@@ -80,9 +80,9 @@ def test_a_controller_that_dies_in_motion_stops_the_stage_and_is_named(graph, cl
     processes["focus_controller"].send_signal(signal.SIGKILL)
     client.check_stands(after_s=0.6)
     sentence = "the focus_controller is gone"
-    client.spin_until(lambda: states[-1].state == NodeState.FAULT and sentence in states[-1].reason, 5, "the bridge's state")
+    client.spin_until(lambda: states[-1].state == NodeState.FAULT and sentence in states[-1].reason, 20, "the bridge's state")
     assert client.trigger("stepper_bridge/clear_fault").success
-    client.spin_until(lambda: states[-1].state == NodeState.IDLE, 5, "an idle bridge")
+    client.spin_until(lambda: states[-1].state == NodeState.IDLE, 20, "an idle bridge")
 
 
 def test_a_microscope_that_dies_is_named(graph, client):
@@ -90,10 +90,10 @@ def test_a_microscope_that_dies_is_named(graph, client):
     states = told(client, "focus_controller")
     goal = goal_in_motion(client, states)
     processes["sim_microscope"].send_signal(signal.SIGKILL)
-    client.spin_until(lambda: client.stages[-1].state == StageState.DISCONNECTED, 5, "a lost stage")
+    client.spin_until(lambda: client.stages[-1].state == StageState.DISCONNECTED, 20, "a lost stage")
     _, result = goal.result(5)
     assert result.code == Autofocus.Result.GAVE_UP and "stage" in result.message
-    client.spin_until(lambda: states[-1].state == NodeState.FAULT, 5, "the controller's state")
+    client.spin_until(lambda: states[-1].state == NodeState.FAULT, 20, "the controller's state")
 
 
 def test_a_node_that_is_deactivated_in_motion_is_named(graph, client):
