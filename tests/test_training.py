@@ -165,14 +165,16 @@ class Training(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "another objective or pixel size"):
             data.load(one, two)
 
-    def test_a_head_alone_leaves_the_convolutions_as_they_were(self):
-        weights = model.HhnetFast(data.ClassEdges(), (-60.0, 60.0)).state_dict()
-        np.savez(self.folder / "start.npz", **{name: value.numpy() for name, value in weights.items()})
-        self.run_training("--epochs", "1", "--head-only", "--start-from", str(self.folder / "start.npz"))
-        learnt = train.read_weights(self.folder / "out/best.pt")
-        self.assertTrue(torch.equal(learnt["stage1.0.0.weight"], weights["stage1.0.0.weight"]))
-        self.assertFalse(torch.equal(learnt["head.1.weight"], weights["head.1.weight"]))
-        self.assertEqual(int(learnt["seen"].sum()), 21)
+    def test_the_file_states_the_range_it_answers_for(self):
+        def stated():
+            properties = onnx.load(str(self.folder / "model.onnx")).metadata_props
+            return json.loads({entry.key: entry.value for entry in properties}["hhnet_z_range_um"])
+
+        self.run_training("--epochs", "1", "--answers-um", "45")
+        self.assertEqual(stated(), [-45.0, 45.0])
+        for wrong in ("20", "1000"):
+            with self.assertRaisesRegex(ValueError, f"--answers-um {wrong}: must lie above"):
+                self.run_training("--epochs", "1", "--answers-um", wrong)
 
     def test_fringes_tell_the_blurrier_colour_whatever_the_contrast(self):
         torch.manual_seed(3)

@@ -38,8 +38,9 @@ def to_onnx(deployed: nn.Module, path: Path) -> None:
         )
 
 
-def add_metadata(path: Path, training: PatchSet, scores: dict) -> None:
-    """Store what a reader needs to trust and to use the model."""
+def add_metadata(path: Path, training: PatchSet, scores: dict, answers_um: float | None = None) -> None:
+    """Store what a reader needs to trust and to use the model; it answers up to `answers_um`, or as far as it was trained."""
+    answers_um = answers_um or training.manifest["config"]["z_max_um"]
     model = onnx.load(str(path))
     model.producer_name = "hhnet"
     model.producer_version = ""
@@ -49,7 +50,7 @@ def add_metadata(path: Path, training: PatchSet, scores: dict) -> None:
         "hhnet_class_edges_um": json.dumps([edges.in_focus_um, edges.near_um, edges.middle_um, edges.far_um]),
         "hhnet_objective": training.manifest["config"]["objective"]["name"],
         "hhnet_pixel_size_um": f"{training.manifest['object_pixel_um']:.6g}",
-        "hhnet_z_range_um": json.dumps([-training.manifest["config"]["z_max_um"], training.manifest["config"]["z_max_um"]]),
+        "hhnet_z_range_um": json.dumps([-answers_um, answers_um]),
         "hhnet_training_set": training.manifest_sha256,
         "hhnet_scores": json.dumps(scores, sort_keys=True),
     }
@@ -77,6 +78,7 @@ def export(
     scores: dict,
     sample: tuple[np.ndarray, np.ndarray],
     contract: type[nn.Module] = Deployed,
+    answers_um: float | None = None,
 ) -> float:
     """Wrap in `contract`, write, check on `sample`, and only then move to `destination` in one step; returns the largest difference found."""
     was_training = network.training
@@ -86,7 +88,7 @@ def export(
     partial = destination.with_name(destination.name + ".partial")
     deployed = contract(network).eval()
     to_onnx(deployed, partial)
-    add_metadata(partial, training, scores)
+    add_metadata(partial, training, scores, answers_um)
     found = differences(deployed, partial, *sample)
     network.train(was_training)
     if any(difference > allowed for difference, allowed in zip(found, TOLERANCES)):

@@ -29,8 +29,9 @@ from .data import CLASSES, HANDCRAFTED, PATCH_PX, POOL, POOLED_MAX, POOLED_PX, C
 SCALE_IN_FOCUS = 2.79
 #: Standard deviation, in u, of the histogram a labelled height is turned into.
 LABEL_SIGMA = 0.06
-#: Bins of each class, from closest (index -2) to farthest (index 4).
-BINS = (8, 8, 8, 8, 5, 6, 5)
+#: Bins of each class, from closest (index -2) to farthest (index 4): about 0.08 wide in u up to twice the range that is answered for.
+#: Wider ones are filled one at a time, and the mean then jumps from centre to centre.
+BINS = (40, 16, 10, 16, 10, 12, 18)
 #: Contrasts (in optical density) below this are noise and are not magnified.
 CONTRAST_FLOOR = 0.004
 
@@ -40,12 +41,12 @@ def scale_um(edges: ClassEdges) -> float:
     return SCALE_IN_FOCUS * edges.in_focus_um
 
 
-def bin_edges(edges: ClassEdges, z_range_um: tuple[float, float]) -> torch.Tensor:
+def bin_edges(edges: ClassEdges, z_range_um: tuple[float, float], bins: tuple[int, ...] = BINS) -> torch.Tensor:
     """Edges of the histogram in u, ascending, uniform within each class; the outermost classes end at the trained range."""
     scale = scale_um(edges)
     low, *inner, high = (math.asinh(z / scale) for z in (z_range_um[0], *edges.ascending, z_range_um[1]))
     knots = [min(low, inner[0] - 0.3), *inner, max(high, inner[-1] + 0.3)]
-    parts = [torch.linspace(a, b, n + 1)[:-1] for a, b, n in zip(knots, knots[1:], BINS)]
+    parts = [torch.linspace(a, b, n + 1)[:-1] for a, b, n in zip(knots, knots[1:], bins)]
     return torch.cat([*parts, torch.tensor(knots[-1:])])
 
 
@@ -141,16 +142,16 @@ def look(pooled: torch.Tensor, laplacian: torch.Tensor) -> tuple[torch.Tensor, t
 class Histogram(nn.Module):
     """What every network with a histogram over defocus has: its bins, its classes, its calibration, the scale of the frame features."""
 
-    def __init__(self, edges: ClassEdges, z_range_um: tuple[float, float]):
+    def __init__(self, edges: ClassEdges, z_range_um: tuple[float, float], bins_of_classes: tuple[int, ...] = BINS):
         super().__init__()
         self.config = {"z_range_um": [float(z) for z in z_range_um]}
         self.scale_um = scale_um(edges)
-        knots = bin_edges(edges, z_range_um)
+        knots = bin_edges(edges, z_range_um, bins_of_classes)
         self.register_buffer("bin_edges", knots)
         self.register_buffer("bin_centres", (knots[1:] + knots[:-1]) / 2)
-        membership = torch.zeros(sum(BINS), CLASSES)
+        membership = torch.zeros(sum(bins_of_classes), CLASSES)
         start = 0
-        for place, bins in enumerate(BINS):
+        for place, bins in enumerate(bins_of_classes):
             membership[start : start + bins, CLASSES - 1 - place] = 1
             start += bins
         self.register_buffer("membership", membership)
@@ -201,9 +202,6 @@ class HhnetFast(Histogram):
         pooled = 2 * (stem + first + second + third)
         self.pooled = nn.BatchNorm1d(pooled)
         inputs = pooled + scalars + 32
-        #: What the head may look at; all of it, unless `reset_head` said otherwise.
-        self.register_buffer("seen", torch.ones(inputs))
-        self.numbers = slice(pooled, pooled + scalars)
         self.head = nn.Sequential(
             nn.Dropout(0.2),
             nn.Linear(inputs, 160),
@@ -211,18 +209,6 @@ class HhnetFast(Histogram):
             nn.Dropout(0.2),
             nn.Linear(160, sum(BINS)),
         )
-
-    def reset_head(self) -> None:
-        """Forget the head, and leave it nothing but levels, contrasts and colour fringes to learn from.
-
-        What the convolutions found on other slides, and the frame's features, tell a few specimens apart far too well:
-        a network that sees them learns a handful of images by heart.
-        """
-        self.seen.zero_()
-        self.seen[self.numbers] = 1
-        for layer in self.head:
-            if isinstance(layer, nn.Linear):
-                layer.reset_parameters()
 
     def forward(self, pooled: torch.Tensor, standardised: torch.Tensor) -> torch.Tensor:
         """Logits of the histogram [n, bins] from 3x3 sums [n, 3, 100, 100] and standardised frame features."""
@@ -234,7 +220,7 @@ class HhnetFast(Histogram):
         second = self.stage2(first + self.join_wide(wide))
         third = self.stage3(second + self.join_widest(widest))
         pools = self.pooled(torch.cat([energies(x) for x in (stem, first, second, third)], 1))
-        return self.head(torch.cat([pools, numbers, self.handcrafted(standardised)], 1) * self.seen)
+        return self.head(torch.cat([pools, numbers, self.handcrafted(standardised)], 1))
 
 
 def soft_label(model: Histogram, z_um: torch.Tensor) -> torch.Tensor:

@@ -22,12 +22,14 @@ from torch import nn
 
 from . import data, report
 from .export import export
-from .model import BINS, LAPLACIAN, NUMBERS, Histogram, look, loss
+from .model import LAPLACIAN, NUMBERS, Histogram, look, loss
 from .train import calibrate, git_commit
 
 #: Heads whose answers are averaged.
 HEADS = 6
 HIDDEN = 48
+#: Bins of each class: wide ones, which a few dozen heights fill.
+BINS = (8, 8, 8, 8, 5, 6, 5)
 #: Noise on the standardised numbers while learning.
 NOISE = 0.15
 BATCH = 128
@@ -39,7 +41,7 @@ class HhnetStack(Histogram):
     """A histogram over defocus from the 21 numbers of a patch. The frame's features are taken and not looked at."""
 
     def __init__(self, edges: data.ClassEdges, z_range_um: tuple[float, float]):
-        super().__init__(edges, z_range_um)
+        super().__init__(edges, z_range_um, BINS)
         self.register_buffer("laplacian", torch.tensor(LAPLACIAN).expand(3, 1, 3, 3).contiguous())
         self.register_buffer("numbers_mean", torch.zeros(NUMBERS))
         self.register_buffer("numbers_scale", torch.ones(NUMBERS))

@@ -42,12 +42,12 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=20180)
     parser.add_argument("--start-from", type=Path, help="weights (best.pt, or the .npz that ships) instead of random ones")
     parser.add_argument(
-        "--choose", choices=("best", "last"), default="best", help="epoch whose weights are kept: best on val, or last"
+        "--answers-um",
+        type=float,
+        help="largest defocus the model answers for, µm; what it learns beyond only tells it what not to answer. Default: all it learns",
     )
     parser.add_argument(
-        "--head-only",
-        action="store_true",
-        help="learn only the last layers, from levels, contrasts and colour fringes: for a few images of another instrument",
+        "--choose", choices=("best", "last"), default="best", help="epoch whose weights are kept: best on val, or last"
     )
     parser.add_argument("--incomplete", action="store_true", help="take a training set that is still being built")
     parser.add_argument("--resume", action="store_true")
@@ -177,6 +177,14 @@ def build(training: data.PatchSet, start_from: Path | None) -> HhnetFast:
     return network.to(memory_format=torch.channels_last)
 
 
+def checked_range(answers_um: float | None, training: data.PatchSet) -> float:
+    """The largest defocus to answer for: what the set reaches, or less."""
+    reached_um = training.manifest["config"]["z_max_um"]
+    if answers_um is not None and not training.edges.far_um < answers_um <= reached_um:
+        raise ValueError(f"--answers-um {answers_um:g}: must lie above {training.edges.far_um:g} µm, up to {reached_um:g} µm which the set reaches")
+    return answers_um or reached_um
+
+
 def train_epoch(network, average, optimiser, scaler, training, random, place, settings) -> float:
     """One pass; `place` is (epoch, epochs). Returns the mean loss. On a GPU in mixed precision, the loss itself in float32."""
     epoch, epochs = place
@@ -227,18 +235,16 @@ def fit(settings: argparse.Namespace) -> dict:
     checkpoint = settings.out / "checkpoint.pt"
 
     training = data.load(settings.data / "train", *settings.more, incomplete=settings.incomplete)
+    answers_um = checked_range(settings.answers_um, training)
     held_out = data.load(settings.data / "val")
     folders = [path for path in sorted(settings.data.glob("test_*")) if (path / "manifest.json").exists()]
     tests = {path.name: data.load(path) for path in folders}
     check_apart({"train": training, "val": held_out, **tests})
     network = build(training, settings.start_from)
-    if settings.head_only:
-        network.reset_head()
     network.to(device())
     scaler = torch.cuda.amp.GradScaler(enabled=device().type == "cuda")
     average = Average(network)
-    learning = network.head.parameters() if settings.head_only else network.parameters()
-    optimiser = torch.optim.AdamW(learning, lr=settings.rate, weight_decay=0.02)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=settings.rate, weight_decay=0.02)
     random = torch.Generator().manual_seed(settings.seed)
     history, best, start = [], math.inf, 0
     if settings.resume and checkpoint.exists():
@@ -291,7 +297,7 @@ def fit(settings: argparse.Namespace) -> dict:
             calibrate(chosen, held_out, found["logits"])
             save(settings.out / "best.pt", network=chosen.state_dict(), epoch=epoch)
             summary = {"val": {name: scores[name] for name in shown}, "epoch": epoch}
-            export(chosen, settings.export, training, summary, sample)
+            export(chosen, settings.export, training, summary, sample, answers_um=answers_um)
         save(
             checkpoint,
             network=network.state_dict(),
@@ -323,7 +329,8 @@ def finish(settings, network, sets, sample, history, card) -> dict:
     }
     headline = ("patch_accuracy", "image_accuracy", "wrong_direction_rate", "abs_error_um_within_2um", "bias_um_in_focus")
     summary = {name: {key: scores[key] for key in headline} for name, scores in card["scores"].items()}
-    card["export_difference"] = export(network, settings.export, training, summary, sample)
+    answers_um = checked_range(settings.answers_um, training)
+    card["export_difference"] = export(network, settings.export, training, summary, sample, answers_um=answers_um)
     np.savez_compressed(settings.out / "weights.npz", **{name: value.numpy() for name, value in network.state_dict().items()})
     report.write_json(settings.out / "run.json", card)
     try:
