@@ -2,7 +2,8 @@
 
 python scripts/bench_graph.py [PART ...]     # the parts are the functions of PARTS; all of them without any
 
-SOAK_MIN is the length of the soak in minutes; a growth per hour is judged from 30 on. Progress goes to stderr, one JSON object to
+SOAK_MIN is the length of the soak in minutes; a growth per hour is judged from 30 on. SOAK_REST_S is how long the stage rests between two
+runs. Progress goes to stderr, one JSON object to
 stdout. Times of messages are those of the middleware, which this process's own speed does not touch.
 """
 
@@ -214,7 +215,7 @@ def idle(node: Node) -> dict:
 
 def soak(node: Node) -> dict:
     """Memory of the composed graph while it focuses again and again from another height."""
-    minutes = float(os.environ.get("SOAK_MIN") or 2)
+    minutes, rest_s = (float(os.environ.get(name) or default) for name, default in (("SOAK_MIN", 2), ("SOAK_REST_S", 0)))
     samples: list[tuple[float, float]] = []
     runs = failures = 0
     with Graph("autofocus") as graph:
@@ -229,6 +230,8 @@ def soak(node: Node) -> dict:
             for client, goal in ((mover, away), (focuser, Autofocus.Goal(timeout=30.0))):
                 failures += not succeeds(node, client, goal)
             runs += 1
+            rested = time.monotonic() + rest_s
+            wait(node, lambda end=rested: time.monotonic() >= end, "rest")
         samples.append((elapsed / 3600, graph.memory_mb("autofocus", "VmRSS")))
         peak = graph.memory_mb("autofocus", "VmHWM")
         focuser.destroy()
@@ -259,7 +262,7 @@ PARTS = {part.__name__: part for part in (latency, goals, parameters, idle, soak
 
 def main() -> None:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     wanted = sys.argv[1:] or list(PARTS)
     if unknown := set(wanted) - PARTS.keys():
         sys.exit(f"error: no part {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")

@@ -181,7 +181,9 @@ def checked_range(answers_um: float | None, training: data.PatchSet) -> float:
     """The largest defocus to answer for: what the set reaches, or less."""
     reached_um = training.manifest["config"]["z_max_um"]
     if answers_um is not None and not training.edges.far_um < answers_um <= reached_um:
-        raise ValueError(f"--answers-um {answers_um:g}: must lie above {training.edges.far_um:g} µm, up to {reached_um:g} µm which the set reaches")
+        raise ValueError(
+            f"--answers-um {answers_um:g}: must lie above {training.edges.far_um:g} µm, up to {reached_um:g} µm which the set reaches"
+        )
     return answers_um or reached_um
 
 
