@@ -63,8 +63,8 @@ pub struct ModelCard {
     pub training_set: String,
     /// Scores on held-out data, as JSON; empty if the model does not say.
     pub scores: String,
-    /// Least and largest defocus it was trained on, µm; None if the model does not say.
-    pub trained_um: Option<[f64; 2]>,
+    /// Least and largest defocus it answers for, µm; None if the model does not say.
+    pub range_um: Option<[f64; 2]>,
     /// [`ClassifierConfig::sharpness`] fitted on held-out slides; None if the model does not say.
     pub sharpness: Option<f64>,
 }
@@ -127,7 +127,7 @@ impl NoNetwork {
                 pixel_size_um: f64::NAN,
                 training_set: String::new(),
                 scores: String::new(),
-                trained_um: None,
+                range_um: None,
                 sharpness: None,
             },
         }
@@ -207,8 +207,8 @@ pub struct ClassifierConfig {
     /// Heights of the classes: where vote and defocus name classes that are not neighbours, the estimate is not trusted. Patches of
     /// empty glass guess a class and say themselves that they do not know the height.
     pub edges: ClassEdges,
-    /// Least and largest defocus the model was trained on, µm; an estimate beyond them is not trusted. None: not known, not checked.
-    pub trained_um: Option<[f64; 2]>,
+    /// Least and largest defocus the model answers for, µm; an estimate beyond them is not trusted. None: not known, not checked.
+    pub range_um: Option<[f64; 2]>,
     /// Share of the patches that may name the other side of focus, from farther away than indices 1 and -1 reach, before the estimate
     /// is not trusted, 0 to 0.5: within the trained range patches agree about the side, beyond it they fall apart.
     pub max_opposed: f64,
@@ -231,7 +231,7 @@ impl ClassifierConfig {
     /// The usual settings for this model.
     pub fn for_model(card: &ModelCard) -> Self {
         Self {
-            trained_um: card.trained_um,
+            range_um: card.range_um,
             sharpness: card.sharpness.unwrap_or(1.0),
             ..Self::for_edges(&card.class_edges)
         }
@@ -247,7 +247,7 @@ impl ClassifierConfig {
             min_far_patches: 5,
             max_relative_stddev: 0.4,
             edges: *edges,
-            trained_um: None,
+            range_um: None,
             max_opposed: 0.05,
             sharpness: 1.0,
             patch_correlation: 0.5,
@@ -346,7 +346,7 @@ impl Estimate {
             let relative_um = config.max_relative_stddev * fusion.defocus_um.abs();
             let is_known = fusion.stddev_um <= relative_um.max(config.edges.near_um);
             let is_in_range = config
-                .trained_um
+                .range_um
                 .is_none_or(|[least_um, most_um]| (least_um..=most_um).contains(&fusion.defocus_um));
             let is_one_sided = opposed(&measurements, config.edges.near_um) <= config.max_opposed;
             is_known && is_in_range && is_one_sided && (class.value() - vote.index.value()).abs() <= 1

@@ -49,7 +49,7 @@ fn classifier(answer: PatchPrediction) -> Classifier<Parrot> {
         pixel_size_um: 0.08625,
         training_set: String::new(),
         scores: String::new(),
-        trained_um: None,
+        range_um: None,
         sharpness: None,
     };
     let parrot = Parrot {
@@ -169,9 +169,9 @@ fn far_answers_need_more_than_a_few_patches() {
 }
 
 #[test]
-fn heights_beyond_the_trained_range_are_not_trusted() {
+fn heights_beyond_the_range_are_not_trusted() {
     let config = ClassifierConfig {
-        trained_um: Some([-65.0, 65.0]),
+        range_um: Some([-65.0, 65.0]),
         ..ClassifierConfig::default()
     };
     for (class, defocus_um, expected) in [
@@ -189,10 +189,10 @@ fn heights_beyond_the_trained_range_are_not_trusted() {
 fn a_model_brings_its_range_and_sharpness() {
     let mut card = classifier(sure(0, 40.0)).network.card;
     assert_eq!(ClassifierConfig::for_model(&card), ClassifierConfig::default());
-    card.trained_um = Some([-65.0, 65.0]);
+    card.range_um = Some([-65.0, 65.0]);
     card.sharpness = Some(2.0);
     let config = ClassifierConfig::for_model(&card);
-    assert_eq!((config.trained_um, config.sharpness), (Some([-65.0, 65.0]), 2.0));
+    assert_eq!((config.range_um, config.sharpness), (Some([-65.0, 65.0]), 2.0));
     let stated = |config| Estimate::from_patches(&[sure(0, 40.0)], &config).probabilities[0];
     assert!((stated(ClassifierConfig::default()) - 0.94).abs() < 1e-3);
     assert!(stated(config) > 0.99);

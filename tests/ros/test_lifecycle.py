@@ -269,8 +269,11 @@ def test_two_microscopes_share_nothing(graph, tmp_path):
         shared = {"/rosout", "/parameter_events", "/diagnostics"}
         strangers = {name for name in topics if not name.startswith(("/left/", "/right/"))} - shared
         assert not strangers, strangers
-        publishers = left.get_publishers_info_by_topic("/left/cmd_vel")
-        assert {info.node_namespace for info in publishers} == {"/left"}
+
+        def of():
+            return {info.node_namespace for info in left.get_publishers_info_by_topic("/left/cmd_vel")}
+
+        left.spin_until(lambda: of() == {"/left"}, 20, "the one namespace that commands the left stage")
     finally:
         left.destroy_node()
         right.destroy_node()

@@ -96,10 +96,25 @@ def test_the_log_has_the_quality_and_the_names_of_ros(graph, client):
     client.spin_until(lambda: "were left out before it" in refusals()[-1].msg, 20, "the count of the last ones")
     console = graph.log("lab1classifier_node")
     assert "[lab1.classifier]: frame refused" in console and "\x1b" not in console
-    (info,) = [i for i in client.get_publishers_info_by_topic("/rosout") if i.node_name.startswith("_log_")]
+
+    def outlets():
+        return [i for i in client.get_publishers_info_by_topic("/rosout") if i.node_name.startswith("_log_")]
+
+    client.spin_until(outlets, 20, "the name of the node that publishes the log")
+    (info,) = outlets()
     quality = info.qos_profile
     assert quality.durability == DurabilityPolicy.TRANSIENT_LOCAL and quality.reliability == ReliabilityPolicy.RELIABLE
     assert quality.lifespan.nanoseconds == 10_000_000_000
+
+
+def test_what_ends_a_process_is_its_last_line_on_rosout(graph, client):
+    lines = []
+    client.create_subscription(Log, "/rosout", lines.append, ROSOUT)
+    process = graph.start("classifier_node", classifier__model="/nowhere/model.onnx")
+    client.spin_until(lambda: process.poll() is not None, 30, "the end of the process")
+    fatal = int.from_bytes(Log.FATAL, "little") if isinstance(Log.FATAL, bytes) else Log.FATAL
+    client.spin_until(lambda: lines and lines[-1].level == fatal, 20, "the reason")
+    assert "/nowhere/model.onnx" in lines[-1].msg
 
 
 def test_rosout_can_be_turned_off(graph, client):

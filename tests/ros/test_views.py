@@ -100,18 +100,24 @@ def field_type(message: str, field: str) -> str:
 def test_views_ask_for_what_there_is(graph, client, view):
     graph.start("autofocus")
     client.spin_until(client.is_up, 40, "the stage")
-    offered = {name: kinds[0] for name, kinds in client.get_topic_names_and_types()} | OFFERED_ELSEWHERE
     asked = view()
     assert len(asked) >= 4
+
+    def topics():
+        return {name: kinds[0] for name, kinds in client.get_topic_names_and_types()} | OFFERED_ELSEWHERE
+
+    wanted = {topic if kind is not None else topic.rpartition("/")[0] for topic, kind in asked}
+    client.spin_until(lambda: wanted <= topics().keys(), 20, f"all of {wanted}")
+    offered = topics()
     for topic, kind in asked:
         if kind is not None:
             assert offered.get(topic) == kind, topic
             continue
         # A plot: the last part is a field, and a number.
         topic, _, field = topic.rpartition("/")
-        assert topic in offered, topic
         assert field_type(offered[topic], field) in ("double", "float", "int8", "uint8"), f"{topic} {field}"
-    assert services() <= {name for name, _ in client.get_service_names_and_types()}
+    names = services()
+    client.spin_until(lambda: names <= {name for name, _ in client.get_service_names_and_types()}, 20, f"all of {names}")
 
 
 def test_the_model_of_the_stage_has_what_the_graph_names(graph, client):

@@ -171,7 +171,7 @@ pub(super) fn card(session: &Session, path: &Path, model_id: Arc<str>) -> Result
         pixel_size_um,
         training_set: text("hhnet_training_set"),
         scores: text("hhnet_scores"),
-        trained_um: optional(path, &text(RANGE.0), RANGE)?,
+        range_um: optional(path, &text(RANGE.0), RANGE)?,
         sharpness: optional(path, &text(SHARPNESS_ENTRY.0), SHARPNESS_ENTRY)?,
     })
 }
@@ -181,7 +181,7 @@ type Optional<T> = (&'static str, &'static str, fn(&str) -> Option<T>);
 
 const RANGE: Optional<[f64; 2]> = (
     "hhnet_z_range_um",
-    "the least and the largest defocus it was trained on in µm, a JSON array of a negative and a positive number",
+    "the least and the largest defocus the model answers for in µm, a JSON array of a negative and a positive number",
     range,
 );
 

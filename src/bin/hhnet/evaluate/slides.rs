@@ -85,12 +85,15 @@ pub(super) fn judge(
     Ok(judged)
 }
 
+/// Frames of the blank protocol lie beyond the range a model answers for by more than the error of its estimate.
+const BEYOND: f64 = 1.15;
+
 /// Where a frame of the blank protocol is exposed.
 #[derive(Clone, Copy, PartialEq)]
 enum Height {
     /// Anywhere in the range of the continuous protocol.
     Any,
-    /// From beyond the model's range, above (1) or below (-1) focus, to the end of what the virtual microscope models.
+    /// From [`BEYOND`] the model's range, above (1) or below (-1) focus, to the end of what the virtual microscope models.
     Beyond(f64),
 }
 
@@ -123,8 +126,8 @@ impl Height {
         let Self::Beyond(side) = self else {
             return Some(usual_um * (2.0 * share - 1.0));
         };
-        let [least_um, most_um] = card.trained_um.unwrap_or([-usual_um, usual_um]);
-        let end_um = if side > 0.0 { most_um } else { -least_um };
+        let [least_um, most_um] = card.range_um.unwrap_or([-usual_um, usual_um]);
+        let end_um = BEYOND * if side > 0.0 { most_um } else { -least_um };
         let farthest_um = farthest_um(objective);
         (end_um < farthest_um).then_some(side * (end_um + share * (farthest_um - end_um)))
     }
