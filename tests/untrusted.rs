@@ -76,10 +76,10 @@ fn empty_glass_black_and_saturated_frames_are_not_trusted() -> Result<()> {
     Ok(())
 }
 
-/// Beyond 105 µm most frames are not trusted, and one that is names the side the lens is on. Nearer to the trained range (65 µm) the
-/// model answers with its end, which is the right class.
+/// The model has learnt what lies beyond the range it answers for (72 µm): hardly a frame from beyond 105 µm is trusted, and one that
+/// is names the side the lens is on.
 #[test]
-fn frames_from_beyond_the_trained_range_never_mislead() -> Result<()> {
+fn frames_from_beyond_the_range_never_mislead() -> Result<()> {
     let Some(mut classifier) = classifier()? else {
         return Ok(());
     };
@@ -99,6 +99,6 @@ fn frames_from_beyond_the_trained_range_never_mislead() -> Result<()> {
             trusted += usize::from(estimate.trusted);
         }
     }
-    assert!(trusted <= 16, "{trusted} of 48 were trusted");
+    assert!(trusted <= 4, "{trusted} of 48 were trusted");
     Ok(())
 }
