@@ -39,8 +39,8 @@ CHANGES = 30
 IDLE_S = 20.0
 LIMIT_S = 120.0
 NAN = float("nan")
-# Nodes need their memory first; a slope over the beginning of a soak would be theirs.
-WARM_UP = 0.25
+# Allocators and caches fill in steps for the first hundreds of runs; a slope over the beginning of a soak would be theirs.
+WARM_UP = 0.5
 
 
 class Graph:
@@ -244,6 +244,7 @@ def soak(node: Node) -> dict:
         "failures": failures,
         "rss_mb_per_hour": round(slope, 2),
         "rss_peak_mb": round(peak, 1),
+        "rss_mb_every_twentieth": [round(sample[1], 2) for sample in samples[:: max(1, len(samples) // 20)]],
     }
 
 
