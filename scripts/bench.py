@@ -87,12 +87,23 @@ def ms(value: float) -> str:
 
 
 def other_rows(details: dict) -> list[Row]:
-    """Numbers of the programs without ROS, as they report them."""
-    rows = []
-    for name in ("rendering", "deciding_1_threads", "deciding_2_threads"):
-        for key, value in details[name].items():
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                rows.append(Row(f"{name.replace('_', ' ')}: {key}", "", f"{value:.4g}"))
+    """What the programs without ROS report: rendering, deciding, and the model's scores on slides it never saw."""
+    rendering, scores = details["rendering"], details["scores"]
+    rate = rendering["realtime_fps"]
+    rows = [Row("rendering, one core, a warm field", ">= 40 frames/s", f"{rate:.0f} frames/s", rate >= 40)]
+    for threads in (1, 2):
+        times = details[f"deciding_{threads}_threads"]
+        decision, features = times["decision_ms"]["p50"], times["features_ms"]["p50"]
+        most = {1: 10, 2: 6}[threads]
+        aim = {1: "", 2: "<= 25 ms"}[threads]
+        rows.append(Row(f"a decision, {threads} threads, p50", aim, ms(decision), decision <= 25 if aim else None))
+        rows.append(Row(f"18 features of a frame, {threads} threads, p50", f"<= {most} ms", ms(features), features <= most))
+    images, wrong = scores["images"], scores["wrong_direction_rate"]
+    rows.append(Row(f"images right, certainty-weighted, of {images}", "", f"{scores['image_accuracy']['certainty']:.1%}"))
+    rows.append(Row("wrong direction", "<= 0.1 %", f"{wrong:.2%}", wrong <= 0.001))
+    for share, most in (("median", 0.15), ("p95", 0.5)):
+        error = scores["abs_error_dof"][share]
+        rows.append(Row(f"error within 8 depths of field, {share}", f"<= {most} depths", f"{error:.3f} depths", error <= most))
     return rows
 
 
