@@ -3,8 +3,8 @@
 python scripts/bench_graph.py [PART ...]     # the parts are the functions of PARTS; all of them without any
 
 SOAK_MIN is the length of the soak in minutes; a growth per hour is judged from 30 on. SOAK_REST_S is how long the stage rests between two
-runs. Progress goes to stderr, one JSON object to
-stdout. Times of messages are those of the middleware, which this process's own speed does not touch.
+runs. Progress goes to stderr, one JSON object to stdout. Times of messages are those of the middleware, which this process's own
+speed does not touch; those of goals and parameters are a Python client's.
 """
 
 import json

@@ -30,7 +30,7 @@ SCALE_IN_FOCUS = 2.79
 #: Standard deviation, in u, of the histogram a labelled height is turned into.
 LABEL_SIGMA = 0.06
 #: Bins of each class, from closest (index -2) to farthest (index 4): about 0.08 wide in u up to twice the range that is answered for.
-#: Wider ones are filled one at a time, and the mean then jumps from centre to centre.
+#: Not much wider than a label is blurred: a bin that is filled alone says no more than its centre.
 BINS = (40, 16, 10, 16, 10, 12, 18)
 #: Contrasts (in optical density) below this are noise and are not magnified.
 CONTRAST_FLOOR = 0.004

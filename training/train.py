@@ -177,14 +177,13 @@ def build(training: data.PatchSet, start_from: Path | None) -> HhnetFast:
     return network.to(memory_format=torch.channels_last)
 
 
-def checked_range(answers_um: float | None, training: data.PatchSet) -> float:
-    """The largest defocus to answer for: what the set reaches, or less."""
+def check_range(answers_um: float | None, training: data.PatchSet) -> None:
+    """Refuses to answer for heights that the set does not reach, or for less than all classes."""
     reached_um = training.manifest["config"]["z_max_um"]
     if answers_um is not None and not training.edges.far_um < answers_um <= reached_um:
         raise ValueError(
             f"--answers-um {answers_um:g}: must lie above {training.edges.far_um:g} µm, up to {reached_um:g} µm which the set reaches"
         )
-    return answers_um or reached_um
 
 
 def train_epoch(network, average, optimiser, scaler, training, random, place, settings) -> float:
@@ -237,7 +236,7 @@ def fit(settings: argparse.Namespace) -> dict:
     checkpoint = settings.out / "checkpoint.pt"
 
     training = data.load(settings.data / "train", *settings.more, incomplete=settings.incomplete)
-    answers_um = checked_range(settings.answers_um, training)
+    check_range(settings.answers_um, training)
     held_out = data.load(settings.data / "val")
     folders = [path for path in sorted(settings.data.glob("test_*")) if (path / "manifest.json").exists()]
     tests = {path.name: data.load(path) for path in folders}
@@ -299,7 +298,7 @@ def fit(settings: argparse.Namespace) -> dict:
             calibrate(chosen, held_out, found["logits"])
             save(settings.out / "best.pt", network=chosen.state_dict(), epoch=epoch)
             summary = {"val": {name: scores[name] for name in shown}, "epoch": epoch}
-            export(chosen, settings.export, training, summary, sample, answers_um=answers_um)
+            export(chosen, settings.export, training, summary, sample, answers_um=settings.answers_um)
         save(
             checkpoint,
             network=network.state_dict(),
@@ -331,8 +330,7 @@ def finish(settings, network, sets, sample, history, card) -> dict:
     }
     headline = ("patch_accuracy", "image_accuracy", "wrong_direction_rate", "abs_error_um_within_2um", "bias_um_in_focus")
     summary = {name: {key: scores[key] for key in headline} for name, scores in card["scores"].items()}
-    answers_um = checked_range(settings.answers_um, training)
-    card["export_difference"] = export(network, settings.export, training, summary, sample, answers_um=answers_um)
+    card["export_difference"] = export(network, settings.export, training, summary, sample, answers_um=settings.answers_um)
     np.savez_compressed(settings.out / "weights.npz", **{name: value.numpy() for name, value in network.state_dict().items()})
     report.write_json(settings.out / "run.json", card)
     try:
