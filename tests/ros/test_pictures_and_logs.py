@@ -93,7 +93,16 @@ def test_the_log_has_the_quality_and_the_names_of_ros(graph, client):
     began, before = time.monotonic(), len(refusals())
     client.spin_for(2.0, lambda: images.publish(image))
     assert len(refusals()) - before <= 3 * (time.monotonic() - began + 2)
-    client.spin_until(lambda: "were left out before it" in refusals()[-1].msg, 20, "the count of the last ones")
+
+    def counted():
+        return "were left out before it" in refusals()[-1].msg
+
+    # Where the last few begin a new second nothing is left out after them: then once more.
+    tries = iter(range(5))
+    while not counted() and next(tries, None) is not None:
+        client.spin_for(0.5, lambda: images.publish(image))
+        client.spin_for(3.0)
+    assert counted(), "the count of the last ones"
     console = graph.log("lab1classifier_node")
     assert "[lab1.classifier]: frame refused" in console and "\x1b" not in console
 
