@@ -40,6 +40,9 @@ const CLOSED: &str = "the port is closed: configure the stepper bridge by ~/chan
 /// Age of what the driver knows above which nothing is known.
 const STATUS_LIMIT: Duration = Duration::from_millis(500);
 
+/// Time between two reports of a stage about which nothing changes; its driver asks no more often either.
+const REST_PERIOD: Duration = Duration::from_millis(100);
+
 /// Time a controller may take from the opening of its port to its first answer before the log mentions it.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
@@ -65,7 +68,8 @@ parameters! {
         max_speed: f64 [0.0..=0.1, "m/s"] = 0.001,
         /// A velocity command older than this stops the stage, s.
         command_timeout: f64 [0.0..=60.0, "s"] = 0.2,
-        /// Rate of joint_states and stage_state, Hz.
+        /// Greatest rate of joint_states and stage_state, Hz: that of a stage in motion. At rest they come ten times a second, and
+        /// at once when something changes.
         publish_rate: f64 [1.0..=200.0, "1/s"] = 50.0,
         /// Node that sends the velocity commands: the state says so when it is gone in a motion. Empty for one that gives no
         /// signs of life.
@@ -143,6 +147,7 @@ pub async fn run(app: App) -> Result<()> {
         commander: Bonds::new(&mut node, [parameters.commander.as_str()], silence, app.clock)?,
         commanded: false,
         orphaned: None,
+        published: None,
         patient_until: Instant::default(),
     };
     let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
@@ -425,6 +430,8 @@ struct Outlets {
     commanded: bool,
     /// That the commander went in a motion, until it is back, somebody else commands, or the fault is cleared.
     orphaned: Option<String>,
+    /// What was published last, and when.
+    published: Option<(StageStateMsg, Instant)>,
     /// The trouble that the log told last.
     reported: String,
     /// Until when a controller that has not answered yet is no trouble: it boots when the port is opened.
@@ -464,20 +471,13 @@ impl Outlets {
         }
         let [x, y, z] = status.position_um.map(|um| um * 1e-6);
         let z = z + self.zero.as_metres();
-        drop(self.joints.publish(&JointState {
-            header: header(at, ""),
-            name: ["x", "y", "z"].map(str::to_owned).to_vec(),
-            position: vec![x, y, z],
-            velocity: vec![0.0, 0.0, status.z_um_per_s * 1e-6],
-            effort: Vec::new(),
-        }));
         let state = match status.state {
             StageState::Disconnected => StageStateMsg::DISCONNECTED as u8,
             StageState::Idle => StageStateMsg::IDLE as u8,
             StageState::Moving => StageStateMsg::MOVING as u8,
             StageState::Fault => StageStateMsg::FAULT as u8,
         };
-        drop(self.states.publish(&StageStateMsg {
+        let message = StageStateMsg {
             header: header(at, ""),
             state,
             reason: status.reason.clone(),
@@ -485,7 +485,30 @@ impl Outlets {
             position_valid: status.position_valid,
             firmware: status.firmware.clone(),
             stops: self.stops,
+        };
+        if status.state != StageState::Moving && self.is_old_news(&message, now) {
+            return;
+        }
+        drop(self.joints.publish(&JointState {
+            header: message.header.clone(),
+            name: ["x", "y", "z"].map(str::to_owned).to_vec(),
+            position: vec![x, y, z],
+            velocity: vec![0.0, 0.0, status.z_um_per_s * 1e-6],
+            effort: Vec::new(),
         }));
+        drop(self.states.publish(&message));
+        self.published = Some((message, now));
+    }
+
+    /// Whether the same was published a short while ago; the times in it do not count.
+    fn is_old_news(&self, message: &StageStateMsg, now: Instant) -> bool {
+        self.published.as_ref().is_some_and(|(published, at)| {
+            let same_but_for_its_time = StageStateMsg {
+                header: published.header.clone(),
+                ..message.clone()
+            };
+            now.since(*at) < REST_PERIOD && *published == same_but_for_its_time
+        })
     }
 
     fn present(&mut self, status: &StageStatus, is_active: bool) {

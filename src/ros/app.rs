@@ -15,6 +15,8 @@ use crate::units::Instant;
 const SHUTDOWN_LIMIT: Duration = Duration::from_millis(800);
 /// How long the runtime waits for work that cannot be interrupted.
 const RUNTIME_LIMIT: Duration = Duration::from_millis(100);
+/// What a process that was told to end may take at most. It needs a second; what hangs then is not ours: the middleware, on its way out.
+const LAST_RESORT: Duration = Duration::from_secs(3);
 /// How long the last words of a process that fails may take to reach a listener.
 const LAST_WORDS_LIMIT: Duration = Duration::from_millis(500);
 
@@ -148,6 +150,7 @@ impl Process {
             Some(ended) = self.nodes.nodes.join_next() => flatten(ended),
             Some(ended) = self.last.nodes.join_next() => flatten(ended),
         };
+        abort_in(LAST_RESORT);
         let rest = tokio::time::timeout(SHUTDOWN_LIMIT, async {
             let nodes = self.nodes.end().await;
             nodes.and(self.last.end().await)
@@ -157,6 +160,15 @@ impl Process {
             .unwrap_or_else(|_| bail!("nodes did not stop within {SHUTDOWN_LIMIT:?}"));
         first.and(rest)
     }
+}
+
+/// Ends the process the hard way if it still runs after `limit`; a trace of where it hung is left where core dumps are kept.
+fn abort_in(limit: Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(limit);
+        eprintln!("error: the process still ran {limit:?} after it was told to end and is aborted: please report this");
+        std::process::abort();
+    });
 }
 
 fn flatten(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
