@@ -30,8 +30,12 @@ PARAMETERS = {
 }
 
 
-def start_all(graph) -> dict:
-    return {node: graph.start(f"{node}_node", **PARAMETERS) for node in NODES}
+# Where nobody waits for a node to be missed, a busy computer may keep one silent for a while.
+PATIENT = PARAMETERS | {"focus_controller__alive_timeout": 3.0, "stepper_bridge__alive_timeout": 3.0}
+
+
+def start_all(graph, parameters: dict = PARAMETERS) -> dict:
+    return {node: graph.start(f"{node}_node", **parameters) for node in NODES}
 
 
 def told(client: Client, node: str) -> list[NodeState]:
@@ -50,7 +54,9 @@ def goal_in_motion(client: Client, states: list[NodeState]) -> Goal:
     start = client.z_um_now()
     goal = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
     assert goal.accepted
-    client.spin_until(lambda: client.z_um() < start - 2.0, 40, "motion")
+    result = goal.handle.get_result_async()
+    client.spin_until(lambda: result.done() or client.z_um() < start - 2.0, 40, "motion")
+    assert not result.done(), result.result()
     return goal
 
 
@@ -138,7 +144,7 @@ def test_a_composed_graph_ends_within_a_second_in_motion(graph, client, number, 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_each_node_ends_within_a_second_in_motion(graph, client, number):
-    processes = start_all(graph)
+    processes = start_all(graph, PATIENT)
     states = told(client, "focus_controller")
     for victim in ("camera", "classifier", "focus_controller", "stepper_bridge"):
         # Else a client that hears late of the motions before would find the lens in focus.
@@ -153,5 +159,5 @@ def test_each_node_ends_within_a_second_in_motion(graph, client, number):
         client.estimates.clear()
         client.stages.clear()
         states.clear()
-        processes[victim] = graph.start(f"{victim}_node", **PARAMETERS)
+        processes[victim] = graph.start(f"{victim}_node", **PATIENT)
     assert end_s(processes["sim_microscope"], number) < 1.0

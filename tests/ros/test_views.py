@@ -48,7 +48,7 @@ def of_rqt() -> list[tuple[str, str | None]]:
     manager = json.loads((ROOT / "config" / "hhnet.perspective").read_text())["groups"]["pluginmanager"]
     running = ast.literal_eval(manager["keys"]["running-plugins"]["repr"])
     names = {plugin.partition("/")[0] for plugin in running}
-    assert names == {"rqt_image_view", "rqt_plot", "rqt_robot_monitor", "rqt_reconfigure", "rqt_console"}
+    assert names == {"rqt_image_view", "rqt_plot", "rqt_runtime_monitor", "rqt_reconfigure", "rqt_console"}
     opened = {f"plugin__{name.replace('/', '__')}__{number}" for name, numbers in running.items() for number in numbers}
     assert opened == set(manager["groups"])
     asked = []
