@@ -58,6 +58,11 @@ pub enum Instrument {
 }
 
 impl Instrument {
+    /// Numerical aperture to which the condenser is set for this slide.
+    pub fn condenser_na(self, objective: &Objective, slide_seed: u64) -> f64 {
+        self.of(objective, slide_seed).objective.condenser_na
+    }
+
     fn of(self, objective: &Objective, slide_seed: u64) -> MicroscopeConfig {
         let mut config = MicroscopeConfig::randomised(objective.clone(), slide_seed);
         if self == Self::Randomised {

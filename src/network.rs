@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use ndarray::{Array2, ArrayView2, ArrayView4};
 
+use crate::calibration::CondenserLaw;
 use crate::classes::{CLASSES, ClassEdges, DistanceIndex};
 use crate::features::{FEATURES, Handcrafted};
 use crate::frame::Frame;
@@ -21,6 +22,9 @@ const LOG_VARIANCE_LIMIT: f64 = 12.0;
 
 /// Mean luminance of a frame that was exposed, grey levels: below it the lamp is off, above it all but the darkest is clipped.
 const EXPOSED: std::ops::RangeInclusive<f64> = 12.0..=250.0;
+
+/// Numerical apertures of condensers.
+pub const CONDENSER_NA: std::ops::RangeInclusive<f64> = 0.05..=1.5;
 
 /// Exponents that a voted distribution may be raised to.
 pub const SHARPNESS: std::ops::RangeInclusive<f64> = 0.1..=10.0;
@@ -67,6 +71,8 @@ pub struct ModelCard {
     pub range_um: Option<[f64; 2]>,
     /// [`ClassifierConfig::sharpness`] fitted on held-out slides; None if the model does not say.
     pub sharpness: Option<f64>,
+    /// How its heights depend on the condenser; None if the model does not say.
+    pub condenser: Option<CondenserLaw>,
 }
 
 /// A model that is ready to judge patches.
@@ -129,6 +135,7 @@ impl NoNetwork {
                 scores: String::new(),
                 range_um: None,
                 sharpness: None,
+                condenser: None,
             },
         }
     }
@@ -213,8 +220,12 @@ pub struct ClassifierConfig {
     /// is not trusted, 0 to 0.5: within the trained range patches agree about the side, beyond it they fall apart.
     pub max_opposed: f64,
     /// Exponent of the voted distribution before it is stated, [`SHARPNESS`]: patches that agree know more together than their
-    /// mean says. `hhnet calibrate` fits it on held-out slides ([`crate::calibration`]); 1 states the vote as it is.
+    /// mean says. `hhnet evaluate --calibrate` fits it on held-out slides ([`crate::calibration`]); 1 states the vote as it is.
     pub sharpness: f64,
+    /// How the model's heights depend on the condenser; None: not known.
+    pub condenser: Option<CondenserLaw>,
+    /// Numerical aperture to which the condenser is set, 0.05 to 1.5; None: not known, and heights are as the model states them.
+    pub condenser_na: Option<f64>,
     /// Part of the patches' errors that they have in common (see [`vote::fuse`]), 0 to 1.
     pub patch_correlation: f64,
     /// Seed of the places of the four crops whose correlations are features 13 to 18.
@@ -233,6 +244,7 @@ impl ClassifierConfig {
         Self {
             range_um: card.range_um,
             sharpness: card.sharpness.unwrap_or(1.0),
+            condenser: card.condenser,
             ..Self::for_edges(&card.class_edges)
         }
     }
@@ -250,6 +262,8 @@ impl ClassifierConfig {
             range_um: None,
             max_opposed: 0.05,
             sharpness: 1.0,
+            condenser: None,
+            condenser_na: None,
             patch_correlation: 0.5,
             crop_seed: 0,
         }
@@ -269,6 +283,12 @@ impl ClassifierConfig {
             ),
             ("max_opposed", self.max_opposed, 0.0, 0.5),
             ("sharpness", self.sharpness, *SHARPNESS.start(), *SHARPNESS.end()),
+            (
+                "condenser_na",
+                self.condenser_na.unwrap_or(*CONDENSER_NA.end()),
+                *CONDENSER_NA.start(),
+                *CONDENSER_NA.end(),
+            ),
             ("patch_correlation", self.patch_correlation, 0.0, 1.0),
         ];
         match rows
@@ -340,7 +360,15 @@ impl Estimate {
         let probabilities = sharpened(&vote.probabilities, config.sharpness);
         let certainty = vote::certainty(&probabilities);
         let measurements: Vec<_> = valid().filter_map(PatchPrediction::measurement).collect();
-        let fusion: Option<Fusion> = vote::fuse(&measurements, config.patch_correlation);
+        let fusion = vote::fuse(&measurements, config.patch_correlation).map(|fusion| {
+            let gain = |(law, na): (CondenserLaw, f64)| law.gain(na, fusion.defocus_um);
+            let gain = config.condenser.zip(config.condenser_na).map_or(1.0, gain);
+            Fusion {
+                defocus_um: gain * fusion.defocus_um,
+                stddev_um: gain * fusion.stddev_um,
+                ..fusion
+            }
+        });
         let is_plausible = |fusion: &Fusion| {
             let class = config.edges.classify(Micrometres(fusion.defocus_um));
             let relative_um = config.max_relative_stddev * fusion.defocus_um.abs();

@@ -323,9 +323,17 @@ impl StageHandle {
     ///
     /// # Errors
     /// Why nothing will happen.
-    pub fn move_relative(&self, by_um: [f64; 3], um_per_s: f64) -> Result<(), Refusal> {
+    pub fn move_relative(&self, by_um: [f64; 3], um_per_s: f64) -> Result<Duration, Refusal> {
         self.shared
             .command(|host, now| host.command_move_relative(by_um, um_per_s, now))
+    }
+
+    /// Whether a stage that stands at the height `from_um` may be moved by `by_um`.
+    ///
+    /// # Errors
+    /// As [`GrblHost::check_reach`].
+    pub fn check_reach(&self, from_um: f64, by_um: [f64; 3]) -> Result<(), Refusal> {
+        self.shared.host().check_reach(from_um, by_um)
     }
 
     /// Stops the stage and waits until the controller has confirmed that it stands still.

@@ -51,6 +51,7 @@ fn classifier(answer: PatchPrediction) -> Classifier<Parrot> {
         scores: String::new(),
         range_um: None,
         sharpness: None,
+        condenser: None,
     };
     let parrot = Parrot {
         card,
@@ -328,4 +329,38 @@ proptest! {
         prop_assert!(estimate.defocus.is_none_or(|z| z.0.is_finite()));
         prop_assert!(!estimate.trusted || estimate.patches_used > 0);
     }
+}
+
+#[test]
+fn heights_are_corrected_for_a_condenser_that_is_known() {
+    let law = CondenserLaw {
+        na: 0.4,
+        exponents: [-0.5, -1.0],
+    };
+    let stated = |condenser, condenser_na, defocus_um| {
+        let config = ClassifierConfig {
+            condenser,
+            condenser_na,
+            ..ClassifierConfig::default()
+        };
+        let estimate = Estimate::from_patches(&[sure(0, defocus_um); 8], &config);
+        (estimate.defocus.unwrap().0, estimate.defocus_stddev.unwrap().0)
+    };
+    let (as_it_is, spread) = stated(None, None, 40.0);
+    for (condenser, na, defocus_um, expected) in [
+        (Some(law), None, 40.0, 40.0),
+        (None, Some(0.8), 40.0, 40.0),
+        (Some(law), Some(0.4), 40.0, 40.0),
+        (Some(law), Some(1.6), 40.0, 20.0),
+        (Some(law), Some(0.8), -40.0, -20.0),
+    ] {
+        let (found, found_spread) = stated(condenser, na, defocus_um);
+        assert!((found - expected).abs() < 1e-4, "{found} instead of {expected}");
+        assert!((found_spread / spread - (expected / as_it_is).abs()).abs() < 1e-6);
+    }
+    let config = ClassifierConfig {
+        condenser_na: Some(0.0),
+        ..ClassifierConfig::default()
+    };
+    assert!(classifier(sure(3, 2.5)).set_config(config).is_err());
 }

@@ -35,6 +35,9 @@ const COMMAND_PERIOD: Duration = Duration::from_millis(20);
 /// Time for the stage to stand before a deactivation is answered all the same.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
+/// Time from a command to the first report that shows what came of it.
+const REACTION: Duration = Duration::from_millis(100);
+
 /// Why nothing is done before activation.
 const INACTIVE: &str = "the focus controller is not active: call ~/change_state";
 
@@ -149,6 +152,8 @@ pub async fn run(app: App) -> Result<()> {
         motion: None,
         stops: None,
         stage_heard: Instant::default(),
+        stage_at: Instant::default(),
+        commanded: Instant::default(),
         missing: None,
     };
     // Whether the run before was given up because a node is missing.
@@ -214,7 +219,7 @@ pub async fn run(app: App) -> Result<()> {
                 let report = to_report(&stage);
                 controller.handle_stage(report);
                 (known.motion, known.z) = (Some(report.motion), stage.z);
-                known.stage_heard = now;
+                (known.stage_heard, known.stage_at) = (now, report.at);
                 if known
                     .stops
                     .replace(stage.stops)
@@ -342,6 +347,9 @@ pub async fn run(app: App) -> Result<()> {
             Some(_) | None => {}
         }
         let velocity = controller.poll(now);
+        if velocity != 0.0 {
+            known.commanded = now;
+        }
         if velocity != 0.0 || outlets.stop_repeats > 0 {
             outlets.command(velocity, now);
         }
@@ -350,10 +358,9 @@ pub async fn run(app: App) -> Result<()> {
         let rest = (!is_active).then(|| lifecycle.work());
         outlets.publish_work(&controller, &known, rest);
         // Deactivated in motion: the motion ends first, unless nobody is left to say that it has.
-        let has_left =
-            |(_, limit): &mut (Wish, Instant)| known.motion != Some(Motion::Moving) || now >= *limit;
+        let has_left = |(_, limit): &mut (Wish, Instant)| !known.may_move() || now >= *limit;
         if let Some((wish, _)) = leaving.take_if(has_left) {
-            if known.motion == Some(Motion::Moving) {
+            if known.may_move() {
                 lifecycle.fail_over(wish, "the stage was told to stop and has not reported standstill");
             } else {
                 wish.done();
@@ -402,6 +409,10 @@ struct Known {
     stops: Option<u32>,
     /// When the stage was heard of last.
     stage_heard: Instant,
+    /// Time that its newest report is about.
+    stage_at: Instant,
+    /// When a motion was last commanded.
+    commanded: Instant,
     /// Which of the nodes that focusing needs is missing.
     missing: Option<String>,
 }
@@ -436,6 +447,15 @@ impl Known {
         });
     }
 
+    /// Whether the stage may move: it says that it does, or has not told yet what came of the last command.
+    fn may_move(&self) -> bool {
+        match self.motion {
+            Some(Motion::Moving) => true,
+            Some(Motion::Still) => self.stage_at <= self.commanded + REACTION,
+            Some(Motion::Unavailable) | None => false,
+        }
+    }
+
     /// Ends the goal if its end has come, and leaves the controller disabled then: nothing moves between goals.
     fn follow(&self, run: Run, controller: &mut FocusController, now: Instant) -> Option<Run> {
         let end = match controller.phase() {
@@ -455,10 +475,10 @@ impl Known {
             .is_some_and(|limit| now.since(run.handle.accepted()) > limit);
         if run.handle.is_cancelling() || is_late {
             controller.disable();
-            if self.motion == Some(Motion::Moving) && now.since(self.stage_heard) < STOP_LIMIT {
+            if self.may_move() && now.since(self.stage_heard.max(self.commanded)) < STOP_LIMIT {
                 return Some(run);
             }
-            if self.motion == Some(Motion::Moving) {
+            if self.may_move() {
                 let sentence = "the stage was told to stop and has not been heard of since";
                 self.end(run, End::GaveUp, sentence, now);
                 return None;

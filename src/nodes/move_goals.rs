@@ -7,6 +7,7 @@ use r2r::hhnet::action::MoveStage;
 use crate::drivers::serial::StageHandle;
 use crate::protocol::status::{Refusal, StageState, StageStatus};
 use crate::ros::action::{GoalHandle, GoalRequest};
+use crate::ros::app::Clock;
 use crate::units::{Instant, Micrometres};
 
 type Request = GoalRequest<MoveStage::Action>;
@@ -14,7 +15,7 @@ type Handle = GoalHandle<MoveStage::Action>;
 
 /// How far from its target a stage may stand and have reached it, µm: more than a microstep, far less than a depth of field.
 const ARRIVED_UM: f64 = 0.3;
-/// Time beyond twice the shortest that a move may take.
+/// Time beyond twice the planned one that a move may take.
 const SPARE: Duration = Duration::from_secs(2);
 /// Time in which a stage at rest must have begun to move or have said why not.
 const START_LIMIT: Duration = Duration::from_millis(500);
@@ -47,10 +48,14 @@ pub(super) struct Running {
 
 impl MoveGoals {
     /// Takes up a goal: stops and ends an older one first; rejects what the stage refuses.
-    pub(super) async fn take_up(&mut self, request: Request, stage: &StageHandle, now: Instant) {
+    pub(super) async fn take_up(&mut self, request: Request, stage: &StageHandle, clock: Clock) {
         // What cannot be done at all does not disturb what is being done.
-        let impossible = self.path(&request.goal, &stage.status().borrow()).err();
-        if let Some(reason) = impossible {
+        let status = stage.status().borrow().clone();
+        let possible = self.path(&request.goal, &status).and_then(|(by_um, _)| {
+            let reach = stage.check_reach(status.z_um(), by_um);
+            reach.map_err(|refusal| refusal.to_string())
+        });
+        if let Err(reason) = possible {
             request.reject(&reason);
             return;
         }
@@ -65,19 +70,21 @@ impl MoveGoals {
         }
         let status = stage.status().borrow().clone();
         match self.begin(&request.goal, &status, stage) {
-            Ok((target_um, shortest)) => {
+            Ok((target_um, planned)) => {
+                // Stopping an older goal took its time.
+                let now = clock.now();
                 self.running = Some(Running {
                     handle: request.accept(),
                     target_um,
                     started: now,
-                    deadline: now + 2 * shortest + SPARE,
+                    deadline: now + planned.saturating_mul(2) + SPARE,
                 });
             }
             Err(refusal) => request.reject(&refusal),
         }
     }
 
-    /// Starts the move; its target and the shortest time it can take.
+    /// Starts the move; its target and the time it is planned to take.
     fn begin(
         &self,
         goal: &MoveStage::Goal,
@@ -88,13 +95,14 @@ impl MoveGoals {
         let target_um = std::array::from_fn(|axis| status.position_um[axis] + by_um[axis]);
         let length = by_um.iter().map(|um| um * um).sum::<f64>().sqrt();
         // Nothing to do is done at once; a NaN goes to the stage, which refuses it by name.
-        if length != 0.0 {
-            stage
-                .move_relative(by_um, um_per_s)
-                .map_err(|refusal: Refusal| refusal.to_string())?;
-        }
-        let shortest = Duration::try_from_secs_f64(length / um_per_s).unwrap_or(SPARE);
-        Ok((target_um, shortest))
+        let planned = match length {
+            0.0 => Ok(Duration::ZERO),
+            _ => stage.move_relative(by_um, um_per_s),
+        };
+        Ok((
+            target_um,
+            planned.map_err(|refusal: Refusal| refusal.to_string())?,
+        ))
     }
 
     /// How far to go along each axis, µm, and how fast, µm/s.
@@ -164,6 +172,11 @@ impl MoveGoals {
                 &status,
             );
         }
+    }
+
+    /// Whether a goal is being worked on.
+    pub(super) fn is_busy(&self) -> bool {
+        self.running.is_some()
     }
 
     /// Ends the goal being worked on, if there is one.

@@ -176,15 +176,17 @@ pub async fn run(app: App) -> Result<()> {
                 Some(leaving)
             }
         };
+        let status = stage.status();
+        if let Err(unconfirmed) = stage.shutdown().await {
+            // With a link the driver has stopped the stage; without one nobody can: a velocity runs out, a move ends at its target.
+            tracing::warn!(node = outlets.name, "{unconfirmed}");
+        }
+        outlets.commanded = false;
         moves.end(
             Outcome::Failed,
             "the stepper bridge lets go of the stage",
-            &stage.status().borrow().clone(),
+            &status.borrow().clone(),
         );
-        if let Err(unconfirmed) = stage.shutdown().await {
-            // With a link the driver has stopped the stage; without one nobody can, and the queue on the far side is short.
-            tracing::warn!(node = outlets.name, "{unconfirmed}");
-        }
         match leaving {
             None => outlets.let_go(Work::inactive(), app.clock.now()),
             Some(Leaving::Asked(wish)) => {
@@ -272,6 +274,7 @@ async fn drive(
                 }
                 Change::Deactivate => {
                     is_active = false;
+                    outlets.commanded = false;
                     let stopped = stage.stop().await;
                     moves.end(
                         Outcome::Preempted,
@@ -279,7 +282,7 @@ async fn drive(
                         &stage.status().borrow().clone(),
                     );
                     if let Err(unconfirmed) = stopped {
-                        // No link, no confirmation; the queue on the far side is short, and nothing follows.
+                        // No link, no confirmation; a velocity runs out, a move ends at its target, and nothing follows.
                         return Leaving::Broken(wish, unconfirmed.to_string());
                     }
                     wish.done();
@@ -290,16 +293,24 @@ async fn drive(
             Event::Goal(request) if !is_active => {
                 request.reject(INACTIVE);
             }
+            // Whoever sends zeros when he is done does not mean somebody else's move; ~/stop does.
+            Event::Command(command) if command.twist.linear.z == 0.0 && moves.is_busy() => {}
             Event::Command(command) => {
                 let stamp = from_time(&command.header.stamp);
                 outlets.commanded = command.twist.linear.z != 0.0;
-                if let Err(refusal) = stage.velocity(command.twist.linear.z * 1e6, stamp) {
-                    tracing::debug!(node = outlets.name, "{refusal}");
+                match stage.velocity(command.twist.linear.z * 1e6, stamp) {
+                    Ok(_) => moves.end(
+                        Outcome::Preempted,
+                        "a velocity command took over",
+                        &stage.status().borrow().clone(),
+                    ),
+                    Err(refusal) => tracing::debug!(node = outlets.name, "{refusal}"),
                 }
             }
-            Event::Goal(request) => moves.take_up(request, stage, app.clock.now()).await,
+            Event::Goal(request) => moves.take_up(request, stage, app.clock).await,
             Event::Stop(request) => {
                 outlets.stops = outlets.stops.wrapping_add(1);
+                outlets.commanded = false;
                 let stopped = stage.stop().await;
                 moves.end(
                     Outcome::Preempted,

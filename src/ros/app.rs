@@ -137,16 +137,19 @@ impl Process {
         }
     }
 
-    /// Runs until SIGINT, SIGTERM or the end of any node, then stops all of them.
+    /// Runs until SIGINT, SIGTERM, SIGHUP or the end of any node, then stops all of them.
     ///
     /// # Errors
     /// The first node's error, or nodes that did not stop in time.
     pub async fn run(mut self) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
+        // The terminal or the session it was started from is closed.
+        let mut hang_up = signal(SignalKind::hangup())?;
         let first = tokio::select! {
             _ = interrupt.recv() => Ok(()),
             _ = terminate.recv() => Ok(()),
+            _ = hang_up.recv() => Ok(()),
             Some(ended) = self.nodes.nodes.join_next() => flatten(ended),
             Some(ended) = self.last.nodes.join_next() => flatten(ended),
         };
@@ -166,7 +169,9 @@ impl Process {
 fn abort_in(limit: Duration) {
     std::thread::spawn(move || {
         std::thread::sleep(limit);
-        eprintln!("error: the process still ran {limit:?} after it was told to end and is aborted: please report this");
+        super::log::to_console(format_args!(
+            "error: the process still ran {limit:?} after it was told to end and is aborted: please report this"
+        ));
         std::process::abort();
     });
 }

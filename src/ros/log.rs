@@ -11,6 +11,7 @@ mod levels;
 mod throttle;
 
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -160,8 +161,13 @@ pub(super) fn end(reason: Option<&str>, limit: Duration) {
         }
     }
     if let Some(reason) = reason {
-        eprintln!("error: {reason}");
+        to_console(format_args!("error: {reason}"));
     }
+}
+
+/// A line on stderr. Whoever listened there may have gone, which must not end what this process does (`eprintln!` would panic).
+pub(super) fn to_console(line: std::fmt::Arguments<'_>) {
+    drop(writeln!(std::io::stderr().lock(), "{line}"));
 }
 
 fn levels() -> MutexGuard<'static, Option<Levels>> {
@@ -282,11 +288,11 @@ impl Sink {
         let name = line.node.replace('/', ".");
         if self.has_console {
             let (seconds, nanos) = (now.as_secs(), now.subsec_nanos());
-            eprintln!(
+            to_console(format_args!(
                 "[{}] [{seconds}.{nanos:09}] [{name}]: {}",
                 line.severity.word(),
                 line.text
-            );
+            ));
         }
         // A full queue means that nobody can keep up; the console has the line.
         let line = Log {

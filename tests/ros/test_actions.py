@@ -14,6 +14,7 @@ import pytest
 from action_msgs.msg import GoalStatus, GoalStatusArray
 from action_msgs.srv import CancelGoal
 from conftest import RIGID, ROOT
+from geometry_msgs.msg import TwistStamped
 from hhnet.action import Autofocus, Calibrate, MoveStage, ScanSlide
 from hhnet.msg import FocusState
 from lifecycle_msgs.srv import GetState
@@ -102,7 +103,8 @@ def test_cancel_early_and_late(graph, client):
     assert reply.return_code == CancelGoal.Response.ERROR_NONE and len(reply.goals_canceling) == 1
     status, result = goal.result(5)
     assert status == GoalStatus.STATUS_CANCELED and result.code == Autofocus.Result.CANCELED
-    assert client.check_stands(after_s=0.3, for_s=0.7) > 5.0
+    # The stage stands when the goal ends, but for its ringing.
+    assert client.check_stands(after_s=0.1, for_s=0.7) > 5.0
     assert goal.cancel().return_code == CancelGoal.Response.ERROR_GOAL_TERMINATED
 
     early = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
@@ -161,6 +163,45 @@ def test_move_stage_reaches_cancels_and_preempts(graph, client):
     assert older.result(5)[1].code == MoveStage.Result.PREEMPTED
     status, result = newer.result(10)
     assert status == GoalStatus.STATUS_SUCCEEDED and result.z == pytest.approx(12e-6, abs=0.4e-6)
+
+
+def test_a_move_meets_other_wishes(graph, client):
+    at(graph, client, 10.0, **RIGID)
+    commands = client.create_publisher(TwistStamped, "cmd_vel", 1)
+
+    def command(velocity: float) -> None:
+        message = TwistStamped()
+        message.header.stamp = client.get_clock().now().to_msg()
+        message.twist.linear.z = velocity
+        commands.publish(message)
+
+    def rise(speed: float) -> Goal:
+        goal = Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=NAN, y=NAN, z=30e-6, relative=True, max_speed=speed))
+        assert goal.accepted
+        return goal
+
+    # Longer than any clock counts.
+    forever = rise(1e-23)
+    forever.cancel()
+    assert forever.result(5)[1].code == MoveStage.Result.CANCELED
+
+    # Neither a goal that is refused nor the zeros of somebody who is done disturb it.
+    undisturbed = rise(20e-6)
+    assert not Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=NAN, y=NAN, z=0.5)).accepted
+    client.spin_for(0.5, lambda: command(0.0))
+    assert undisturbed.result(10)[1].code == MoveStage.Result.REACHED
+
+    taken = rise(20e-6)
+    client.spin_for(0.5, lambda: command(-20e-6))
+    result = taken.result(5)[1]
+    assert result.code == MoveStage.Result.PREEMPTED and "a velocity" in result.message
+
+
+def test_a_slow_approach_has_the_time_it_takes(graph, client):
+    at(graph, client, 50.0, stepper_bridge__max_approach_speed=2e-5, **RIGID)
+    goal = Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=NAN, y=NAN, z=-60e-6, relative=True))
+    result = goal.result(20)[1]
+    assert result.code == MoveStage.Result.REACHED, result.message
 
 
 class Raw:

@@ -2,16 +2,20 @@
 
 import io
 import signal
+import subprocess
 import time
 
 import numpy as np
 import pytest
+from conftest import CONFIG, RUN
+from hhnet.action import Autofocus
 from hhnet.msg import FocusEstimate
 from PIL import Image as Pictures
 from rcl_interfaces import srv as services
 from rcl_interfaces.msg import Log, LoggerLevel
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
+from test_actions import Goal
 
 # The log keeps its lines for late listeners.
 ROSOUT = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -132,7 +136,20 @@ def test_rosout_can_be_turned_off(graph, client):
     assert not [i for i in client.get_publishers_info_by_topic("/rosout") if i.node_name.startswith("_log_")]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_console_that_closes_ends_nothing(graph, client):
+    command = [str(RUN), "autofocus", "--ros-args", "--params-file", str(CONFIG)]
+    for node in ("sim_microscope", "stepper_bridge"):
+        command += ["-p", f"{node}.port:={graph.port}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    graph.processes.append(("autofocus", process))
+    process.stderr.close()
+    client.spin_until(client.is_up, 30, "the stage")
+    # A goal that is rejected is told to the log. Whoever waits for the second answer would wait for ever if that had ended the server.
+    for _ in range(2):
+        assert not Goal(client, Autofocus, "autofocus", Autofocus.Goal(timeout=-1.0)).accepted
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_motion_stops_the_stage_within_a_second(graph, client, number):
     graph.start("sim_microscope_node", **FAR)
     graph.start("camera_node", camera__source="sim")

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
-use hhnet::calibration::fit_sharpness;
+use hhnet::calibration::{CondenserLaw, KnownHeight, fit_sharpness};
 use hhnet::drivers::onnx::OnnxNetwork;
-use hhnet::network::{ClassifierConfig, Network as _, PatchPrediction};
+use hhnet::network::{ClassifierConfig, Estimate, ModelCard, Network as _, PatchPrediction};
 use hhnet::objective::Objective;
 use hhnet::units::Micrometres;
 use scores::Scores;
@@ -41,8 +41,12 @@ pub(crate) struct Arguments {
     /// Optics, stain and density outside the ranges that training draws from.
     #[arg(long)]
     shifted: bool,
-    /// Instead of scoring the model, fit how sure its votes may say they are to these frames, and store that in its file. Score it on
-    /// others.
+    /// Tell the classifier the aperture to which each instrument's condenser is set, as a lab that knows it does by the parameter
+    /// `condenser_na`.
+    #[arg(long, conflicts_with_all = ["data", "calibrate"])]
+    tell_condenser: bool,
+    /// Instead of scoring the model, fit to these frames how sure its votes may say they are and, unless they come from --data, how its
+    /// heights depend on the condenser, and store that in its file. Score it on others.
     #[arg(long, conflicts_with_all = ["json", "report", "shifted"])]
     calibrate: bool,
     /// Threads of one inference.
@@ -83,8 +87,21 @@ struct JudgedFrame {
     /// Frames of a slide share its optics and its stain: they are not independent.
     slide: u64,
     patches: Vec<PatchPrediction>,
+    /// Numerical aperture to which the condenser was set, where it is known.
+    condenser_na: Option<f64>,
     /// Time from the frame to its estimate, where a whole frame was judged.
     seconds: Option<f64>,
+}
+
+impl JudgedFrame {
+    /// The estimate of a classifier with these settings, which is told of the condenser what is known of it.
+    fn estimate(&self, settings: &ClassifierConfig) -> Estimate {
+        let settings = ClassifierConfig {
+            condenser_na: self.condenser_na,
+            ..*settings
+        };
+        Estimate::from_patches(&self.patches, &settings)
+    }
 }
 
 /// Opens the model, judges every frame, prints the scores.
@@ -102,7 +119,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         return print(&report, arguments.json);
     }
-    let (protocol, source, frames) = match &arguments.data {
+    ensure!(
+        card.condenser.is_some() || !arguments.tell_condenser,
+        "{} does not say how its heights depend on the condenser: leave out --tell-condenser, or fit it by --calibrate on other slides",
+        arguments.model.display()
+    );
+    let (protocol, source, mut frames) = match &arguments.data {
         Some(folder) => {
             let (heights, frames) = shards::judge(&mut network, folder)?;
             (
@@ -122,13 +144,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .map_or(2.0 * card.class_edges.in_focus_um, |o| o.depth_of_field_um());
     let settings = ClassifierConfig::for_model(&card);
     if arguments.calibrate {
-        return calibrate(&arguments.model, &frames, &settings);
+        return calibrate(&arguments.model, &card, &frames, depth_um);
+    }
+    if !arguments.tell_condenser {
+        frames.iter_mut().for_each(|frame| frame.condenser_na = None);
     }
     let scores = Scores::of(&frames, &settings, depth_um)?;
     let mut report = scores.report();
     report["model"] = (*card.model_id).into();
     report["protocol"] = protocol.name().into();
     report["shifted"] = arguments.shifted.into();
+    report["condenser_told"] = arguments.tell_condenser.into();
     report["source"] = source.into();
     if let Some(folder) = &arguments.report {
         report::write(folder, &report, &frames, &settings)?;
@@ -149,8 +175,12 @@ fn print(report: &serde_json::Value, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Fits the exponent of the votes and writes it into the model.
-fn calibrate(model: &Path, frames: &[JudgedFrame], settings: &ClassifierConfig) -> Result<()> {
+/// Heights that the law of the condenser is fitted to, depths of field: nearer to focus it matters little, and farther away nobody needs it.
+const CONDENSER_DEPTHS: [f64; 2] = [2.0, 8.0];
+
+/// Fits the exponent of the votes and, where the condensers are known, their law, and writes both into the model.
+fn calibrate(model: &Path, card: &ModelCard, frames: &[JudgedFrame], depth_um: f64) -> Result<()> {
+    let settings = ClassifierConfig::for_model(card);
     let votes: Vec<_> = frames
         .iter()
         .filter_map(|frame| {
@@ -165,11 +195,32 @@ fn calibrate(model: &Path, frames: &[JudgedFrame], settings: &ClassifierConfig) 
         .collect();
     let sharpness = fit_sharpness(&votes)
         .context("no frame holds a patch that could be judged: calibrate on slides with a specimen")?;
-    OnnxNetwork::set_metadata(model, &[("hhnet_sharpness", format!("{sharpness:.3}"))])?;
+    let mut entries = vec![("hhnet_sharpness", format!("{sharpness:.3}"))];
+    let heights: Vec<_> = frames
+        .iter()
+        .filter_map(|frame| {
+            Some(KnownHeight {
+                condenser_na: frame.condenser_na?,
+                stated_um: Estimate::from_patches(&frame.patches, &settings).defocus?.0,
+                true_um: frame.z_um,
+            })
+        })
+        .collect();
+    let [nearest_um, farthest_um] = CONDENSER_DEPTHS.map(|depths| depths * depth_um);
+    let catalogue = Objective::by_name(&card.objective)?;
+    let law = CondenserLaw::fit(&heights, catalogue.condenser_na, nearest_um, farthest_um);
+    let condenser = law.map_or("not fitted".to_owned(), |law| {
+        let [above, below] = law.exponents;
+        format!("[{}, {above:.3}, {below:.3}]", law.na)
+    });
+    if law.is_some() {
+        entries.push(("hhnet_condenser", condenser.clone()));
+    }
+    OnnxNetwork::set_metadata(model, &entries)?;
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{}: sharpness {sharpness:.3} (was {}), fitted to {} images and stored",
+        "{}: sharpness {sharpness:.3} (was {}), law of the condenser {condenser}, fitted to {} images and stored",
         model.display(),
         settings.sharpness,
         votes.len()

@@ -7,9 +7,10 @@ use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::OnnxError;
+use crate::calibration::{CondenserLaw, EXPONENTS};
 use crate::classes::{CLASSES, ClassEdges};
 use crate::features::FEATURES;
-use crate::network::{ModelCard, SHARPNESS};
+use crate::network::{CONDENSER_NA, ModelCard, SHARPNESS};
 use crate::patches::PATCH;
 
 /// A tensor of the contract; the first axis, n, is in every one of them and free.
@@ -173,6 +174,7 @@ pub(super) fn card(session: &Session, path: &Path, model_id: Arc<str>) -> Result
         scores: text("hhnet_scores"),
         range_um: optional(path, &text(RANGE.0), RANGE)?,
         sharpness: optional(path, &text(SHARPNESS_ENTRY.0), SHARPNESS_ENTRY)?,
+        condenser: optional(path, &text(CONDENSER.0), CONDENSER)?,
     })
 }
 
@@ -187,9 +189,23 @@ const RANGE: Optional<[f64; 2]> = (
 
 const SHARPNESS_ENTRY: Optional<f64> = (
     "hhnet_sharpness",
-    "the exponent of the voted distribution, 0.1 to 10, as `hhnet calibrate` fits it",
+    "the exponent of the voted distribution, 0.1 to 10, as `hhnet evaluate --calibrate` fits it",
     sharpness,
 );
+
+const CONDENSER: Optional<CondenserLaw> = (
+    "hhnet_condenser",
+    "the condenser's aperture, and the exponents of its law above and below focus (-2 to 2), a JSON array of three numbers, as \
+     `hhnet evaluate --calibrate` fits them",
+    condenser,
+);
+
+fn condenser(text: &str) -> Option<CondenserLaw> {
+    let [na, above, below]: [f64; 3] = serde_json::from_str(text).ok()?;
+    let exponents = [above, below];
+    let sound = CONDENSER_NA.contains(&na) && exponents.iter().all(|exponent| EXPONENTS.contains(exponent));
+    sound.then_some(CondenserLaw { na, exponents })
+}
 
 fn range(text: &str) -> Option<[f64; 2]> {
     let [least_um, most_um]: [f64; 2] = serde_json::from_str(text).ok()?;
@@ -273,6 +289,21 @@ mod tests {
         assert_eq!(sharpness(" 1.5\n"), Some(1.5));
         for text in ["", "0", "11", "-1", "NaN", "inf", "sharp"] {
             assert_eq!(sharpness(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_law_of_the_condenser_has_three_numbers() {
+        let law = condenser("[0.4, -0.2, -0.65]").unwrap();
+        assert_eq!((law.na, law.exponents), (0.4, [-0.2, -0.65]));
+        for text in [
+            "",
+            "[0.4, -0.2]",
+            "[0, -0.2, -0.6]",
+            "[0.4, -3, 0]",
+            "[0.4, null, 0]",
+        ] {
+            assert_eq!(condenser(text), None, "{text}");
         }
     }
 

@@ -13,7 +13,7 @@
 //!
 //! and carries in its metadata `hhnet_class_edges_um` (JSON array: in focus, near, middle, far), `hhnet_objective` and
 //! `hhnet_pixel_size_um`. May be missing: `hhnet_training_set`, `hhnet_scores`, `hhnet_z_range_um` (JSON array: least and largest
-//! defocus it answers for; without it answers from beyond are not recognised) and `hhnet_sharpness` (see
+//! defocus it answers for; without it answers from beyond are not recognised) and `hhnet_sharpness` and `hhnet_condenser` (see
 //! [`crate::calibration`]; 1 without it). Everything is checked when the file is opened, so that a model that opens also answers.
 
 mod contract;

@@ -107,7 +107,8 @@ impl GrblHost {
             .min(a * spare.max(0.01))
     }
 
-    /// Moves x, y, z by exactly `by_um` (rounded to 0.1 µm) at `um_per_s` along the path, once the stage is at rest.
+    /// Moves x, y, z by exactly `by_um` (rounded to 0.1 µm) at `um_per_s` along the path, once the stage is at rest. Returns how long
+    /// that will take by the limits of speed and acceleration that are known.
     ///
     /// # Errors
     /// Why nothing will happen.
@@ -116,22 +117,43 @@ impl GrblHost {
         by_um: [f64; 3],
         um_per_s: f64,
         now: Instant,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Duration, Refusal> {
         self.clock = self.clock.max(now);
-        let outcome = self.check_move(by_um, um_per_s);
-        match outcome {
-            Ok(line) => self.start_move(&line, now),
-            Err(_) => self.refused_commands += 1,
-        }
-        outcome.map(|_| ())
+        let line = self
+            .check_move(by_um, um_per_s)
+            .inspect_err(|_| self.refused_commands += 1)?;
+        self.start_move(&line, now);
+        Ok(self.planned_until.since(now))
     }
 
-    pub(super) fn check_move(&self, by_um: [f64; 3], um_per_s: f64) -> Result<Line, Refusal> {
-        if !um_per_s.is_finite() || by_um.iter().any(|um| !um.is_finite()) {
+    /// Whether a stage that stands at the height `from_um` may be moved by `by_um`.
+    ///
+    /// # Errors
+    /// Not finite, implausible, or beyond the limits of z.
+    pub fn check_reach(&self, from_um: f64, by_um: [f64; 3]) -> Result<(), Refusal> {
+        if by_um.iter().any(|um| !um.is_finite()) {
             return Err(Refusal::NotFinite);
         }
         if let Some(value) = by_um.iter().copied().find(|um| um.abs() > PLAUSIBLE_UM) {
             return Err(Refusal::Implausible { value, unit: "µm" });
+        }
+        let target_um = from_um + by_um[2];
+        let (low_um, high_um) = self.range_um();
+        // Away from a violated limit is always permitted.
+        let outside = (by_um[2] < 0.0 && target_um < low_um) || (by_um[2] > 0.0 && target_um > high_um);
+        if outside {
+            return Err(Refusal::OutOfRange {
+                target_um,
+                low_um,
+                high_um,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_move(&self, by_um: [f64; 3], um_per_s: f64) -> Result<Line, Refusal> {
+        if !um_per_s.is_finite() {
+            return Err(Refusal::NotFinite);
         }
         if um_per_s <= 0.0 || um_per_s > PLAUSIBLE_UM_PER_S {
             return Err(Refusal::Implausible {
@@ -143,17 +165,8 @@ impl GrblHost {
         if self.motion != Motion::Rest {
             return Err(Refusal::Busy);
         }
+        self.check_reach(self.position.target_um, by_um)?;
         let target_um = self.position.target_um + by_um[2];
-        let (low_um, high_um) = self.range_um();
-        // Away from a violated limit is always permitted.
-        let outside = (by_um[2] < 0.0 && target_um < low_um) || (by_um[2] > 0.0 && target_um > high_um);
-        if outside {
-            return Err(Refusal::OutOfRange {
-                target_um,
-                low_um,
-                high_um,
-            });
-        }
         let length = by_um.iter().map(|um| um * um).sum::<f64>().sqrt();
         let mut speed = um_per_s;
         if by_um[2] != 0.0 && length > 0.0 {

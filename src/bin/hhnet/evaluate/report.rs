@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::JudgedFrame;
-use hhnet::network::{ClassifierConfig, Estimate};
+use hhnet::network::ClassifierConfig;
 
 /// Draws confusion.png, reliability.png and errors.png in the folder it is given.
 const DRAW: &str = include_str!("draw.py");
@@ -46,7 +46,7 @@ pub(super) fn write_blank(folder: &Path, report: &Value) -> Result<()> {
 fn table(frames: &[JudgedFrame], settings: &ClassifierConfig) -> Result<String> {
     let mut text = String::from("z_um,index,certainty,trusted,defocus_um,stddev_um\n");
     for frame in frames {
-        let estimate = Estimate::from_patches(&frame.patches, settings);
+        let estimate = frame.estimate(settings);
         let um = |value: Option<hhnet::units::Micrometres>| {
             value.map_or(String::new(), |um| format!("{:.4}", um.0))
         };

@@ -150,7 +150,7 @@ impl Scores {
                 frame,
                 number,
                 truth: edges.classify(Micrometres(frame.z_um)),
-                estimate: Estimate::from_patches(&frame.patches, settings),
+                estimate: frame.estimate(settings),
             })
             .collect();
         let patch_accuracy = Share::of(judged.iter().flat_map(|one| {

@@ -89,6 +89,7 @@ pub(super) fn judge(network: &mut OnnxNetwork, data: &Path) -> Result<(Protocol,
                     z_um,
                     slide: slide as u64,
                     patches: Vec::new(),
+                    condenser_na: None,
                     seconds: None,
                 };
                 let key = (slide as u64, frame as u64);

@@ -76,6 +76,7 @@ pub(super) fn judge(
                 z_um,
                 slide,
                 patches,
+                condenser_na: Some(config.instrument.condenser_na(&config.objective, slide)),
                 seconds: Some(started.elapsed().as_secs_f64()),
             });
             bar.inc(1);
