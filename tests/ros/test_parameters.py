@@ -42,7 +42,8 @@ def test_what_there_is_and_what_it_means(graph, client):
     graph.start("autofocus")
     client.spin_until(client.is_up, 30, "the stage")
     names = client.call(ListParameters, "classifier/list_parameters", ListParameters.Request()).result.names
-    assert names == ["model", "objective", "threads", "min_certainty", "crop_seed", "overlay_rate", "autostart", "use_sim_time"]
+    own = ["model", "objective", "threads", "min_certainty", "condenser_na", "crop_seed", "overlay_rate", "autostart"]
+    assert names == [*own, "use_sim_time"]
     request = DescribeParameters.Request(names=["threads", "min_certainty", "model", "absent"])
     threads, certainty, model, absent = client.call(DescribeParameters, "classifier/describe_parameters", request).descriptors
     assert threads.read_only and threads.type == ParameterType.PARAMETER_INTEGER
@@ -73,6 +74,9 @@ def test_changes_are_vetoed_with_a_reason_or_told_to_all(graph, client):
     ]:
         result = change(client, node, parameter)[0]
         assert not result.successful and word in result.reason, result.reason
+    result = change(client, "classifier", double("condenser_na", 0.01))[0]
+    assert not result.successful and "aperture" in result.reason, result.reason
+    assert change(client, "classifier", double("condenser_na", 0.35))[0].successful
     # An integer serves as a number.
     assert change(client, node, integer("settle", 1))[0].successful
     assert values(client, node, "settle")[0].double_value == 1.0
