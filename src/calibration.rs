@@ -5,8 +5,8 @@
 //! al., 2017). It is fitted by maximum likelihood and changes no decision.
 //!
 //! The blur of a specimen out of focus grows with the cone of light that passes it. How wide the condenser makes that cone is set by
-//! hand, differs from instrument to instrument, and cannot be told from one image: of the errors that all images of a slide have in
-//! common it makes four fifths. [`CondenserLaw`] takes them off where the aperture is known.
+//! hand, differs from instrument to instrument, and cannot be told from one image; it makes most of the error that all images of a
+//! slide have in common. [`CondenserLaw`] takes that off where the aperture is known.
 
 use crate::classes::DistanceIndex;
 use crate::network::{SHARPNESS, sharpened};

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
@@ -137,19 +137,22 @@ impl Process {
         }
     }
 
-    /// Runs until SIGINT, SIGTERM, SIGHUP or the end of any node, then stops all of them.
+    /// Runs until SIGINT, SIGTERM, SIGHUP (unless that is ignored) or the end of any node, then stops all of them.
     ///
     /// # Errors
     /// The first node's error, or nodes that did not stop in time.
     pub async fn run(mut self) -> Result<()> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        // The terminal or the session it was started from is closed.
-        let mut hang_up = signal(SignalKind::hangup())?;
+        // The terminal or the session it was started from is closed; started by nohup, it is to outlive them.
+        let mut hang_up = match is_ignored(SignalKind::hangup()) {
+            true => None,
+            false => Some(signal(SignalKind::hangup())?),
+        };
         let first = tokio::select! {
             _ = interrupt.recv() => Ok(()),
             _ = terminate.recv() => Ok(()),
-            _ = hang_up.recv() => Ok(()),
+            () = received(&mut hang_up) => Ok(()),
             Some(ended) = self.nodes.nodes.join_next() => flatten(ended),
             Some(ended) = self.last.nodes.join_next() => flatten(ended),
         };
@@ -162,6 +165,22 @@ impl Process {
             .await
             .unwrap_or_else(|_| bail!("nodes did not stop within {SHUTDOWN_LIMIT:?}"));
         first.and(rest)
+    }
+}
+
+/// Whether whoever started this process made it ignore a signal; where that cannot be told, not.
+fn is_ignored(kind: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & (1 << (kind.as_raw_value() - 1)) != 0)
+}
+
+/// Completes when the signal comes; never without one.
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
     }
 }
 

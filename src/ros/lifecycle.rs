@@ -220,11 +220,12 @@ impl Server {
 
     /// Goes through one change, from the wish to its end.
     async fn change(&self, label: &str, id: u8, at_start: bool) -> Result<()> {
-        let edge = self
-            .machine()
-            .begin(label, id)
-            .map_err(|refusal| anyhow!(refusal))?;
-        self.tell(edge);
+        let edge = {
+            let mut machine = self.machine();
+            let edge = machine.begin(label, id).map_err(|refusal| anyhow!(refusal))?;
+            self.tell(edge);
+            edge
+        };
         let (answer, answered) = oneshot::channel();
         let wish = edge.change.map(|change| Wish {
             change,
@@ -252,8 +253,8 @@ impl Server {
     }
 
     fn finish(&self, end: End) {
-        let edge = self.machine().end(end);
-        if let Some(edge) = edge {
+        let mut machine = self.machine();
+        if let Some(edge) = machine.end(end) {
             self.tell(edge);
             tracing::debug!(node = self.node, "{}", edge.goal.label());
         }
@@ -261,7 +262,8 @@ impl Server {
 
     /// False while a change is under way, or where nothing can break.
     fn break_down(&self) -> bool {
-        let edges = self.machine().break_down();
+        let mut machine = self.machine();
+        let edges = machine.break_down();
         for edge in edges.into_iter().flatten() {
             self.tell(edge);
         }
@@ -280,6 +282,8 @@ impl Server {
         }));
     }
 
+    /// To be called with the machine held: changes of two clients would else be told in the wrong order, and the signs of life stay
+    /// with the older one.
     fn tell(&self, edge: Edge) {
         self.state.send_replace(edge.goal);
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);

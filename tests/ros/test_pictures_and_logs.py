@@ -137,13 +137,15 @@ def test_rosout_can_be_turned_off(graph, client):
 
 
 def test_a_console_that_closes_ends_nothing(graph, client):
+    """Started as by nohup: neither does the end of the session."""
     command = [str(RUN), "autofocus", "--ros-args", "--params-file", str(CONFIG)]
     for node in ("sim_microscope", "stepper_bridge"):
         command += ["-p", f"{node}.port:={graph.port}"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     graph.processes.append(("autofocus", process))
     process.stderr.close()
     client.spin_until(client.is_up, 30, "the stage")
+    process.send_signal(signal.SIGHUP)
     # A goal that is rejected is told to the log. Whoever waits for the second answer would wait for ever if that had ended the server.
     for _ in range(2):
         assert not Goal(client, Autofocus, "autofocus", Autofocus.Goal(timeout=-1.0)).accepted
