@@ -151,6 +151,15 @@ def test_a_console_that_closes_ends_nothing(graph, client):
         assert not Goal(client, Autofocus, "autofocus", Autofocus.Goal(timeout=-1.0)).accepted
 
 
+@pytest.fixture
+def hang_up_counts():
+    """Tests started by nohup ignore it, and so would the nodes that they start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("hang_up_counts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_in_motion_stops_the_stage_within_a_second(graph, client, number):
     graph.start("sim_microscope_node", **FAR)
