@@ -87,7 +87,7 @@ struct JudgedFrame {
     /// Frames of a slide share its optics and its stain: they are not independent.
     slide: u64,
     patches: Vec<PatchPrediction>,
-    /// Numerical aperture to which the condenser was set, where it is known.
+    /// Numerical aperture to which the condenser was set, where it is to be known.
     condenser_na: Option<f64>,
     /// Time from the frame to its estimate, where a whole frame was judged.
     seconds: Option<f64>,
@@ -124,7 +124,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "{} does not say how its heights depend on the condenser: leave out --tell-condenser, or fit it by --calibrate on other slides",
         arguments.model.display()
     );
-    let (protocol, source, mut frames) = match &arguments.data {
+    let (protocol, source, frames) = match &arguments.data {
         Some(folder) => {
             let (heights, frames) = shards::judge(&mut network, folder)?;
             (
@@ -145,9 +145,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let settings = ClassifierConfig::for_model(&card);
     if arguments.calibrate {
         return calibrate(&arguments.model, &card, &frames, depth_um);
-    }
-    if !arguments.tell_condenser {
-        frames.iter_mut().for_each(|frame| frame.condenser_na = None);
     }
     let scores = Scores::of(&frames, &settings, depth_um)?;
     let mut report = scores.report();
@@ -207,8 +204,10 @@ fn calibrate(model: &Path, card: &ModelCard, frames: &[JudgedFrame], depth_um: f
         })
         .collect();
     let [nearest_um, farthest_um] = CONDENSER_DEPTHS.map(|depths| depths * depth_um);
-    let catalogue = Objective::by_name(&card.objective)?;
-    let law = CondenserLaw::fit(&heights, catalogue.condenser_na, nearest_um, farthest_um);
+    // Slides are rendered for objectives of the catalogue only; another one has no law.
+    let law = Objective::by_name(&card.objective)
+        .ok()
+        .and_then(|lens| CondenserLaw::fit(&heights, lens.condenser_na, nearest_um, farthest_um));
     let condenser = law.map_or("not fitted".to_owned(), |law| {
         let [above, below] = law.exponents;
         format!("[{}, {above:.3}, {below:.3}]", law.na)

@@ -51,6 +51,7 @@ pub(super) fn judge(
         empty: false,
     };
     config.check()?;
+    let knows_condenser = arguments.tell_condenser || arguments.calibrate;
     let settings = ClassifierConfig::for_model(network.card());
     let mut classifier = Classifier::new(network, settings)?;
     let bar = ProgressBar::new((config.slides * FRAMES) as u64).with_style(ProgressStyle::with_template(
@@ -76,7 +77,8 @@ pub(super) fn judge(
                 z_um,
                 slide,
                 patches,
-                condenser_na: Some(config.instrument.condenser_na(&config.objective, slide)),
+                condenser_na: knows_condenser
+                    .then(|| config.instrument.condenser_na(&config.objective, slide)),
                 seconds: Some(started.elapsed().as_secs_f64()),
             });
             bar.inc(1);
