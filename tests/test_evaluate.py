@@ -5,6 +5,7 @@ The model is `tests/models/good.onnx`: a patch of mean byte m has class round(m 
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -156,3 +157,18 @@ def test_a_spoilt_set_is_refused_by_name(tmp_path, spoil, words):
     spoil(folder)
     result = evaluate(folder)
     assert result.returncode != 0 and words in result.stderr and "panicked" not in result.stderr, result.stderr
+
+
+def test_what_is_fitted_is_stored_in_the_model(tmp_path):
+    """A data set does not tell the condensers of its instruments, and a model that knows nothing of them cannot be told."""
+    model = tmp_path / "model.onnx"
+    shutil.copy(MODEL, model)
+    command = [hhnet(), "evaluate", "--model", model, "--tell-condenser"]
+    refused = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert refused.returncode == 1 and "does not say how its heights depend on the condenser" in refused.stderr
+    folder = write(tmp_path / "set", [(128, 0.0, 1, 0), (96, 2.0, 1, 1), (160, -2.0, 2, 0)])
+    command = [hhnet(), "evaluate", "--model", model, "--data", folder, "--calibrate"]
+    fitted = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "law of the condenser not fitted" in fitted.stdout
+    entries = json.loads(subprocess.run([hhnet(), "metadata", "--model", model], check=True, capture_output=True).stdout)
+    assert entries["hhnet_sharpness"] in fitted.stdout and "hhnet_condenser" not in entries

@@ -208,7 +208,8 @@ fn calibrate(model: &Path, card: &ModelCard, frames: &[JudgedFrame], depth_um: f
     let law = Objective::by_name(&card.objective)
         .ok()
         .and_then(|lens| CondenserLaw::fit(&heights, lens.condenser_na, nearest_um, farthest_um));
-    let condenser = law.map_or("not fitted".to_owned(), |law| {
+    let missing = "not fitted (it needs rendered slides, 50 or more)";
+    let condenser = law.map_or(missing.to_owned(), |law| {
         let [above, below] = law.exponents;
         format!("[{}, {above:.3}, {below:.3}]", law.na)
     });
