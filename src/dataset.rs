@@ -158,20 +158,30 @@ pub struct Label {
     pub frame: u64,
     /// Number of the field of view within the data set.
     pub field: u64,
+    /// Whether the patch holds next to nothing and was kept all the same ([`Blank::Keep`]).
+    pub blank: bool,
 }
 
 impl Label {
-    /// The columns of the files on disk, in order; the last is the distance index, 4 to -2.
-    pub const COLUMNS: [&str; 5] = ["defocus_um", "slide_seed", "frame", "field", "distance_index"];
+    /// The columns of the files on disk, in order; `distance_index` is 4 to -2, `blank` 0 or 1.
+    pub const COLUMNS: [&str; 6] = [
+        "defocus_um",
+        "slide_seed",
+        "frame",
+        "field",
+        "distance_index",
+        "blank",
+    ];
 
     /// The row of the files on disk.
-    pub fn row(&self, edges: &ClassEdges) -> [f64; 5] {
+    pub fn row(&self, edges: &ClassEdges) -> [f64; 6] {
         [
             self.defocus_um,
             self.slide as f64,
             self.frame as f64,
             self.field as f64,
             self.class(edges).value().into(),
+            f64::from(self.blank),
         ]
     }
 
@@ -359,13 +369,13 @@ impl DatasetConfig {
             samples
                 .handcrafted
                 .extend(chosen.iter().map(|_| handcrafted.values));
-            let label = Label {
+            samples.labels.extend(chosen.iter().map(|&patch| Label {
                 defocus_um,
                 slide: field.slide_seed,
                 frame: sequence,
                 field: field.number,
-            };
-            samples.labels.extend(chosen.iter().map(|_| label));
+                blank: !stained[patch],
+            }));
         }
         Ok(samples)
     }
@@ -565,6 +575,7 @@ mod tests {
             slide,
             frame: 0,
             field: 0,
+            blank: false,
         };
         let rows = [fields[0].slide_seed, fields[5].slide_seed].map(|seed| label(seed).row(&config.edges()));
         assert!(rows[0][1] != rows[1][1], "{rows:?}");

@@ -73,11 +73,14 @@ pub struct ModelCard {
     pub sharpness: Option<f64>,
     /// How its heights depend on the condenser; None if the model does not say.
     pub condenser: Option<CondenserLaw>,
+    /// Whether it judges a patch by all patches of the frame: then it is given those of one frame at once, the blank ones too.
+    pub whole_frames: bool,
 }
 
 /// A model that is ready to judge patches.
 pub trait Network {
-    /// Judges patches [n, 300, 300, 3] with the features [n, 18] of the frame each comes from; n predictions in order.
+    /// Judges patches [n, 300, 300, 3] with the features [n, 18] of the frame each comes from; n predictions in order. A model
+    /// that judges [whole frames](ModelCard::whole_frames) takes the patches for those of one frame.
     ///
     /// # Errors
     /// If the two disagree about n, or inference fails.
@@ -136,6 +139,7 @@ impl NoNetwork {
                 range_um: None,
                 sharpness: None,
                 condenser: None,
+                whole_frames: false,
             },
         }
     }
@@ -201,7 +205,7 @@ pub struct ClassifierConfig {
     pub voting: Voting,
     /// Certainty of the image below which an estimate is not trusted, 0 to 1.
     pub min_certainty: f32,
-    /// [Contrast](patches::contrast) below which a patch is blank and is not shown to the network, grey levels, 0 to 128.
+    /// [Contrast](patches::contrast) below which a patch is blank and has no vote, grey levels, 0 to 128.
     pub min_contrast: f32,
     /// Valid patches an estimate needs to be trusted, at least 1.
     pub min_patches: usize,
@@ -508,25 +512,34 @@ impl<N: Network> Classifier<N> {
         let contrast = |at: &usize| patches::contrast(frame, grid.origins()[*at]);
         self.chosen
             .extend((0..grid.origins().len()).filter(|at| contrast(at) >= self.config.min_contrast));
-        let chosen = self.chosen.as_slice();
-        if chosen.is_empty() {
+        if self.chosen.is_empty() {
             return Ok(Vec::new());
         }
+        let all: Vec<usize>;
+        let shown = if self.network.card().whole_frames {
+            all = (0..grid.origins().len()).collect();
+            &all
+        } else {
+            &self.chosen
+        };
         let (features, patches) = rayon::join(
             || Handcrafted::of(frame, self.config.crop_seed),
-            || grid.extract_into(frame, chosen, &mut self.pixels),
+            || grid.extract_into(frame, shown, &mut self.pixels),
         );
         let patches = patches?;
         let handcrafted =
-            Array2::from_shape_fn((chosen.len(), FEATURES), |(_, feature)| features.values[feature]);
-        let predictions = self.network.infer(patches, handcrafted.view())?;
-        if predictions.len() != chosen.len() {
+            Array2::from_shape_fn((shown.len(), FEATURES), |(_, feature)| features.values[feature]);
+        let mut predictions = self.network.infer(patches, handcrafted.view())?;
+        if predictions.len() != shown.len() {
             let model = self.network.card().model_id.clone();
             Err(NetworkError::WrongCount {
                 model,
-                patches: chosen.len(),
+                patches: shown.len(),
                 answers: predictions.len(),
             })?;
+        }
+        if shown.len() > self.chosen.len() {
+            predictions = self.chosen.iter().map(|&at| predictions[at]).collect();
         }
         Ok(predictions)
     }

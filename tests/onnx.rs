@@ -171,6 +171,26 @@ fn batches_and_threads_change_no_answer() {
 }
 
 #[test]
+fn a_model_of_whole_frames_is_given_them_at_once() {
+    if !runtime() {
+        return;
+    }
+    let patches = Array4::from_shape_fn((23, 300, 300, 3), |(n, ..)| 11 * n as u8);
+    let handcrafted = Array2::zeros((23, 18));
+    let mut network = OnnxNetwork::open(model("whole_frame.onnx"), 2).unwrap();
+    assert!(network.card().whole_frames);
+    let answers = network.infer(patches.view(), handcrafted.view()).unwrap();
+    for (n, answer) in answers.iter().enumerate() {
+        let from_mean = 11.0 * (n as f32 - 11.0);
+        assert!(
+            (answer.defocus_um - from_mean).abs() < 1e-3,
+            "{n}: {}",
+            answer.defocus_um
+        );
+    }
+}
+
+#[test]
 fn metadata_is_written_only_into_models_that_still_open() {
     if !runtime() {
         return;
@@ -191,7 +211,11 @@ fn metadata_is_written_only_into_models_that_still_open() {
     );
     assert_eq!(card(&copy).class_edges, card(&model("good.onnx")).class_edges);
     let before = std::fs::read(&copy).unwrap();
-    for (key, value) in [("hhnet_sharpness", "0"), ("hhnet_z_range_um", "[5, 65]")] {
+    for (key, value) in [
+        ("hhnet_sharpness", "0"),
+        ("hhnet_z_range_um", "[5, 65]"),
+        ("hhnet_whole_frames", "yes"),
+    ] {
         let message = OnnxNetwork::set_metadata(&copy, &[(key, value.to_owned())])
             .unwrap_err()
             .to_string();

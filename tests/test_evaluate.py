@@ -159,6 +159,20 @@ def test_a_spoilt_set_is_refused_by_name(tmp_path, spoil, words):
     assert result.returncode != 0 and words in result.stderr and "panicked" not in result.stderr, result.stderr
 
 
+def test_patches_of_a_frame_are_judged_together_and_blank_ones_have_no_vote(tmp_path):
+    """A model of whole frames compares each patch with the mean of its frame's."""
+    folder = write(tmp_path / "set", [(136, 8.0, 1, 0), (120, 8.0, 1, 0), (60, -8.0, 1, 1), (76, -8.0, 1, 1)])
+    labels = np.load(folder / "labels-0000.npy")
+    np.save(folder / "labels-0000.npy", np.column_stack([labels, [0, 1, 0, 1]]))
+    change(folder, label_columns=["defocus_um", "slide_seed", "frame", "blank"])
+    model = MODEL.with_name("whole_frame.onnx")
+    command = [hhnet(), "evaluate", "--model", model, "--data", folder, "--json"]
+    scores = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    # The patches that vote are 8 levels from the mean of their frame, on the side of its height: no error.
+    assert (scores["patches"], scores["images"]) == (2, 2)
+    assert scores["abs_error_um"]["p95"] == pytest.approx(0, abs=1e-3)
+
+
 def test_what_is_fitted_is_stored_in_the_model(tmp_path):
     """A data set does not tell the condensers of its instruments, and a model that knows nothing of them cannot be told."""
     model = tmp_path / "model.onnx"

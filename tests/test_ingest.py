@@ -36,8 +36,8 @@ def test_patches_labels_and_split(tmp_path):
     result = ingest(folder, "--shifts", "1")
     assert result.returncode == 0, result.stderr
     labels = np.load(folder / "out/train/labels-0000.npy")
-    # Two whole patches fit into each image; the last field is held out. Height, field, image, field, distance index.
-    assert labels.tolist() == [[-3, 0, 0, 0, -1]] * 2 + [[12.5, 0, 1, 0, 3]] * 2
+    # Two whole patches fit into each image; the last field is held out. Height, field, image, field, distance index, blank.
+    assert labels.tolist() == [[-3, 0, 0, 0, -1, 0]] * 2 + [[12.5, 0, 1, 0, 3, 0]] * 2
     held_out = np.load(folder / "out/val/labels-0000.npy")
     assert held_out[:, 0] == pytest.approx([0.1, 0.1]) and held_out[:, 1].tolist() == [1, 1]
     patches = np.load(folder / "out/train/patches-0000.npy")
@@ -45,10 +45,21 @@ def test_patches_labels_and_split(tmp_path):
     assert (patches[0] == picture[5:305, 10:310]).all() and (patches[1] == picture[5:305, 310:610]).all()
     manifest = json.loads((folder / "out/train/manifest.json").read_text())
     assert manifest["complete"] and manifest["object_pixel_um"] == 0.1 and manifest["config"]["z_max_um"] == 12.5
-    assert manifest["label_columns"] == ["defocus_um", "slide_seed", "frame", "field", "distance_index"]
+    assert manifest["label_columns"] == ["defocus_um", "slide_seed", "frame", "field", "distance_index", "blank"]
     assert manifest["recorded"]["fields"] == ["left", "right"]
     assert [image["file"] for image in manifest["recorded"]["images"]] == ["a.png", "b.png"]
     assert np.isfinite(np.load(folder / "out/train/handcrafted-0000.npy")).all()
+
+
+def test_blank_patches_can_be_kept_and_are_marked(tmp_path):
+    folder = stack(tmp_path / "stack", ROWS)
+    picture = np.array(Image.open(folder / "c.png"))
+    picture[:, 310:] = 200
+    Image.fromarray(picture).save(folder / "c.png")
+    for options, blank in ([], [0]), (["--keep-blank"], [0, 1]):
+        assert ingest(folder, *options).returncode == 0
+        assert np.load(folder / "out/val/labels-0000.npy")[:, 5].tolist() == blank
+        assert len(np.load(folder / "out/val/patches-0000.npy")) == len(blank)
 
 
 def test_the_sign_can_be_turned_and_the_field_chosen(tmp_path):

@@ -2,7 +2,7 @@
 
 A set is a folder of shards, `patches-NNNN.npy` (uint8 [n, 300, 300, 3]), `handcrafted-NNNN.npy` (float32 [n, 18], raw) and
 `labels-NNNN.npy` (float64 [n, columns]), with one `manifest.json` that lists the shards and names the label columns: `defocus_um`
-(positive when the lens is too far from the slide), `slide_seed`, `frame`, and what else the builder knows. A shard counts when the
+(positive when the lens is too far from the slide), `slide_seed`, `frame`, `blank`, and what else the builder knows. A shard counts when the
 manifest lists it. The features are computed by the Rust builder only; nothing here repeats them.
 """
 
@@ -63,6 +63,7 @@ class PatchSet:
     known: torch.Tensor  # bool [n]; false for empty glass, whose defocus nobody can tell
     slide: np.ndarray  # int64 [n]
     frame: np.ndarray  # int64 [n]
+    blank: np.ndarray  # bool [n]; a patch with next to nothing in it, which has no vote
     manifest: dict
     manifest_sha256: str
 
@@ -77,7 +78,7 @@ class PatchSet:
         """The rows of a mask as a set of their own."""
         chosen = torch.from_numpy(np.flatnonzero(rows))
         tensors = {name: getattr(self, name)[chosen] for name in ("pooled", "handcrafted", "z_um", "known")}
-        return replace(self, **tensors, slide=self.slide[rows], frame=self.frame[rows])
+        return replace(self, **tensors, slide=self.slide[rows], frame=self.frame[rows], blank=self.blank[rows])
 
     @property
     def images(self) -> np.ndarray:
@@ -150,13 +151,14 @@ def shards(folder: Path, incomplete: bool = False) -> list[Shard]:
     ]
 
 
-def label_columns(manifest: dict) -> tuple[int, int, int]:
-    """Where the labels keep defocus, slide and frame."""
+def label_columns(manifest: dict) -> list[int]:
+    """Where the labels keep defocus, slide and frame, and whether a patch is blank if they say so."""
     names = manifest.get("label_columns", ["defocus_um", "slide_seed", "frame"])
     try:
-        return names.index("defocus_um"), names.index("slide_seed"), names.index("frame")
+        columns = [names.index(name) for name in ("defocus_um", "slide_seed", "frame")]
     except ValueError as error:
         raise ValueError(f"the manifest's label_columns are {names}: {error}") from None
+    return columns + ([names.index("blank")] if "blank" in names else [])
 
 
 def load(*folders: str | Path, incomplete: bool = False) -> PatchSet:
@@ -180,12 +182,12 @@ def load(*folders: str | Path, incomplete: bool = False) -> PatchSet:
     # Filled in place: two copies of a large set would not fit.
     pooled = np.empty((count, 3, POOLED_PX, POOLED_PX), np.int16)
     handcrafted = np.empty((count, HANDCRAFTED), np.float32)
-    label, known = np.empty((count, 3)), np.empty(count, bool)
+    label, known = np.zeros((count, 4)), np.empty(count, bool)
     end = 0
     for shard, columns, is_known in found:
         patches, features, rows = shard.read()
         begin, end = end, end + shard.rows
-        handcrafted[begin:end], label[begin:end], known[begin:end] = features, rows[:, columns], is_known
+        handcrafted[begin:end], label[begin:end, : len(columns)], known[begin:end] = features, rows[:, columns], is_known
         for start in range(0, len(patches), 256):
             pooled[begin + start : min(begin + start + 256, end)] = pool(patches[start : start + 256])
     return PatchSet(
@@ -195,6 +197,7 @@ def load(*folders: str | Path, incomplete: bool = False) -> PatchSet:
         known=torch.from_numpy(known),
         slide=label[:, 1].astype(np.int64),
         frame=label[:, 2].astype(np.int64),
+        blank=label[:, 3] != 0,
         manifest=first,
         manifest_sha256=hashlib.sha256(b"".join(raw for _, raw in manifests)).hexdigest(),
     )

@@ -37,7 +37,9 @@ def to_onnx(deployed: nn.Module, path: Path) -> None:
         )
 
 
-def add_metadata(path: Path, training: PatchSet, scores: dict, answers_um: float | None = None) -> None:
+def add_metadata(
+    path: Path, training: PatchSet, scores: dict, answers_um: float | None = None, whole_frames: bool = False
+) -> None:
     """Store what a reader needs to trust and to use the model; it answers up to `answers_um`, or as far as it was trained."""
     answers_um = answers_um or training.manifest["config"]["z_max_um"]
     model = onnx.load(str(path))
@@ -53,6 +55,8 @@ def add_metadata(path: Path, training: PatchSet, scores: dict, answers_um: float
         "hhnet_training_set": training.manifest_sha256,
         "hhnet_scores": json.dumps(scores, sort_keys=True),
     }
+    if whole_frames:
+        entries["hhnet_whole_frames"] = "true"
     onnx.helper.set_model_props(model, entries)
     onnx.checker.check_model(model)
     onnx.save(model, str(path))
@@ -87,7 +91,7 @@ def export(
     partial = destination.with_name(destination.name + ".partial")
     deployed = contract(network).eval()
     to_onnx(deployed, partial)
-    add_metadata(partial, training, scores, answers_um)
+    add_metadata(partial, training, scores, answers_um, getattr(network, "whole_frames", False))
     found = differences(deployed, partial, *sample)
     network.train(was_training)
     if max(found) > TOLERANCE:

@@ -142,6 +142,9 @@ def look(pooled: torch.Tensor, laplacian: torch.Tensor) -> tuple[torch.Tensor, t
 class Histogram(nn.Module):
     """What every network with a histogram over defocus has: its bins, its classes, its calibration, the scale of the frame features."""
 
+    #: Whether it judges a patch by all the patches that it is given, which must then be those of one frame.
+    whole_frames = False
+
     def __init__(self, edges: ClassEdges, z_range_um: tuple[float, float], bins_of_classes: tuple[int, ...] = BINS):
         super().__init__()
         self.config = {"z_range_um": [float(z) for z in z_range_um]}

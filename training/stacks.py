@@ -2,32 +2,42 @@
 
     python3 -m training.stacks --data DATA --out out/train/mine
 
-`DATA/train` and `DATA/val` are what `hhnet dataset ingest --every-field` writes: every field in both, on several grids to learn from,
-on the classifier's own grid to be scored on. A field is scored by a network that never saw it, and whose certainty was set
+`DATA/train` and `DATA/val` are what `hhnet dataset ingest --every-field --keep-blank` writes: every field in both, on several grids to
+learn from, on the classifier's own grid to be scored on; blank patches are seen and have no vote. A field is scored by a network that never saw it, and whose certainty was set
 on other fields than that: by leaving each field it learns from out in turn. With `--hold-out FIELD` only that field is scored,
 and the network that is written has not seen it.
 
-A few dozen images teach little, and a network that sees their shapes learns them by heart. `HhnetStack` therefore looks at 21 numbers per
-patch alone, those of `model.look`: levels, contrasts at four scales, and how much blurrier red and blue are than green at three.
-Flips and turns do not change them. Several small heads vote, because one of them depends on how its weights began.
+A few dozen images teach little, and a network that sees their shapes learns them by heart. `HhnetStack` therefore looks at 20 numbers
+alone: the contrasts of the patch, which tell how far, and how much blurrier red is than green, in the whole frame (`colour`) and in the patch
+(`model.fringes`, blue as well), which tells the side. That the side is told by nothing else is taught by showing every image a second
+time as its mirror image about focus. Several small heads vote, because one of them depends on how its weights began.
 """
 
 import argparse
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from . import data, report
+from . import colour, data, report
 from .export import export
-from .model import LAPLACIAN, NUMBERS, Histogram, look, loss
+from .model import LAPLACIAN, Histogram, look, loss
 from .train import calibrate, git_commit
 
 #: Heads whose answers are averaged.
 HEADS = 6
 HIDDEN = 48
+#: Among the numbers of `model.look`, the contrasts of three colours at four scales, and the fringes of two at three.
+CONTRASTS, FRINGES = slice(3, 15), slice(15, 21)
+#: Numbers a head sees: the contrasts, the fringes, and how much blurrier red is on each grid.
+NUMBERS = 12 + 6 + len(colour.GRIDS)
+#: Those of them that tell the side.
+TELL_SIDE = slice(12, None)
+#: What fringes and blur are divided by, to be about 1; blur in squares of 3x3 pixels.
+FRINGES_SCALE, BLUR_SCALE = 0.5, 2.0
 #: Bins of each class: wide ones, which a few dozen heights fill.
 BINS = (8, 8, 8, 8, 5, 6, 5)
 #: Noise on the standardised numbers while learning.
@@ -38,65 +48,138 @@ SIGN_BEYOND_UM = 5.0
 
 
 class HhnetStack(Histogram):
-    """A histogram over defocus from the 21 numbers of a patch. The frame's features are taken and not looked at."""
+    """A histogram over defocus from contrasts and fringes of a patch and the colours of all patches of its frame, which must be what
+    it is given. The frame's features are taken and not looked at.
+    """
+
+    whole_frames = True
 
     def __init__(self, edges: data.ClassEdges, z_range_um: tuple[float, float]):
         super().__init__(edges, z_range_um, BINS)
         self.register_buffer("laplacian", torch.tensor(LAPLACIAN).expand(3, 1, 3, 3).contiguous())
-        self.register_buffer("numbers_mean", torch.zeros(NUMBERS))
-        self.register_buffer("numbers_scale", torch.ones(NUMBERS))
+        self.colour = colour.RedBlur()
+        self.register_buffer("contrast_mean", torch.zeros(12))
+        self.register_buffer("contrast_scale", torch.ones(12))
         self.heads = nn.ModuleList(
             nn.Sequential(nn.Linear(NUMBERS, HIDDEN), nn.ReLU(), nn.Dropout(0.2), nn.Linear(HIDDEN, sum(BINS)))
             for _ in range(HEADS)
         )
 
+    def numbers(self, looked: torch.Tensor, blur: torch.Tensor) -> torch.Tensor:
+        """What the heads see [n, 20], from the numbers of `model.look` for each patch and how much blurrier red is in its frame.
+
+        Those in `TELL_SIDE` change their sign in a mirror image about focus.
+        """
+        contrasts = (looked[:, CONTRASTS] - self.contrast_mean) / self.contrast_scale
+        # The asinh, written out because PyTorch 1.13 cannot export it: c is some 2 on a wafer and some 40 on a stained smear.
+        strength = torch.log(blur.abs() / BLUR_SCALE + torch.sqrt((blur / BLUR_SCALE) ** 2 + 1))
+        return torch.cat([contrasts, looked[:, FRINGES] / FRINGES_SCALE, torch.sign(blur) * strength], 1).clamp(-3.0, 3.0)
+
     def forward(self, pooled: torch.Tensor, standardised: torch.Tensor) -> torch.Tensor:
-        numbers = (look(pooled, self.laplacian)[2] - self.numbers_mean) / self.numbers_scale
+        looked = look(pooled, self.laplacian)[2]
+        blur = self.colour(self.colour.sums(pooled).sum(0, keepdim=True))
         # The exported graph keeps an input only if something depends on it.
-        numbers = numbers.clamp(-3.0, 3.0) + 0.0 * standardised[:, :1]
+        numbers = self.numbers(looked, blur + 0.0 * standardised[:, :1])
         return torch.stack([head(numbers) for head in self.heads]).mean(0)
 
 
-def numbers_of(patches: data.PatchSet, batch: int = 256) -> torch.Tensor:
-    """The 21 numbers of every patch."""
-    laplacian = torch.tensor(LAPLACIAN).expand(3, 1, 3, 3).contiguous()
-    starts = range(0, len(patches), batch)
-    return torch.cat([look(patches.pooled[start : start + batch].float(), laplacian)[2] for start in starts])
+@dataclass(frozen=True)
+class Seen:
+    """What a network sees of patches that may vote, and what of the frames they are from."""
+
+    looked: torch.Tensor  # float32 [n, 21], the numbers of `model.look`
+    z_um: torch.Tensor  # float32 [n]
+    image: torch.Tensor  # int64 [n], a row of `sums`
+    sums: list[torch.Tensor]  # of each image, float64 [its patches, grids, 2, 12], the blank ones too
+    field: np.ndarray  # int64 [images]
+
+    @classmethod
+    def of(cls, patches: data.PatchSet, batch: int = 256) -> "Seen":
+        """Looks at all patches."""
+        laplacian = torch.tensor(LAPLACIAN).expand(3, 1, 3, 3).contiguous()
+        blur = colour.RedBlur()
+        looked, sums = [], []
+        for part in patches.pooled.split(batch):
+            looked.append(look(part.float(), laplacian)[2])
+            sums.append(blur.sums(part.float()))
+        image, votes = torch.from_numpy(patches.images), torch.from_numpy(~patches.blank)
+        sums = torch.cat(sums)
+        images = range(int(image.max()) + 1)
+        return cls(
+            torch.cat(looked)[votes],
+            patches.z_um[votes],
+            image[votes],
+            [sums[image == number] for number in images],
+            np.array([patches.slide[patches.images == number][0] for number in images]),
+        )
+
+    def without(self, fields: tuple[int, ...]) -> "Seen":
+        """What is left when some fields are left out."""
+        kept = ~np.isin(self.field, fields)
+        rows = torch.from_numpy(kept)[self.image]
+        number = torch.from_numpy(np.cumsum(kept) - 1)
+        sums = [one for one, keep in zip(self.sums, kept) if keep]
+        return Seen(self.looked[rows], self.z_um[rows], number[self.image[rows]], sums, self.field[kept])
+
+    def blur(self, of: colour.RedBlur, random: torch.Generator) -> torch.Tensor:
+        """How much blurrier red is for each row, by the half of its frame's patches or more, others each time."""
+
+        def some(sums: torch.Tensor) -> torch.Tensor:
+            share = 0.5 + 0.5 * torch.rand((), generator=random)
+            kept = torch.randperm(len(sums), generator=random)[: max(1, int(share * len(sums)))]
+            return sums[kept].sum(0)
+
+        return of(torch.stack([some(sums) for sums in self.sums]))[self.image]
 
 
-def learn(patches: data.PatchSet, numbers: torch.Tensor, settings: argparse.Namespace) -> HhnetStack:
-    """A network that has learnt these patches; every run alike."""
+def learn(seen: Seen, edges: data.ClassEdges, z_max_um: float, settings: argparse.Namespace) -> HhnetStack:
+    """A network that has learnt what was seen; every run alike."""
     torch.manual_seed(settings.seed)
     random = torch.Generator().manual_seed(settings.seed)
-    z_max_um = patches.manifest["config"]["z_max_um"]
-    network = HhnetStack(patches.edges, (-z_max_um, z_max_um))
-    network.numbers_mean.copy_(numbers.mean(0))
-    network.numbers_scale.copy_(numbers.std(0) + 1e-6)
-    seen = ((numbers - network.numbers_mean) / network.numbers_scale).clamp(-3.0, 3.0)
+    network = HhnetStack(edges, (-z_max_um, z_max_um))
+    network.contrast_mean.copy_(seen.looked[:, CONTRASTS].mean(0))
+    network.contrast_scale.copy_(seen.looked[:, CONTRASTS].std(0) + 1e-6)
     optimiser = torch.optim.AdamW(network.heads.parameters(), lr=settings.rate, weight_decay=0.1)
-    known = torch.ones(len(seen), dtype=torch.bool)
+    known = torch.ones(BATCH, dtype=torch.bool)
     network.train()
     for epoch in range(settings.epochs):
         for group in optimiser.param_groups:
             group["lr"] = settings.rate * (1 - epoch / settings.epochs)
-        for rows in torch.randperm(len(seen), generator=random).split(BATCH):
+        blur = seen.blur(network.colour, random)
+        for rows in torch.randperm(2 * len(blur), generator=random).split(BATCH):
+            # The second half are the mirror images about focus: what was blurrier is as much sharper.
+            of, sign = rows % len(blur), torch.where(rows < len(blur), 1.0, -1.0)
+            numbers = network.numbers(seen.looked[of], blur[of])
+            numbers[:, TELL_SIDE] *= sign[:, None]
             value = torch.zeros(())
             for head in network.heads:
-                noisy = seen[rows] + NOISE * torch.randn(len(rows), NUMBERS, generator=random)
-                value = value + loss(network, head(noisy), patches.z_um[rows], known[rows])
+                noisy = numbers + NOISE * torch.randn(numbers.shape, generator=random)
+                value = value + loss(network, head(noisy), seen.z_um[of] * sign, known[: len(rows)])
             optimiser.zero_grad(set_to_none=True)
             value.backward()
             optimiser.step()
     return network.eval()
 
 
+def predict(network: HhnetStack, patches: data.PatchSet) -> tuple[data.PatchSet, dict[str, np.ndarray]]:
+    """The patches that have a vote, image by image, and what is said of them."""
+    parts = []
+    for image in range(patches.images.max() + 1):
+        mine = patches.only(patches.images == image)
+        found = report.predict(network, mine, len(mine))
+        parts.append({name: values[~mine.blank] for name, values in found.items()})
+    order = np.argsort(patches.images, kind="stable")
+    order = order[~patches.blank[order]]
+    together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return patches.only(~patches.blank), {name: values[np.argsort(order)] for name, values in together.items()}
+
+
 class Folds:
-    """Both sets, their numbers, and what networks that left out some fields say of them."""
+    """Both sets, and what networks that left out some fields say of them."""
 
     def __init__(self, settings: argparse.Namespace):
         self.settings = settings
         self.training, self.scored = data.load(settings.data / "train"), data.load(settings.data / "val")
-        self.numbers = numbers_of(self.training)
         try:
             self.names: list[str] = self.training.manifest["recorded"]["fields"]
         except KeyError:
@@ -104,29 +187,32 @@ class Folds:
         self.fields = sorted(set(self.training.slide.tolist()))
         if set(self.fields) != set(self.scored.slide.tolist()):
             raise ValueError(f"train and val in {settings.data} hold different fields: ingest with --every-field")
+        for number in self.fields:
+            if any(found.blank[found.slide == number].all() for found in (self.training, self.scored)):
+                raise ValueError(f"all patches of field {self.names[number]} are blank: is there a specimen in the light?")
+        self.seen = Seen.of(self.training)
 
     def without(self, *left_out: int) -> HhnetStack:
         """A network that learnt all fields but these."""
-        rows = ~np.isin(self.training.slide, left_out)
-        return learn(self.training.only(rows), self.numbers[torch.from_numpy(rows)], self.settings)
+        z_max_um = self.training.manifest["config"]["z_max_um"]
+        return learn(self.seen.without(left_out), self.training.edges, z_max_um, self.settings)
 
     def logits(self, left_out: tuple[int, ...], fields: list[int]) -> tuple[data.PatchSet, np.ndarray]:
         """The patches of `fields`, and what is said of each field by a network that saw neither it nor those `left_out`."""
-        parts = []
+        votes = self.scored.only(np.isin(self.scored.slide, fields) & ~self.scored.blank)
+        logits = np.empty((len(votes), sum(BINS)), np.float32)
         for field in fields:
-            patches = self.scored.only(self.scored.slide == field)
-            parts.append(report.predict(self.without(*left_out, field), patches)["logits"])
-        order = np.concatenate([np.flatnonzero(self.scored.slide == field) for field in fields])
-        mask = np.isin(self.scored.slide, fields)
-        return self.scored.only(mask), np.concatenate(parts)[np.argsort(order)]
+            _, found = predict(self.without(*left_out, field), self.scored.only(self.scored.slide == field))
+            logits[votes.slide == field] = found["logits"]
+        return votes, logits
 
-    def judge(self, field: int) -> tuple[HhnetStack, dict[str, np.ndarray]]:
-        """A network that never saw `field`, calibrated on the others, and what it says of the field's patches."""
+    def judge(self, field: int) -> tuple[HhnetStack, data.PatchSet, dict[str, np.ndarray]]:
+        """A network that never saw `field`, calibrated on the others, the field's patches, and what it says of them."""
         network = self.without(field)
         others = [other for other in self.fields if other != field]
         if len(others) > 1:
             calibrate(network, *self.logits((field,), others))
-        return network, report.predict(network, self.scored.only(self.scored.slide == field))
+        return network, *predict(network, self.scored.only(self.scored.slide == field))
 
 
 def images_of(found: dict[str, np.ndarray], patches: data.PatchSet, network: HhnetStack) -> list[dict]:
@@ -249,8 +335,8 @@ def fit(settings: argparse.Namespace) -> dict:
         chosen = [folds.names.index(settings.hold_out)]
     rows, started = [], time.monotonic()
     for field in chosen:
-        network, found = folds.judge(field)
-        mine = images_of(found, folds.scored.only(folds.scored.slide == field), network)
+        network, patches, found = folds.judge(field)
+        mine = images_of(found, patches, network)
         rows += [row | {"true_index": int(4 - edges.classify(np.array([row["z_um"]]))[0])} for row in mine]
         print(
             f"{folds.names[field]} left out: sign {share(summarise(mine, edges), 'side')}, {time.monotonic() - started:.0f} s",

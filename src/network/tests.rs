@@ -52,6 +52,7 @@ fn classifier(answer: PatchPrediction) -> Classifier<Parrot> {
         range_um: None,
         sharpness: None,
         condenser: None,
+        whole_frames: false,
     };
     let parrot = Parrot {
         card,
@@ -101,6 +102,25 @@ fn stained_patches_vote() {
     assert_eq!(
         classifier.network().features[..FEATURES],
         classifier.network().features[3 * FEATURES..]
+    );
+}
+
+#[test]
+fn a_model_of_whole_frames_sees_blank_patches_which_have_no_vote() {
+    let mut classifier = classifier(sure(3, 2.5));
+    classifier.network.card.whole_frames = true;
+    let estimate = classifier.classify(&frame(900, 600, 220, |column| column != 1));
+    assert_eq!(estimate.unwrap().patches_used, 4);
+    let nothing = classifier.classify(&frame(900, 600, 220, |_| false)).unwrap();
+    assert_eq!(nothing, Estimate::UNKNOWN);
+    assert_eq!(classifier.network().shown, [6]);
+    classifier.network.answers = Some(4);
+    let message = classifier.classify(&frame(900, 600, 220, |_| true)).unwrap_err();
+    assert!(
+        message
+            .to_string()
+            .contains("answered 4 predictions for 6 patches"),
+        "{message}"
     );
 }
 

@@ -3,7 +3,8 @@
     python3 tests/models/make.py
 
 The good one needs no training: with m the mean of a patch's bytes and f the first handcrafted feature, its probabilities
-are softmax((m / 32 - class)² · -1), its defocus is m - 128 and its log variance f.
+are softmax((m / 32 - class)² · -1), its defocus is m - 128 and its log variance f. `whole_frame.onnx` takes, instead of 128, the mean
+of the m of all patches it is given.
 """
 
 from pathlib import Path
@@ -32,6 +33,7 @@ def write(
     metadata=METADATA,
     external=False,
     softmax=True,
+    whole_frame=False,
 ):
     inputs = [helper.make_tensor_value_info("patches", element, [batch, 300, 300, 3])]
     if with_handcrafted:
@@ -66,8 +68,10 @@ def write(
         node("Mul", ["apart", "apart"], ["square"]),
         node("Mul", ["square", "minus"], ["logits"]),
         node("Softmax" if softmax else "Identity", ["logits"], ["probabilities"]),
-        node("Sub", ["m", "middle"], [output]),
+        node("Sub", ["m", "all" if whole_frame else "middle"], [output]),
     ]
+    if whole_frame:
+        nodes.insert(2, node("ReduceMean", ["m"], ["all"], axes=[0], keepdims=1))
     if with_handcrafted:
         nodes += [
             node("Slice", ["handcrafted", "zero", "one", "one"], ["first"]),
@@ -95,6 +99,7 @@ def main():
     write("bad_edges", metadata=METADATA | {"hhnet_class_edges_um": "[5, 4, 3, 2]"})
     write("external", external=True)
     write("not_a_distribution", softmax=False)
+    write("whole_frame", whole_frame=True, metadata=METADATA | {"hhnet_whole_frames": "true"})
 
 
 if __name__ == "__main__":

@@ -175,6 +175,7 @@ pub(super) fn card(session: &Session, path: &Path, model_id: Arc<str>) -> Result
         range_um: optional(path, &text(RANGE.0), RANGE)?,
         sharpness: optional(path, &text(SHARPNESS_ENTRY.0), SHARPNESS_ENTRY)?,
         condenser: optional(path, &text(CONDENSER.0), CONDENSER)?,
+        whole_frames: optional(path, &text(WHOLE_FRAMES.0), WHOLE_FRAMES)?.unwrap_or(false),
     })
 }
 
@@ -198,6 +199,12 @@ const CONDENSER: Optional<CondenserLaw> = (
     "the condenser's aperture, and the exponents of its law above and below focus (-2 to 2), a JSON array of three numbers, as \
      `hhnet evaluate --calibrate` fits them",
     condenser,
+);
+
+const WHOLE_FRAMES: Optional<bool> = (
+    "hhnet_whole_frames",
+    "`true` if it must be given all patches of a frame at once, `false` if each is judged by itself",
+    |text| text.trim().parse().ok(),
 );
 
 fn condenser(text: &str) -> Option<CondenserLaw> {

@@ -13,8 +13,9 @@
 //!
 //! and carries in its metadata `hhnet_class_edges_um` (JSON array: in focus, near, middle, far), `hhnet_objective` and
 //! `hhnet_pixel_size_um`. May be missing: `hhnet_training_set`, `hhnet_scores`, `hhnet_z_range_um` (JSON array: least and largest
-//! defocus it answers for; without it answers from beyond are not recognised) and `hhnet_sharpness` and `hhnet_condenser` (see
-//! [`crate::calibration`]; 1 without it). Everything is checked when the file is opened, so that a model that opens also answers.
+//! defocus it answers for; without it answers from beyond are not recognised), `hhnet_sharpness` and `hhnet_condenser` (see
+//! [`crate::calibration`]; 1 without it) and `hhnet_whole_frames` (`true`: it judges a patch by all patches of the frame, which are
+//! then its one batch). Everything is checked when the file is opened, so that a model that opens also answers.
 
 mod contract;
 mod file;
@@ -166,7 +167,8 @@ impl Network for OnnxNetwork {
         if count == 0 {
             return Ok(Vec::new());
         }
-        let answer = run_in_batches(&mut self.sessions, &self.options, patches, handcrafted);
+        let batch = if self.card.whole_frames { count } else { BATCH };
+        let answer = run_in_batches(&mut self.sessions, &self.options, (patches, handcrafted), batch);
         let answer = answer.map_err(|error| self.inference_error(count, &error))?;
         if answer.len() != count {
             let model = self.card.model_id.clone();
@@ -184,16 +186,16 @@ impl Network for OnnxNetwork {
     }
 }
 
-/// The answers of all batches in order.
+/// The answers of all batches, of at most `batch` patches each, in order.
 fn run_in_batches(
     sessions: &mut [Session],
     options: &RunOptions,
-    patches: ArrayView4<'_, u8>,
-    handcrafted: ArrayView2<'_, f32>,
+    (patches, handcrafted): (ArrayView4<'_, u8>, ArrayView2<'_, f32>),
+    batch: usize,
 ) -> ort::Result<Vec<PatchPrediction>> {
     let batches = patches
-        .axis_chunks_iter(Axis(0), BATCH)
-        .zip(handcrafted.axis_chunks_iter(Axis(0), BATCH));
+        .axis_chunks_iter(Axis(0), batch)
+        .zip(handcrafted.axis_chunks_iter(Axis(0), batch));
     let queue = Mutex::new(batches.enumerate());
     let work = |session: &mut Session| {
         let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
@@ -206,7 +208,7 @@ fn run_in_batches(
     let Some((mine, others)) = sessions.split_first_mut() else {
         return Ok(Vec::new());
     };
-    let needed = patches.len_of(Axis(0)).div_ceil(BATCH) - 1;
+    let needed = patches.len_of(Axis(0)).div_ceil(batch) - 1;
     let mut answers = std::thread::scope(|scope| {
         let others = others.iter_mut().take(needed);
         let started: Vec<_> = others.map(|session| scope.spawn(|| work(session))).collect();

@@ -45,6 +45,9 @@ pub(crate) struct Ingest {
     /// image allows. With the eight flips and turns of the training, four make 32 views of each patch.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=5))]
     shifts: u8,
+    /// Keep patches in which there is next to nothing, for a network that is shown whole frames.
+    #[arg(long)]
+    keep_blank: bool,
     /// Directory to write to; gets the sets train and val. FOLDER/dataset if left out.
     #[arg(long)]
     out: Option<PathBuf>,
@@ -97,7 +100,11 @@ pub(crate) fn run(ingest: &Ingest) -> Result<()> {
         patches_per_frame: 1,
         heights: Heights::Continuous,
         z_max_um: table.rows.iter().map(|row| row.z_um.abs()).fold(0.0, f64::max),
-        blank: Blank::Skip,
+        blank: if ingest.keep_blank {
+            Blank::Keep
+        } else {
+            Blank::Skip
+        },
         jpeg_share: 0.0,
         empty: false,
     };
@@ -252,12 +259,14 @@ fn write(ingest: &Ingest, out: &Path, new: Manifest) -> Result<()> {
             slide: field,
             frame: number as u64,
             field,
+            blank: false,
         };
         append(
             &mut samples,
             &ingest.folder.join(&image.file),
             label,
             recorded.shifts,
+            manifest.config.blank,
         )?;
         bar.inc(1);
         if samples.labels.len() >= SHARD_PATCHES || number + 1 == recorded.images.len() {
@@ -287,8 +296,8 @@ fn write(ingest: &Ingest, out: &Path, new: Manifest) -> Result<()> {
     manifest.write(out)
 }
 
-/// All patches of an image that hold something, on `shifts` grids.
-fn append(samples: &mut Samples, path: &Path, label: Label, shifts: usize) -> Result<()> {
+/// All patches of an image that hold something, on `shifts` grids; with [`Blank::Keep`], the others as well.
+fn append(samples: &mut Samples, path: &Path, label: Label, shifts: usize, blank: Blank) -> Result<()> {
     let Pixels { width, height, rgb } = read_image(path)?;
     let frame = Frame::new(width, height, rgb, hhnet::units::Instant::default(), 0)?;
     let handcrafted = Handcrafted::of(&frame, label.frame);
@@ -296,16 +305,25 @@ fn append(samples: &mut Samples, path: &Path, label: Label, shifts: usize) -> Re
     let mut buffer = Vec::new();
     for corner in CORNERS.iter().take(shifts) {
         let grid = Grid::towards(width, height, *corner)?;
-        let (chosen, blank): (Vec<usize>, Vec<usize>) =
-            (0..grid.origins().len()).partition(|at| patches::contrast(&frame, grid.origins()[*at]) >= least);
-        samples.skipped += blank.len();
+        let mut chosen = Vec::new();
+        for (at, &origin) in grid.origins().iter().enumerate() {
+            let label = Label {
+                blank: patches::contrast(&frame, origin) < least,
+                ..label
+            };
+            if label.blank && blank == Blank::Skip {
+                samples.skipped += 1;
+            } else {
+                chosen.push(at);
+                samples.labels.push(label);
+            }
+        }
         samples
             .patches
             .extend(grid.extract_into(&frame, &chosen, &mut buffer)?.iter());
         samples
             .handcrafted
             .extend(chosen.iter().map(|_| handcrafted.values));
-        samples.labels.extend(chosen.iter().map(|_| label));
     }
     Ok(())
 }

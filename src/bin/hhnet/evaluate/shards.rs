@@ -23,9 +23,6 @@ use serde_json::Value;
 
 use super::{JudgedFrame, Protocol};
 
-/// Patches shown to the network at once.
-const BATCH: usize = 30;
-
 /// Slide and frame.
 type FrameKey = (u64, u64);
 
@@ -54,7 +51,9 @@ pub(super) fn judge(network: &mut OnnxNetwork, data: &Path) -> Result<(Protocol,
         let found = manifest.label_columns.iter().position(|column| column == name);
         found.with_context(|| format!("the manifest of {} names no label column {name}", data.display()))
     };
-    let columns = [column("defocus_um")?, column("slide_seed")?, column("frame")?];
+    let [z_um, slide, frame] = [column("defocus_um")?, column("slide_seed")?, column("frame")?];
+    // Only sets that keep blank patches need to say which they are.
+    let blank = column("blank").ok();
     let bar = ProgressBar::new(manifest.shards.len() as u64);
     let mut frames = BTreeMap::<FrameKey, JudgedFrame>::new();
     for shard in &manifest.shards {
@@ -77,24 +76,29 @@ pub(super) fn judge(network: &mut OnnxNetwork, data: &Path) -> Result<(Protocol,
                 labels.shape()
             );
         }
-        for first in (0..count).step_by(BATCH) {
-            let rows = first..(first + BATCH).min(count);
+        let keys: Vec<FrameKey> = labels
+            .outer_iter()
+            .map(|row| (row[slide] as u64, row[frame] as u64))
+            .collect();
+        let mut first = 0;
+        // The patches of a frame lie one after the other.
+        for same in keys.chunk_by(|one, next| one == next) {
+            let rows = first..first + same.len();
+            first = rows.end;
             let answers = network.infer(
                 patches.slice(s![rows.clone(), .., .., ..]),
                 handcrafted.slice(s![rows.clone(), ..]),
             )?;
-            for (row, answer) in rows.zip(answers) {
-                let [z_um, slide, frame] = columns.map(|column| labels[[row, column]]);
-                let judged = || JudgedFrame {
-                    z_um,
-                    slide: slide as u64,
-                    patches: Vec::new(),
-                    condenser_na: None,
-                    seconds: None,
-                };
-                let key = (slide as u64, frame as u64);
-                frames.entry(key).or_insert_with(judged).patches.push(answer);
-            }
+            let judged = frames.entry(same[0]).or_insert_with(|| JudgedFrame {
+                z_um: labels[[rows.start, z_um]],
+                slide: same[0].0,
+                patches: Vec::new(),
+                condenser_na: None,
+                seconds: None,
+            });
+            let votes = |row: usize| blank.is_none_or(|column| labels[[row, column]] == 0.0);
+            let answers = rows.zip(answers).filter(|&(row, _)| votes(row));
+            judged.patches.extend(answers.map(|(_, answer)| answer));
         }
         bar.inc(1);
     }
