@@ -9,7 +9,7 @@
 //! slide have in common. [`CondenserLaw`] takes that off where the aperture is known.
 
 use crate::classes::DistanceIndex;
-use crate::network::{SHARPNESS, sharpened};
+use crate::network::{CONDENSER_NA, SHARPNESS, sharpened};
 use crate::vote::Probabilities;
 
 /// Least probability of what turned out true that counts: one blunder does not decide the fit.
@@ -68,6 +68,24 @@ impl CondenserLaw {
         (condenser_na / self.na).powf(if stated_um < 0.0 { below } else { above })
     }
 
+    /// The aperture that a condenser most probably has, from heights that were stated without knowing it: pairs of the defocus as stated
+    /// and as it was, µm. Those nearer to focus than `nearest_um`, and on the wrong side, say nothing. Without any it is `na`.
+    ///
+    /// Each pair says ln (truth / statement) = exponent · ln (aperture / `na`), give or take [`FRAME_SPREAD`]; before that it
+    /// is known that apertures lie about `na`, give or take [`APERTURE_SPREAD`].
+    pub fn measure(&self, heights: impl IntoIterator<Item = (f64, f64)>, nearest_um: f64) -> f64 {
+        let (mut products, mut squares) = (0.0, (FRAME_SPREAD / APERTURE_SPREAD).powi(2));
+        for (stated_um, true_um) in heights {
+            if true_um.abs() >= nearest_um && stated_um * true_um > 0.0 {
+                let [above, below] = self.exponents;
+                let exponent = if stated_um < 0.0 { below } else { above };
+                products += exponent * (true_um / stated_um).ln().clamp(-BLUNDER, BLUNDER);
+                squares += exponent * exponent;
+            }
+        }
+        (self.na * (products / squares).exp()).clamp(*CONDENSER_NA.start(), *CONDENSER_NA.end())
+    }
+
     /// The law about `na` that fits these heights best, each side of focus by itself: least squares of the logarithms of truth over
     /// statement, over the heights from `nearest_um` to `farthest_um`. None if a side has too few of them, or all are of one aperture.
     pub fn fit(heights: &[KnownHeight], na: f64, nearest_um: f64, farthest_um: f64) -> Option<Self> {
@@ -90,6 +108,10 @@ impl CondenserLaw {
 
 /// Logarithm of truth over statement beyond which an estimate is a blunder, and counts as this much.
 const BLUNDER: f64 = 0.5;
+/// Standard deviation of ln (truth / statement) from frame to frame of one instrument.
+const FRAME_SPREAD: f64 = 0.08;
+/// Standard deviation of ln (aperture) from instrument to instrument: apertures of 0.8 to 1.2 of the catalogue's, all alike.
+const APERTURE_SPREAD: f64 = 0.12;
 /// Frames on one side of focus that a fit needs.
 const LEAST_FRAMES: usize = 10;
 
@@ -204,5 +226,29 @@ mod tests {
             None,
             "nothing to learn from"
         );
+    }
+
+    #[test]
+    fn the_aperture_is_measured_by_known_heights() {
+        let law = CondenserLaw {
+            na: 0.4,
+            exponents: [-0.2, -0.6],
+        };
+        let stack = |na: f64, true_um: &[f64]| -> Vec<(f64, f64)> {
+            let stated = |&true_um: &f64| (true_um / law.gain(na, true_um), true_um);
+            true_um.iter().map(stated).collect()
+        };
+        let heights: Vec<f64> = (-20..=20).map(f64::from).collect();
+        for na in [0.32, 0.4, 0.48] {
+            let found = law.measure(stack(na, &heights), 3.0);
+            assert!((found / na - 1.0).abs() < 0.02, "{na}: {found}");
+        }
+        // Nothing that counts: the usual aperture. A little: between the usual and what it says.
+        assert_eq!(law.measure(stack(0.48, &[1.0, -2.0]), 3.0), 0.4);
+        assert_eq!(law.measure([(5.0, -5.0), (f64::NAN, 5.0), (0.0, 9.0)], 3.0), 0.4);
+        let little = law.measure(stack(0.48, &[-8.0]), 3.0);
+        assert!(little > 0.41 && little < 0.47, "{little}");
+        let blunders = vec![(-1.0, -40.0); 20];
+        assert!(CONDENSER_NA.contains(&law.measure(blunders, 3.0)));
     }
 }

@@ -177,12 +177,39 @@ def test_what_is_fitted_is_stored_in_the_model(tmp_path):
     """A data set does not tell the condensers of its instruments, and a model that knows nothing of them cannot be told."""
     model = tmp_path / "model.onnx"
     shutil.copy(MODEL, model)
-    command = [hhnet(), "evaluate", "--model", model, "--tell-condenser"]
-    refused = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert refused.returncode == 1 and "does not say how its heights depend on the condenser" in refused.stderr
+    for option in ("--tell-condenser", "--measure-condenser"):
+        command = [hhnet(), "evaluate", "--model", model, option]
+        refused = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert refused.returncode == 1 and "does not say how its heights depend on the condenser" in refused.stderr
     folder = write(tmp_path / "set", [(128, 0.0, 1, 0), (96, 2.0, 1, 1), (160, -2.0, 2, 0)])
     command = [hhnet(), "evaluate", "--model", model, "--data", folder, "--calibrate"]
     fitted = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "law of the condenser not fitted" in fitted.stdout
     entries = json.loads(subprocess.run([hhnet(), "metadata", "--model", model], check=True, capture_output=True).stdout)
     assert entries["hhnet_sharpness"] in fitted.stdout and "hhnet_condenser" not in entries
+
+
+def test_a_condenser_that_is_measured_serves_as_well_as_one_that_is_told():
+    """Eight instruments, seven known heights each: the aperture is measured on six of them and used on the seventh."""
+
+    def scores(*options: str) -> dict:
+        command = [
+            hhnet(),
+            "evaluate",
+            "--model",
+            ROOT / "models/hhnet_fast.onnx",
+            "--slides",
+            "8",
+            "--seed",
+            "7100000",
+            "--json",
+        ]
+        return json.loads(subprocess.run([*command, *options], check=True, capture_output=True, text=True).stdout)
+
+    unknown, told, measured = scores(), scores("--tell-condenser"), scores("--measure-condenser")
+    assert unknown["condenser_na_measured"] is None and told["condenser_told"]
+    apertures = measured["condenser_na_measured"]
+    # Of 0.32 to 0.48, give or take what seven heights cannot tell.
+    assert 0.28 < apertures["least"] < apertures["median"] < apertures["most"] < 0.52
+    error = [found["abs_error_dof"]["p95"] for found in (unknown, told, measured)]
+    assert max(error[1:]) < 0.6 * error[0], error

@@ -1,5 +1,7 @@
 //! `hhnet evaluate`: how well a model judges frames, rendered now or labelled patches on disk.
 
+#[path = "evaluate/condenser.rs"]
+mod condenser;
 #[path = "evaluate/report.rs"]
 mod report;
 #[path = "evaluate/scores.rs"]
@@ -14,9 +16,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
-use hhnet::calibration::{CondenserLaw, KnownHeight, fit_sharpness};
+use hhnet::calibration::fit_sharpness;
 use hhnet::drivers::onnx::OnnxNetwork;
-use hhnet::network::{ClassifierConfig, Estimate, ModelCard, Network as _, PatchPrediction};
+use hhnet::network::{ClassifierConfig, Estimate, Network as _, PatchPrediction};
 use hhnet::objective::Objective;
 use hhnet::units::Micrometres;
 use scores::Scores;
@@ -45,6 +47,10 @@ pub(crate) struct Arguments {
     /// `condenser_na`.
     #[arg(long, conflicts_with_all = ["data", "calibrate"])]
     tell_condenser: bool,
+    /// Measure the aperture of each slide's condenser, or of each recorded field's, on its other frames and tell the classifier that:
+    /// what a lab gains that records one z-stack. The report says what to set `condenser_na` to.
+    #[arg(long, conflicts_with_all = ["tell_condenser", "calibrate"])]
+    measure_condenser: bool,
     /// Instead of scoring the model, fit to these frames how sure its votes may say they are and, unless they come from --data, how its
     /// heights depend on the condenser, and store that in its file. Score it on others.
     #[arg(long, conflicts_with_all = ["json", "report", "shifted"])]
@@ -120,11 +126,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return print(&report, arguments.json);
     }
     ensure!(
-        card.condenser.is_some() || !arguments.tell_condenser,
-        "{} does not say how its heights depend on the condenser: leave out --tell-condenser, or fit it by --calibrate on other slides",
+        card.condenser.is_some() || !(arguments.tell_condenser || arguments.measure_condenser),
+        "{} does not say how its heights depend on the condenser: leave out --tell-condenser and --measure-condenser, or fit it by \
+         --calibrate on other slides",
         arguments.model.display()
     );
-    let (protocol, source, frames) = match &arguments.data {
+    let (protocol, source, mut frames) = match &arguments.data {
         Some(folder) => {
             let (heights, frames) = shards::judge(&mut network, folder)?;
             (
@@ -144,14 +151,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .map_or(2.0 * card.class_edges.in_focus_um, |o| o.depth_of_field_um());
     let settings = ClassifierConfig::for_model(&card);
     if arguments.calibrate {
-        return calibrate(&arguments.model, &card, &frames, depth_um);
+        return calibrate(&arguments.model, &card.objective, &settings, &frames, depth_um);
     }
+    let measured = match card.condenser {
+        Some(law) if arguments.measure_condenser => condenser::measure(&mut frames, law, &settings, depth_um),
+        _ => serde_json::Value::Null,
+    };
     let scores = Scores::of(&frames, &settings, depth_um)?;
     let mut report = scores.report();
     report["model"] = (*card.model_id).into();
     report["protocol"] = protocol.name().into();
     report["shifted"] = arguments.shifted.into();
     report["condenser_told"] = arguments.tell_condenser.into();
+    report["condenser_na_measured"] = measured;
     report["source"] = source.into();
     if let Some(folder) = &arguments.report {
         report::write(folder, &report, &frames, &settings)?;
@@ -172,12 +184,14 @@ fn print(report: &serde_json::Value, json: bool) -> Result<()> {
     Ok(())
 }
 
-/// Heights that the law of the condenser is fitted to, depths of field: nearer to focus it matters little, and farther away nobody needs it.
-const CONDENSER_DEPTHS: [f64; 2] = [2.0, 8.0];
-
 /// Fits the exponent of the votes and, where the condensers are known, their law, and writes both into the model.
-fn calibrate(model: &Path, card: &ModelCard, frames: &[JudgedFrame], depth_um: f64) -> Result<()> {
-    let settings = ClassifierConfig::for_model(card);
+fn calibrate(
+    model: &Path,
+    objective: &str,
+    settings: &ClassifierConfig,
+    frames: &[JudgedFrame],
+    depth_um: f64,
+) -> Result<()> {
     let votes: Vec<_> = frames
         .iter()
         .filter_map(|frame| {
@@ -193,21 +207,7 @@ fn calibrate(model: &Path, card: &ModelCard, frames: &[JudgedFrame], depth_um: f
     let sharpness = fit_sharpness(&votes)
         .context("no frame holds a patch that could be judged: calibrate on slides with a specimen")?;
     let mut entries = vec![("hhnet_sharpness", format!("{sharpness:.3}"))];
-    let heights: Vec<_> = frames
-        .iter()
-        .filter_map(|frame| {
-            Some(KnownHeight {
-                condenser_na: frame.condenser_na?,
-                stated_um: Estimate::from_patches(&frame.patches, &settings).defocus?.0,
-                true_um: frame.z_um,
-            })
-        })
-        .collect();
-    let [nearest_um, farthest_um] = CONDENSER_DEPTHS.map(|depths| depths * depth_um);
-    // Slides are rendered for objectives of the catalogue only; another one has no law.
-    let law = Objective::by_name(&card.objective)
-        .ok()
-        .and_then(|lens| CondenserLaw::fit(&heights, lens.condenser_na, nearest_um, farthest_um));
+    let law = condenser::fit(frames, objective, settings, depth_um);
     let missing = "not fitted (it needs rendered slides, 50 or more)";
     let condenser = law.map_or(missing.to_owned(), |law| {
         let [above, below] = law.exponents;

@@ -1,0 +1,79 @@
+//! The condenser: its law, fitted to instruments whose apertures are known, and its aperture, measured by heights that are known.
+
+use std::collections::BTreeMap;
+
+use hhnet::calibration::{CondenserLaw, KnownHeight};
+use hhnet::network::{ClassifierConfig, Estimate};
+use hhnet::objective::Objective;
+use serde_json::{Value, json};
+
+use super::JudgedFrame;
+
+/// Depths of field nearer to which heights depend little on the condenser.
+const NEAREST_DEPTHS: f64 = 2.0;
+/// Depths of field farther away than which nobody needs the law to be exact.
+const FARTHEST_DEPTHS: f64 = 8.0;
+
+/// Defocus as stated of a condenser that is not known, µm.
+fn stated_um(frame: &JudgedFrame, settings: &ClassifierConfig) -> Option<f64> {
+    Some(Estimate::from_patches(&frame.patches, settings).defocus?.0)
+}
+
+/// The law that frames of known apertures obey; None without enough of them, or for an objective that is not in the catalogue.
+pub(super) fn fit(
+    frames: &[JudgedFrame],
+    objective: &str,
+    settings: &ClassifierConfig,
+    depth_um: f64,
+) -> Option<CondenserLaw> {
+    let usual_na = Objective::by_name(objective).ok()?.condenser_na;
+    let known = frames.iter().filter_map(|frame| {
+        Some(KnownHeight {
+            condenser_na: frame.condenser_na?,
+            stated_um: stated_um(frame, settings)?,
+            true_um: frame.z_um,
+        })
+    });
+    let known: Vec<_> = known.collect();
+    CondenserLaw::fit(
+        &known,
+        usual_na,
+        NEAREST_DEPTHS * depth_um,
+        FARTHEST_DEPTHS * depth_um,
+    )
+}
+
+/// Sets the aperture of every frame to what the other frames of its slide say. What all frames of a slide say together, over the slides:
+/// median, least and most.
+pub(super) fn measure(
+    frames: &mut [JudgedFrame],
+    law: CondenserLaw,
+    settings: &ClassifierConfig,
+    depth_um: f64,
+) -> Value {
+    let heights: Vec<Option<(f64, f64)>> = frames
+        .iter()
+        .map(|frame| Some((stated_um(frame, settings)?, frame.z_um)))
+        .collect();
+    let mut slides = BTreeMap::<u64, Vec<usize>>::new();
+    for (at, frame) in frames.iter().enumerate() {
+        slides.entry(frame.slide).or_default().push(at);
+    }
+    let of = |rows: &[usize], without: Option<usize>| {
+        let rows = rows.iter().filter(|&&at| Some(at) != without);
+        law.measure(rows.filter_map(|&at| heights[at]), NEAREST_DEPTHS * depth_um)
+    };
+    for rows in slides.values() {
+        for &at in rows {
+            frames[at].condenser_na = Some(of(rows, Some(at)));
+        }
+    }
+    let mut found: Vec<f64> = slides.values().map(|rows| of(rows, None)).collect();
+    found.sort_by(f64::total_cmp);
+    let [Some(least), Some(median), Some(most)] =
+        [0, found.len() / 2, found.len().saturating_sub(1)].map(|at| found.get(at))
+    else {
+        return Value::Null;
+    };
+    json!({ "median": median, "least": least, "most": most })
+}
