@@ -147,6 +147,7 @@ def change(folder: Path, **changes) -> None:
         (lambda folder: change(folder, class_edges=[1, 5.0, 11.42, 29.98]), "in_focus_um"),
         (lambda folder: change(folder, class_edges={}), "in_focus_um"),
         (lambda folder: change(folder, label_columns=["z", "slide", "frame"]), "defocus_um"),
+        (lambda folder: change(folder, object_pixel_um=0.1), "is for pixels of 0.08625 µm, those of"),
         (lambda folder: change(folder, complete=False), "not complete: run its build again with --resume"),
         (lambda folder: change(folder, shards=[]), "lists no shards"),
         (lambda folder: (folder / "manifest.json").write_text("{}"), "not the manifest of a data set"),

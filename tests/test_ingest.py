@@ -75,6 +75,7 @@ def test_the_sign_can_be_turned_and_the_field_chosen(tmp_path):
         (["a.png,nan,left", "b.png,1,right"], "file,z_um,field", [], ["line 2", "NaN"]),
         (["a.png,1", "b.png,2"], "file,z_um", [], ["at least two", "field"]),
         (ROWS, "file,height,field", [], ["z_um"]),
+        ([], "file,z_um", [], ["names no image"]),
         (["a.png,1,left,0.1", "b.png,1,right,0.2"], "file,z_um,field,pixel_size_um", [], ["line 3", "0.2", "0.1"]),
         (ROWS, "file,z_um,field", ["--hold-out", "middle"], ["middle", "left, right"]),
         ([*ROWS, "a.png,4,left"], "file,z_um,field", [], ["line 5", "a.png", "twice"]),

@@ -166,13 +166,24 @@ class Training(unittest.TestCase):
 
     def test_a_checkpoint_of_another_set_is_refused(self):
         self.run_training("--epochs", "1")
-        manifest = self.folder / "data/train/manifest.json"
-        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": "another"}))
+        manifest, patches = (self.folder / "data/train" / name for name in ("manifest.json", "patches-0000.npy"))
+        before = manifest.read_bytes()
+        manifest.write_text(json.dumps(json.loads(before) | {"version": "another"}))
+        with self.assertRaisesRegex(ValueError, "trained on another set"):
+            self.run_training("--epochs", "2", "--resume")
+        manifest.write_bytes(before)
+        pixels = np.load(patches)
+        pixels[0, :3, :3] ^= 1
+        np.save(patches, pixels)
         with self.assertRaisesRegex(ValueError, "trained on another set"):
             self.run_training("--epochs", "2", "--resume")
 
     def test_the_weights_of_another_network_are_refused(self):
         other = self.folder / "other.npz"
+        for content in (b"", b"PK not weights"):
+            other.write_bytes(content)
+            with self.assertRaisesRegex(ValueError, "other.npz holds no weights .*: start from"):
+                self.run_training("--start-from", str(other))
         np.savez(other, **{"stem.0.weight": np.zeros((3, 3), np.float32)})
         with self.assertRaisesRegex(ValueError, "other.npz holds the weights of another network"):
             self.run_training("--start-from", str(other))

@@ -65,7 +65,7 @@ class PatchSet:
     frame: np.ndarray  # int64 [n]
     blank: np.ndarray  # bool [n]; a patch with next to nothing in it, which has no vote
     manifest: dict
-    manifest_sha256: str
+    sha256: str  # of the manifests, and of what was read: pixels, features, labels
 
     def __len__(self) -> int:
         return len(self.z_um)
@@ -184,12 +184,15 @@ def load(*folders: str | Path, incomplete: bool = False) -> PatchSet:
     handcrafted = np.empty((count, HANDCRAFTED), np.float32)
     label, known = np.zeros((count, 4)), np.empty(count, bool)
     end = 0
+    digest = hashlib.sha256(b"".join(raw for _, raw in manifests))
     for shard, columns, is_known in found:
         patches, features, rows = shard.read()
         begin, end = end, end + shard.rows
         handcrafted[begin:end], label[begin:end, : len(columns)], known[begin:end] = features, rows[:, columns], is_known
         for start in range(0, len(patches), 256):
             pooled[begin + start : min(begin + start + 256, end)] = pool(patches[start : start + 256])
+        for part in (pooled[begin:end], features, np.ascontiguousarray(rows)):
+            digest.update(part)
     return PatchSet(
         pooled=torch.from_numpy(pooled),
         handcrafted=torch.from_numpy(handcrafted),
@@ -199,7 +202,7 @@ def load(*folders: str | Path, incomplete: bool = False) -> PatchSet:
         frame=label[:, 2].astype(np.int64),
         blank=label[:, 3] != 0,
         manifest=first,
-        manifest_sha256=hashlib.sha256(b"".join(raw for _, raw in manifests)).hexdigest(),
+        sha256=digest.hexdigest(),
     )
 
 

@@ -52,7 +52,7 @@ def add_metadata(
         "hhnet_objective": training.manifest["config"]["objective"]["name"],
         "hhnet_pixel_size_um": f"{training.manifest['object_pixel_um']:.6g}",
         "hhnet_z_range_um": json.dumps([-answers_um, answers_um]),
-        "hhnet_training_set": training.manifest_sha256,
+        "hhnet_training_set": training.sha256,
         "hhnet_scores": json.dumps(scores, sort_keys=True),
     }
     if whole_frames:

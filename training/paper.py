@@ -197,7 +197,7 @@ def fit(settings: argparse.Namespace) -> dict:
             scaler=scaler.state_dict(),
             random=torch.get_rng_state(),
             history=history,
-            training_set=training.manifest_sha256,
+            training_set=training.sha256,
         )
         if settings.steps and steps >= settings.steps:
             break
@@ -210,7 +210,7 @@ def fit(settings: argparse.Namespace) -> dict:
         "seed": settings.seed,
         "git_commit": git_commit(),
         "settings": {key: str(value) for key, value in vars(settings).items()},
-        "training_set": training.manifest_sha256,
+        "training_set": training.sha256,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "history": history,
         "export_difference": export(

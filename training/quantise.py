@@ -89,7 +89,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of a held-out set")
     parser.add_argument("--out", type=Path, required=True)
     settings = parser.parse_args()
-    quantise(settings.model, settings.data, settings.out)
+    if not settings.model.is_file():
+        raise SystemExit(f"quantise: there is no model {settings.model}: give the path of an ONNX file")
+    try:
+        quantise(settings.model, settings.data, settings.out)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"quantise: {error}") from None
 
 
 if __name__ == "__main__":

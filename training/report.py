@@ -187,7 +187,12 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("sets", type=Path, nargs="+")
     settings = parser.parse_args()
-    scores = {folder.name: score(predict_file(settings.model, folder), load(folder)) for folder in settings.sets}
+    if not settings.model.is_file():
+        raise SystemExit(f"report: there is no model {settings.model}: give the path of an ONNX file")
+    try:
+        scores = {folder.name: score(predict_file(settings.model, folder), load(folder)) for folder in settings.sets}
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"report: {error}") from None
     print(json.dumps(scores, indent=1))
 
 

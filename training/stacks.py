@@ -349,7 +349,7 @@ def fit(settings: argparse.Namespace) -> dict:
         "model": "hhnet_stack",
         "git_commit": git_commit(),
         "seed": settings.seed,
-        "training_set": folds.training.manifest_sha256,
+        "training_set": folds.training.sha256,
         "training_patches": len(folds.training),
         "pooled": summarise(rows, edges),
         "fields": {folds.names[field]: summarise([row for row in rows if row["field"] == field], edges) for field in chosen},

@@ -14,6 +14,7 @@ import math
 import platform
 import subprocess
 import time
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -103,9 +104,10 @@ def validation_loss(network: HhnetFast, patches: data.PatchSet, logits: np.ndarr
 
 
 def git_commit() -> str:
-    """The commit the code is at, or "unknown" outside a repository."""
+    """The commit the code is at, with "-dirty" if files differ from it, or "unknown" outside a repository."""
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
-        return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 
@@ -127,8 +129,13 @@ def read_checkpoint(path: Path, *needed: str) -> dict:
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """The weights of a checkpoint or of a .npz file."""
     if path.suffix == ".npz":
-        with np.load(path) as arrays:
-            return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        try:
+            with np.load(path) as arrays:
+                return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            raise ValueError(
+                f"{path} holds no weights ({error}): start from a .npz or a checkpoint that a training wrote"
+            ) from None
     return read_checkpoint(path, "network")["network"]
 
 
@@ -142,7 +149,7 @@ def check_weights(network: nn.Module, weights: dict[str, torch.Tensor], path: Pa
 
 def check_set(state: dict, training: data.PatchSet, path: Path) -> None:
     """Refuses to go on with a checkpoint of another training set."""
-    if state["training_set"] != training.manifest_sha256:
+    if state["training_set"] != training.sha256:
         raise ValueError(f"{path} was trained on another set: leave out --resume, or choose another --out")
 
 
@@ -268,7 +275,7 @@ def fit(settings: argparse.Namespace) -> dict:
         "seed": settings.seed,
         "git_commit": git_commit(),
         "settings": {key: str(value) for key, value in vars(settings).items()},
-        "training_set": training.manifest_sha256,
+        "training_set": training.sha256,
         "device": str(device()),
         "torch": torch.__version__,
         "python": platform.python_version(),
@@ -306,7 +313,7 @@ def fit(settings: argparse.Namespace) -> dict:
             steps=average.steps,
             optimiser=optimiser.state_dict(),
             scaler=scaler.state_dict(),
-            training_set=training.manifest_sha256,
+            training_set=training.sha256,
             random=random.get_state(),
             history=history,
             best=best,

@@ -18,7 +18,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 use hhnet::calibration::fit_sharpness;
 use hhnet::drivers::onnx::OnnxNetwork;
-use hhnet::network::{ClassifierConfig, Estimate, Network as _, PatchPrediction};
+use hhnet::network::{ClassifierConfig, Estimate, ModelCard, Network as _, PatchPrediction};
 use hhnet::objective::Objective;
 use hhnet::units::Micrometres;
 use scores::Scores;
@@ -169,6 +169,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         report::write(folder, &report, &frames, &settings)?;
     }
     print(&report, arguments.json)
+}
+
+/// The patches may not be of another scale than the model's.
+fn check_pixel(card: &ModelCard, pixel_um: f64, of: &str) -> Result<()> {
+    ensure!(
+        (pixel_um / card.pixel_size_um - 1.0).abs() < 0.01,
+        "{} is for pixels of {} µm, those of {of} are {pixel_um} µm: judge a data set of the model's scale with --data",
+        card.model_id,
+        card.pixel_size_um
+    );
+    Ok(())
 }
 
 fn print(report: &serde_json::Value, json: bool) -> Result<()> {

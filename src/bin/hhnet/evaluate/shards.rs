@@ -32,6 +32,7 @@ struct Manifest {
     complete: bool,
     #[serde(alias = "class_edges_um")]
     class_edges: Value,
+    object_pixel_um: Option<f64>,
     label_columns: Vec<String>,
     config: Option<Value>,
     shards: Vec<Shard>,
@@ -47,6 +48,9 @@ struct Shard {
 pub(super) fn judge(network: &mut OnnxNetwork, data: &Path) -> Result<(Protocol, Vec<JudgedFrame>)> {
     let manifest = manifest(data)?;
     check_edges(&manifest.class_edges, &network.card().class_edges)?;
+    if let Some(pixel_um) = manifest.object_pixel_um {
+        super::check_pixel(network.card(), pixel_um, &data.display().to_string())?;
+    }
     let column = |name: &str| {
         let found = manifest.label_columns.iter().position(|column| column == name);
         found.with_context(|| format!("the manifest of {} names no label column {name}", data.display()))

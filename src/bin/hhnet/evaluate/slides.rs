@@ -29,6 +29,11 @@ pub(super) fn judge(
     protocol: Protocol,
 ) -> Result<Vec<JudgedFrame>> {
     let objective = Objective::by_name(&network.card().objective)?;
+    super::check_pixel(
+        network.card(),
+        objective.object_pixel_um(),
+        "the virtual microscope",
+    )?;
     let config = DatasetConfig {
         z_max_um: Z_MAX_DEPTHS * objective.depth_of_field_um(),
         objective,
