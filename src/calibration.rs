@@ -69,21 +69,23 @@ impl CondenserLaw {
     }
 
     /// The aperture that a condenser most probably has, from heights that were stated without knowing it: pairs of the defocus as stated
-    /// and as it was, µm. Those nearer to focus than `nearest_um`, and on the wrong side, say nothing. Without any it is `na`.
+    /// and as it was, µm. Those nearer to focus than `nearest_um`, and on the wrong side, say nothing; None if there are no others.
     ///
     /// Each pair says ln (truth / statement) = exponent · ln (aperture / `na`), give or take [`FRAME_SPREAD`]; before that it
     /// is known that apertures lie about `na`, give or take [`APERTURE_SPREAD`].
-    pub fn measure(&self, heights: impl IntoIterator<Item = (f64, f64)>, nearest_um: f64) -> f64 {
-        let (mut products, mut squares) = (0.0, (FRAME_SPREAD / APERTURE_SPREAD).powi(2));
+    pub fn measure(&self, heights: impl IntoIterator<Item = (f64, f64)>, nearest_um: f64) -> Option<f64> {
+        let (mut products, mut squares, mut count) = (0.0, (FRAME_SPREAD / APERTURE_SPREAD).powi(2), 0);
         for (stated_um, true_um) in heights {
             if true_um.abs() >= nearest_um && stated_um * true_um > 0.0 {
                 let [above, below] = self.exponents;
                 let exponent = if stated_um < 0.0 { below } else { above };
                 products += exponent * (true_um / stated_um).ln().clamp(-BLUNDER, BLUNDER);
                 squares += exponent * exponent;
+                count += 1;
             }
         }
-        (self.na * (products / squares).exp()).clamp(*CONDENSER_NA.start(), *CONDENSER_NA.end())
+        let na = self.na * f64::exp(products / squares);
+        (count > 0).then(|| na.clamp(*CONDENSER_NA.start(), *CONDENSER_NA.end()))
     }
 
     /// The law about `na` that fits these heights best, each side of focus by itself: least squares of the logarithms of truth over
@@ -240,15 +242,15 @@ mod tests {
         };
         let heights: Vec<f64> = (-20..=20).map(f64::from).collect();
         for na in [0.32, 0.4, 0.48] {
-            let found = law.measure(stack(na, &heights), 3.0);
+            let found = law.measure(stack(na, &heights), 3.0).unwrap();
             assert!((found / na - 1.0).abs() < 0.02, "{na}: {found}");
         }
-        // Nothing that counts: the usual aperture. A little: between the usual and what it says.
-        assert_eq!(law.measure(stack(0.48, &[1.0, -2.0]), 3.0), 0.4);
-        assert_eq!(law.measure([(5.0, -5.0), (f64::NAN, 5.0), (0.0, 9.0)], 3.0), 0.4);
-        let little = law.measure(stack(0.48, &[-8.0]), 3.0);
+        assert_eq!(law.measure(stack(0.48, &[1.0, -2.0]), 3.0), None);
+        assert_eq!(law.measure([(5.0, -5.0), (f64::NAN, 5.0), (0.0, 9.0)], 3.0), None);
+        // A little: between the usual aperture and what it says.
+        let little = law.measure(stack(0.48, &[-8.0]), 3.0).unwrap();
         assert!(little > 0.41 && little < 0.47, "{little}");
         let blunders = vec![(-1.0, -40.0); 20];
-        assert!(CONDENSER_NA.contains(&law.measure(blunders, 3.0)));
+        assert!(CONDENSER_NA.contains(&law.measure(blunders, 3.0).unwrap()));
     }
 }

@@ -158,7 +158,8 @@ pub struct Label {
     pub frame: u64,
     /// Number of the field of view within the data set.
     pub field: u64,
-    /// Whether the patch holds next to nothing and was kept all the same ([`Blank::Keep`]).
+    /// Whether the patch holds next to nothing and was kept all the same ([`Blank::Keep`]): of a rendered slide, no specimen; of a
+    /// recorded image, less contrast than the classifier judges by.
     pub blank: bool,
 }
 

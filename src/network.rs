@@ -422,7 +422,7 @@ pub struct Classifier<N> {
     network: N,
     config: ClassifierConfig,
     grid: Option<Grid>,
-    /// Patches of the grid that the network saw last.
+    /// Patches of the grid that had a vote last.
     chosen: Vec<usize>,
     pixels: Vec<u8>,
 }
@@ -469,7 +469,7 @@ impl<N: Network> Classifier<N> {
         &self.network
     }
 
-    /// Judges one frame: grid, blank patches dropped, features, network, vote and fusion.
+    /// Judges one frame: grid, features, network, blank patches dropped, vote and fusion.
     ///
     /// A frame without a usable patch (empty glass, black, saturated) is not an error but [`Estimate::UNKNOWN`].
     ///

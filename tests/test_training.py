@@ -309,7 +309,14 @@ class Stacks(unittest.TestCase):
     def test_blur_of_red_is_a_line_in_the_height_whatever_the_colours(self):
         rng = np.random.default_rng(3)
         blur = colour.RedBlur()
-        for colours in (((90, 100, 60), (400, 330, 150)), ((160, 135, 205), (80, 75, 200)), ((90, 180, 0), (180, 90, 0))):
+        # Bright clipping, little contrast, opposite contrast, dark clipping that hides a third of every edge.
+        rows = [
+            (((90, 100, 60), (400, 330, 150)), 0.2),
+            (((160, 135, 205), (80, 75, 200)), 0.2),
+            (((90, 180, 0), (180, 90, 0)), 0.2),
+            (((160, 120, 0), (60, -60, 0)), 0.5),
+        ]
+        for colours, tolerance in rows:
             heights = [-20.0, -10.0, 0.0, 10.0, 20.0]
             shapes = [discs(rng, 10) for _ in range(4)]
             for z_um in heights:
@@ -318,7 +325,7 @@ class Stacks(unittest.TestCase):
                 # Variances of the blur in pixels: 0.25 (z ± 2)²; half their difference, 2 z · 0.25 · 2 µm, in squares of 3x3.
                 expected = -z_um / 9
                 np.testing.assert_allclose(
-                    found.numpy(), expected, atol=0.15 + 0.2 * abs(expected), err_msg=f"{colours} {z_um}"
+                    found.numpy(), expected, atol=0.2 + tolerance * abs(expected), err_msg=f"{colours} {z_um}"
                 )
         # Nothing to see, nothing said; black, white, and no colour at all.
         for level in (0, 255, 128):

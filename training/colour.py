@@ -2,12 +2,12 @@
 
 Green focuses at another height than red (an achromat brings red and blue together). A flat specimen that green shows blurred by a
 width w_g, red by w_r, obeys to second order R = a + b G + b c ∇²G with c = (w_r² - w_g²) / 2: a and b are the specimen's colours, c is
-the optics'. Widths grow with the distance from each colour's own focus, so c is a straight line in z that passes zero half way between
-the two. No reference and no threshold has to be learnt to tell the side, only the direction of the line.
+the optics'. Widths grow with the distance from each colour's own focus, so to that order c is a straight line in z that passes zero half way
+between the two; far from focus it bends. No reference and no threshold has to be learnt to tell the side, only the direction of the line.
 
 What would spoil the regression, and what is done about it:
 
-* Where either colour is clipped, R is no longer a line in G. Such places and their neighbours are left out.
+* Where either colour is clipped, bright or dark, R is no longer a line in G. Such places and their neighbours are left out.
 * Noise in G is in its Laplacian too and reads as blur. Every square of the grid is split into two halves with noise of their
   own, and what multiplies a half comes from the other (instrumental variables).
 * One patch may hold one edge, whose colours a and b are then anybody's guess. The sums of all patches of a frame are added up first.
@@ -23,8 +23,8 @@ from .model import LAPLACIAN
 
 #: Sides of the squares that are looked at, in squares of 3x3 pixels: 6 and 12 pixels.
 GRIDS = (2, 4)
-#: A colour whose mean over 3x3 pixels reaches this is clipped, of 255.
-CLIPPED = 250
+#: A colour whose mean over 3x3 pixels is not between these is clipped, of 255.
+UNCLIPPED = (5, 250)
 #: What a binomial filter of 5 taps, run twice, and the Laplacian take off each side of the grid.
 MARGIN = 5
 #: Mean square of the Laplacian below which c is drawn to 0, grey levels squared.
@@ -56,7 +56,8 @@ class RedBlur(nn.Module):
         the squares that are not clipped: how many, ΣG, ΣL, Σg, Σl, Σr, ΣGg, ΣGl, ΣLg, ΣLl, ΣGr, ΣLr.
         """
         red_green = pooled[:, :2]
-        clipped = (red_green >= CLIPPED * POOL * POOL).to(pooled.dtype).amax(1, keepdim=True)
+        dark, bright = (level * POOL * POOL for level in UNCLIPPED)
+        clipped = ((red_green <= dark) | (red_green >= bright)).to(pooled.dtype).amax(1, keepdim=True)
         levels = red_green * (1 / (POOL * POOL)) - 128.0
         return torch.stack([self._on_grid(levels, clipped, side) for side in GRIDS], 1)
 

@@ -193,6 +193,8 @@ def load(*folders: str | Path, incomplete: bool = False) -> PatchSet:
             pooled[begin + start : min(begin + start + 256, end)] = pool(patches[start : start + 256])
         for part in (pooled[begin:end], features, np.ascontiguousarray(rows)):
             digest.update(part)
+    # Nobody can tell the height of a patch with nothing in it.
+    known &= label[:, 3] == 0
     return PatchSet(
         pooled=torch.from_numpy(pooled),
         handcrafted=torch.from_numpy(handcrafted),

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .data import CLASSES, ClassEdges, PatchSet, load, shards
+from .data import CLASSES, ClassEdges, PatchSet, label_columns, load, read_manifest, shards
 from .model import Histogram
 
 
@@ -39,16 +39,20 @@ def predict(network: Histogram, patches: PatchSet, batch: int = 256) -> dict[str
 
 
 def predict_file(model: Path, folder: Path, batch: int = 120) -> dict[str, np.ndarray]:
-    """The same from a model file, by onnxruntime, on the unpooled patches of a set's folder."""
+    """The same from a model file, by onnxruntime, on the unpooled patches of a set's folder; a frame at a time if it sees whole frames."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     names = ["probabilities", "defocus_um", "log_variance"]
+    whole_frames = session.get_modelmeta().custom_metadata_map.get("hhnet_whole_frames") == "true"
+    columns = label_columns(read_manifest(folder)[0])[1:3]
     parts = []
     for shard in shards(folder):
-        patches, handcrafted, _ = shard.read()
-        for start in range(0, len(patches), batch):
-            rows = slice(start, start + batch)
+        patches, handcrafted, labels = shard.read()
+        ends = np.flatnonzero((np.diff(labels[:, columns], axis=0) != 0).any(1)) + 1 if whole_frames else ()
+        starts = [0, *ends] if whole_frames else range(0, len(patches), batch)
+        for start, end in zip(starts, [*starts[1:], len(patches)]):
+            rows = slice(start, end)
             parts.append(session.run(names, {"patches": np.array(patches[rows]), "handcrafted": handcrafted[rows]}))
     probability, defocus_um, log_variance = (np.concatenate(column) for column in zip(*parts, strict=True))
     return {"probabilities": probability, "defocus_um": defocus_um, "variance_um2": np.exp(log_variance)}
@@ -93,7 +97,10 @@ def expected_calibration_error(probabilities: np.ndarray, truth: np.ndarray, bin
 
 
 def score(found: dict[str, np.ndarray], patches: PatchSet) -> dict:
-    """All figures of one set, from the predictions for its patches, as plain numbers."""
+    """All figures of one set, from the predictions for its patches, as plain numbers. Blank patches have no vote."""
+    if patches.blank.any():
+        found = {name: values[~patches.blank] for name, values in found.items()}
+        patches = patches.only(~patches.blank)
     edges: ClassEdges = patches.edges
     probabilities = found["probabilities"]
     z_um = patches.z_um.numpy()

@@ -2,15 +2,16 @@
 
     python3 -m training.stacks --data DATA --out out/train/mine
 
-`DATA/train` and `DATA/val` are what `hhnet dataset ingest --every-field --keep-blank` writes: every field in both, on several grids to
-learn from, on the classifier's own grid to be scored on; blank patches are seen and have no vote. A field is scored by a network that never saw it, and whose certainty was set
-on other fields than that: by leaving each field it learns from out in turn. With `--hold-out FIELD` only that field is scored,
-and the network that is written has not seen it.
+`DATA/train` and `DATA/val` are what `hhnet dataset ingest --every-field --keep-blank` writes: every field in both, on several
+grids to learn from, on the classifier's own grid to be scored on; blank patches are seen and have no vote. A field is scored by a
+network that never saw it, and whose certainty was set on other fields than that: by leaving each field it learns from out in turn.
+With `--hold-out FIELD` only that field is scored, and the network that is written has not seen it.
 
-A few dozen images teach little, and a network that sees their shapes learns them by heart. `HhnetStack` therefore looks at 20 numbers
-alone: the contrasts of the patch, which tell how far, and how much blurrier red is than green, in the whole frame (`colour`) and in the patch
-(`model.fringes`, blue as well), which tells the side. That the side is told by nothing else is taught by showing every image a second
-time as its mirror image about focus. Several small heads vote, because one of them depends on how its weights began.
+A few dozen images teach little, and a network that sees their shapes learns them by heart. `HhnetStack` therefore looks at 20
+numbers: the contrasts of the patch, which tell how far, and how much blurrier red is than green, in the whole frame (`colour`) and
+in the patch (`model.fringes`, blue as well), which tells the side. That the side is told by nothing else is taught by showing every
+image a second time as its mirror image about 0. (Where red and green are equally blurred is not exactly there: heights near focus
+are off by that.) Several small heads vote, because one of them depends on how its weights began.
 """
 
 import argparse
@@ -71,7 +72,8 @@ class HhnetStack(Histogram):
         Those in `TELL_SIDE` change their sign in a mirror image about focus.
         """
         contrasts = (looked[:, CONTRASTS] - self.contrast_mean) / self.contrast_scale
-        # The asinh, written out because PyTorch 1.13 cannot export it: c is some 2 on a wafer and some 40 on a stained smear.
+        # The asinh, written out because PyTorch 1.13 cannot export it: c is some 2 on a wafer, and on a stained smear
+        # some 40, which the clamp takes for 20.
         strength = torch.log(blur.abs() / BLUR_SCALE + torch.sqrt((blur / BLUR_SCALE) ** 2 + 1))
         return torch.cat([contrasts, looked[:, FRINGES] / FRINGES_SCALE, torch.sign(blur) * strength], 1).clamp(-3.0, 3.0)
 
@@ -110,7 +112,7 @@ class Seen:
             patches.z_um[votes],
             image[votes],
             [sums[image == number] for number in images],
-            np.array([patches.slide[patches.images == number][0] for number in images]),
+            np.array([patches.slide[(image == number).numpy()][0] for number in images]),
         )
 
     def without(self, fields: tuple[int, ...]) -> "Seen":
@@ -162,16 +164,13 @@ def learn(seen: Seen, edges: data.ClassEdges, z_max_um: float, settings: argpars
 
 
 def predict(network: HhnetStack, patches: data.PatchSet) -> tuple[data.PatchSet, dict[str, np.ndarray]]:
-    """The patches that have a vote, image by image, and what is said of them."""
-    parts = []
-    for image in range(patches.images.max() + 1):
-        mine = patches.only(patches.images == image)
-        found = report.predict(network, mine, len(mine))
-        parts.append({name: values[~mine.blank] for name, values in found.items()})
-    order = np.argsort(patches.images, kind="stable")
-    order = order[~patches.blank[order]]
-    together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return patches.only(~patches.blank), {name: values[np.argsort(order)] for name, values in together.items()}
+    """The patches that have a vote, and what is said of them."""
+    images, found = patches.images, {}
+    for image in range(images.max() + 1):
+        mine = images == image
+        for name, values in report.predict(network, patches.only(mine), int(mine.sum())).items():
+            found.setdefault(name, np.empty((len(patches), *values.shape[1:]), values.dtype))[mine] = values
+    return patches.only(~patches.blank), {name: values[~patches.blank] for name, values in found.items()}
 
 
 class Folds:
@@ -185,6 +184,8 @@ class Folds:
         except KeyError:
             raise ValueError(f"{settings.data} holds no recorded z-stacks: make it with hhnet dataset ingest") from None
         self.fields = sorted(set(self.training.slide.tolist()))
+        if len(self.fields) < 2:
+            raise ValueError(f"{settings.data} holds one field: at least two are needed, one to learn from and one to score on")
         if set(self.fields) != set(self.scored.slide.tolist()):
             raise ValueError(f"train and val in {settings.data} hold different fields: ingest with --every-field")
         for number in self.fields:
@@ -350,7 +351,7 @@ def fit(settings: argparse.Namespace) -> dict:
         "git_commit": git_commit(),
         "seed": settings.seed,
         "training_set": folds.training.sha256,
-        "training_patches": len(folds.training),
+        "training_patches": len(folds.seen.looked),
         "pooled": summarise(rows, edges),
         "fields": {folds.names[field]: summarise([row for row in rows if row["field"] == field], edges) for field in chosen},
         "temperature": float(network.temperature),

@@ -211,7 +211,10 @@ fn start(config: &DatasetConfig, out: &Path, resume: bool) -> anyhow::Result<Man
         );
     }
     let manifest = read_manifest(out)?;
-    if manifest.config != *config || manifest.version != env!("CARGO_PKG_VERSION") {
+    if manifest.config != *config
+        || manifest.version != env!("CARGO_PKG_VERSION")
+        || manifest.label_columns != Label::COLUMNS
+    {
         bail!(
             "{} was begun with another configuration or version: choose another directory",
             out.display()

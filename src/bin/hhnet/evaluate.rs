@@ -48,7 +48,8 @@ pub(crate) struct Arguments {
     #[arg(long, conflicts_with_all = ["data", "calibrate"])]
     tell_condenser: bool,
     /// Measure the aperture of each slide's condenser, or of each recorded field's, on its other frames and tell the classifier that:
-    /// what a lab gains that records one z-stack. The report says what to set `condenser_na` to.
+    /// what a lab gains that records z-stacks. The report says what to set `condenser_na` to. An error that all frames of a recorded
+    /// field share is taken for the condenser's as well.
     #[arg(long, conflicts_with_all = ["tell_condenser", "calibrate"])]
     measure_condenser: bool,
     /// Instead of scoring the model, fit to these frames how sure its votes may say they are and, unless they come from --data, how its
@@ -119,6 +120,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             arguments.data.is_none(),
             "blank frames are rendered: leave out --data, or --protocol blank"
         );
+        ensure!(
+            !(arguments.tell_condenser || arguments.measure_condenser),
+            "no height of a blank frame is scored: leave out --tell-condenser and --measure-condenser"
+        );
         let report = slides::judge_blank(network, arguments)?;
         if let Some(folder) = &arguments.report {
             report::write_blank(folder, &report)?;
@@ -154,7 +159,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         return calibrate(&arguments.model, &card.objective, &settings, &frames, depth_um);
     }
     let measured = match card.condenser {
-        Some(law) if arguments.measure_condenser => condenser::measure(&mut frames, law, &settings, depth_um),
+        Some(law) if arguments.measure_condenser => {
+            condenser::measure(&mut frames, law, &settings, depth_um)?
+        }
         _ => serde_json::Value::Null,
     };
     let scores = Scores::of(&frames, &settings, depth_um)?;

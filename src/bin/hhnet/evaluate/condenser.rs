@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Result, bail};
 use hhnet::calibration::{CondenserLaw, KnownHeight};
 use hhnet::network::{ClassifierConfig, Estimate};
 use hhnet::objective::Objective;
@@ -44,16 +45,21 @@ pub(super) fn fit(
 }
 
 /// Sets the aperture of every frame to what the other frames of its slide say. What all frames of a slide say together, over the slides:
-/// median, least and most.
+/// median, least and most. Frames beyond the range that the model answers for say nothing.
+///
+/// # Errors
+/// If no frame says anything.
 pub(super) fn measure(
     frames: &mut [JudgedFrame],
     law: CondenserLaw,
     settings: &ClassifierConfig,
     depth_um: f64,
-) -> Value {
+) -> Result<Value> {
+    let [least_um, most_um] = settings.range_um.unwrap_or([f64::NEG_INFINITY, f64::INFINITY]);
     let heights: Vec<Option<(f64, f64)>> = frames
         .iter()
         .map(|frame| Some((stated_um(frame, settings)?, frame.z_um)))
+        .map(|height| height.filter(|(_, true_um)| (least_um..=most_um).contains(true_um)))
         .collect();
     let mut slides = BTreeMap::<u64, Vec<usize>>::new();
     for (at, frame) in frames.iter().enumerate() {
@@ -65,15 +71,18 @@ pub(super) fn measure(
     };
     for rows in slides.values() {
         for &at in rows {
-            frames[at].condenser_na = Some(of(rows, Some(at)));
+            frames[at].condenser_na = of(rows, Some(at));
         }
     }
-    let mut found: Vec<f64> = slides.values().map(|rows| of(rows, None)).collect();
+    let mut found: Vec<f64> = slides.values().filter_map(|rows| of(rows, None)).collect();
     found.sort_by(f64::total_cmp);
-    let [Some(least), Some(median), Some(most)] =
-        [0, found.len() / 2, found.len().saturating_sub(1)].map(|at| found.get(at))
-    else {
-        return Value::Null;
+    let (Some(least), Some(most)) = (found.first(), found.last()) else {
+        bail!(
+            "no frame tells the aperture of the condenser: heights of {:.1} µm and more are needed, positive where the lens is too \
+             far (--flip-sign)",
+            NEAREST_DEPTHS * depth_um
+        );
     };
-    json!({ "median": median, "least": least, "most": most })
+    let median = 0.5 * (found[(found.len() - 1) / 2] + found[found.len() / 2]);
+    Ok(json!({ "median": median, "least": least, "most": most }))
 }

@@ -58,6 +58,12 @@ pub(super) fn judge(network: &mut OnnxNetwork, data: &Path) -> Result<(Protocol,
     let [z_um, slide, frame] = [column("defocus_um")?, column("slide_seed")?, column("frame")?];
     // Only sets that keep blank patches need to say which they are.
     let blank = column("blank").ok();
+    ensure!(
+        blank.is_some() || !network.card().whole_frames,
+        "{} judges whole frames, and {} does not hold them: make it with --keep-blank",
+        network.card().model_id,
+        data.display()
+    );
     let bar = ProgressBar::new(manifest.shards.len() as u64);
     let mut frames = BTreeMap::<FrameKey, JudgedFrame>::new();
     for shard in &manifest.shards {
