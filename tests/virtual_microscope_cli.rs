@@ -58,7 +58,7 @@ fn a_data_set_is_whole_and_goes_on_only_with_its_own_configuration() {
     for (name, bytes) in [
         ("patches-0000.npy", 6 * 300 * 300 * 3),
         ("handcrafted-0000.npy", 6 * 18 * 4),
-        ("labels-0000.npy", 6 * 5 * 8),
+        ("labels-0000.npy", 6 * 6 * 8),
     ] {
         assert_eq!(read(name).len(), 128 + bytes, "{name}");
     }
@@ -76,6 +76,14 @@ fn a_data_set_is_whole_and_goes_on_only_with_its_own_configuration() {
     assert!(
         read("patches-0000.npy") == first,
         "the same configuration gave other patches"
+    );
+    let mut older = manifest;
+    older["label_columns"].as_array_mut().unwrap().pop();
+    fs::write(out.path().join("manifest.json"), older.to_string()).unwrap();
+    let refused = synth("3", &["--resume"]);
+    assert!(
+        String::from_utf8_lossy(&refused.stderr).contains("another configuration or version"),
+        "shards of two layouts were mixed"
     );
 }
 
