@@ -418,7 +418,8 @@ def test_ten_thousand_goals_leave_nothing_behind(graph, client):
     time.sleep(10)
     share = (cpu_seconds(controller) - used) / 10
     print(f"{100 * share:.2f} % of a core 30 s after the goals")
-    assert share < 0.02, f"a node between goals must rest: {100 * share:.1f} % of a core"
+    # What bench_graph.py measures on a quiet machine is below 0.02; a loop that has nothing to do would take a whole core.
+    assert share < 0.03, f"a node between goals must rest: {100 * share:.1f} % of a core"
 
 
 def test_the_example_focuses(graph, client):
