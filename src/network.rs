@@ -515,13 +515,9 @@ impl<N: Network> Classifier<N> {
         if self.chosen.is_empty() {
             return Ok(Vec::new());
         }
-        let all: Vec<usize>;
-        let shown = if self.network.card().whole_frames {
-            all = (0..grid.origins().len()).collect();
-            &all
-        } else {
-            &self.chosen
-        };
+        let whole_frame = self.network.card().whole_frames;
+        let every: Vec<usize> = (0..grid.origins().len()).collect();
+        let shown = if whole_frame { &every } else { &self.chosen };
         let (features, patches) = rayon::join(
             || Handcrafted::of(frame, self.config.crop_seed),
             || grid.extract_into(frame, shown, &mut self.pixels),
@@ -538,7 +534,7 @@ impl<N: Network> Classifier<N> {
                 answers: predictions.len(),
             })?;
         }
-        if shown.len() > self.chosen.len() {
+        if whole_frame {
             predictions = self.chosen.iter().map(|&at| predictions[at]).collect();
         }
         Ok(predictions)

@@ -156,7 +156,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .map_or(2.0 * card.class_edges.in_focus_um, |o| o.depth_of_field_um());
     let settings = ClassifierConfig::for_model(&card);
     if arguments.calibrate {
-        return calibrate(&arguments.model, &card.objective, &settings, &frames, depth_um);
+        return calibrate(&arguments.model, &card, &frames, depth_um);
     }
     let measured = match card.condenser {
         Some(law) if arguments.measure_condenser => {
@@ -203,13 +203,8 @@ fn print(report: &serde_json::Value, json: bool) -> Result<()> {
 }
 
 /// Fits the exponent of the votes and, where the condensers are known, their law, and writes both into the model.
-fn calibrate(
-    model: &Path,
-    objective: &str,
-    settings: &ClassifierConfig,
-    frames: &[JudgedFrame],
-    depth_um: f64,
-) -> Result<()> {
+fn calibrate(model: &Path, card: &ModelCard, frames: &[JudgedFrame], depth_um: f64) -> Result<()> {
+    let settings = ClassifierConfig::for_model(card);
     let votes: Vec<_> = frames
         .iter()
         .filter_map(|frame| {
@@ -225,7 +220,7 @@ fn calibrate(
     let sharpness = fit_sharpness(&votes)
         .context("no frame holds a patch that could be judged: calibrate on slides with a specimen")?;
     let mut entries = vec![("hhnet_sharpness", format!("{sharpness:.3}"))];
-    let law = condenser::fit(frames, objective, settings, depth_um);
+    let law = condenser::fit(frames, &card.objective, &settings, depth_um);
     let missing = "not fitted (it needs rendered slides, 50 or more)";
     let condenser = law.map_or(missing.to_owned(), |law| {
         let [above, below] = law.exponents;

@@ -53,7 +53,11 @@ impl Table {
         for (number, line) in reader.deserialize::<Line>().enumerate() {
             // One for the header, one for counting from 1.
             let at = format!("{shown} line {}", number + 2);
-            let line = line.with_context(|| format!("{at}: each line needs a file and a number z_um; x_um, y_um and pixel_size_um are numbers or empty"))?;
+            let line = line.with_context(|| {
+                format!(
+                    "{at}: each line needs a file and a number z_um; x_um, y_um and pixel_size_um are numbers or empty"
+                )
+            })?;
             ensure!(
                 line.z_um.is_finite(),
                 "{at}: z_um is {}, which is no height: give the defocus in µm, or take out the line",
@@ -82,8 +86,10 @@ impl Table {
             "{shown} names no image: give each a line with file and z_um"
         );
         let pixel_size_um = size_um.with_context(|| {
-            format!("{shown} has no column pixel_size_um: give --pixel-size-um (PIXEL_SIZE_UM for make), the side of a \
-                 pixel in the object plane, µm")
+            format!(
+                "{shown} has no column pixel_size_um: give --pixel-size-um (PIXEL_SIZE_UM for make), the side of a pixel in the \
+                 object plane, µm"
+            )
         })?;
         ensure!(
             pixel_size_um.is_finite() && pixel_size_um > 0.0,
