@@ -9,7 +9,7 @@
 //! slide have in common. [`CondenserLaw`] takes that off where the aperture is known.
 
 use crate::classes::DistanceIndex;
-use crate::network::{CONDENSER_NA, SHARPNESS, sharpened};
+use crate::classifier::{CONDENSER_NA, SHARPNESS, sharpened};
 use crate::vote::Probabilities;
 
 /// Least probability of what turned out true that counts: one blunder does not decide the fit.

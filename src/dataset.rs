@@ -5,10 +5,13 @@
 //! distance class once. From each frame some patches of the inference grid are kept, with the features of the whole
 //! frame and the defocus it was exposed at. Everything follows from the configuration; no order of work changes it.
 
+mod samples;
+
+pub use samples::{LARGEST_ID, Label, Samples};
 use serde::{Deserialize, Serialize};
 
 use crate::classes::{CLASSES, ClassEdges, DistanceIndex};
-use crate::features::{FEATURES, Handcrafted};
+use crate::features::Handcrafted;
 use crate::frame::{Frame, FrameError};
 use crate::jpeg::{self, Chroma, JpegError};
 use crate::microscope::{Microscope, MicroscopeConfig, MicroscopeError, farthest_um};
@@ -16,7 +19,7 @@ use crate::objective::Objective;
 use crate::optics::PIXELS_PER_SAMPLE;
 use crate::patches::{Grid, ImageTooSmall, PATCH, WrongSize};
 use crate::slide::{Appearance, SiteRandom, Stain};
-use crate::units::{Instant, Micrometres};
+use crate::units::Instant;
 
 /// Places are drawn from a square of this half side around the slide's middle, µm.
 const HALF_SLIDE_UM: f64 = 4000.0;
@@ -145,67 +148,6 @@ pub struct FieldPlan {
     pub first_frame: usize,
     /// Defocus of each frame, µm.
     pub defocus_um: Vec<f64>,
-}
-
-/// What is known of a patch.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Label {
-    /// Defocus, µm; positive: the lens is too far.
-    pub defocus_um: f64,
-    /// Seed of a rendered slide, number of a recorded field; at most [`LARGEST_ID`].
-    pub slide: u64,
-    /// Number of the frame within the data set.
-    pub frame: u64,
-    /// Number of the field of view within the data set.
-    pub field: u64,
-    /// Whether the patch holds next to nothing and was kept all the same ([`Blank::Keep`]): of a rendered slide, no specimen; of a
-    /// recorded image, less contrast than the classifier judges by.
-    pub blank: bool,
-}
-
-impl Label {
-    /// The columns of the files on disk, in order; `distance_index` is 4 to -2, `blank` 0 or 1.
-    pub const COLUMNS: [&str; 6] = [
-        "defocus_um",
-        "slide_seed",
-        "frame",
-        "field",
-        "distance_index",
-        "blank",
-    ];
-
-    /// The row of the files on disk.
-    pub fn row(&self, edges: &ClassEdges) -> [f64; 6] {
-        [
-            self.defocus_um,
-            self.slide as f64,
-            self.frame as f64,
-            self.field as f64,
-            self.class(edges).value().into(),
-            f64::from(self.blank),
-        ]
-    }
-
-    /// The class of its height.
-    pub fn class(&self, edges: &ClassEdges) -> DistanceIndex {
-        edges.classify(Micrometres(self.defocus_um))
-    }
-}
-
-/// The largest whole number up to which every one has an f64 of its own, 2^53: labels on disk are f64.
-pub const LARGEST_ID: u64 = 1 << 53;
-
-/// Patches with their labels, in order.
-#[derive(Clone, Debug, Default)]
-pub struct Samples {
-    /// 300x300 RGB bytes each.
-    pub patches: Vec<u8>,
-    /// Features of the frame each patch is from.
-    pub handcrafted: Vec<[f32; FEATURES]>,
-    /// What is known of each.
-    pub labels: Vec<Label>,
-    /// Patches passed over as empty glass.
-    pub skipped: usize,
 }
 
 impl DatasetConfig {
@@ -401,25 +343,6 @@ impl DatasetConfig {
     }
 }
 
-impl Samples {
-    /// Appends other samples.
-    pub fn append(&mut self, mut other: Self) {
-        self.patches.append(&mut other.patches);
-        self.handcrafted.append(&mut other.handcrafted);
-        self.labels.append(&mut other.labels);
-        self.skipped += other.skipped;
-    }
-
-    /// Patches per class, in the order of the network's outputs.
-    pub fn class_counts(&self, edges: &ClassEdges) -> [usize; CLASSES] {
-        let mut counts = [0; CLASSES];
-        for label in &self.labels {
-            counts[label.class(edges).class()] += 1;
-        }
-        counts
-    }
-}
-
 /// Whether each patch of a grid holds something, from the ideal transmittance at every second pixel.
 fn stained_patches(grid: &Grid, transmittance: &[f32], frame_width: usize) -> Vec<bool> {
     let (stride, side) = (frame_width / PIXELS_PER_SAMPLE, PATCH / PIXELS_PER_SAMPLE);
@@ -495,6 +418,7 @@ pub enum DatasetError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::Micrometres;
 
     fn config(heights: Heights) -> DatasetConfig {
         DatasetConfig {

@@ -3,8 +3,8 @@
 //! The crate map, in reading order:
 //!
 //! * [`units`], [`objective`], [`classes`], [`frame`]: the vocabulary. Time, lenses, the seven distance classes, images.
-//! * [`patches`], [`features`], [`vote`], [`network`]: HH-Net. A frame becomes patches and 18 numbers, the network's
-//!   answer per patch becomes one [`network::Estimate`].
+//! * [`patches`], [`features`], [`vote`], [`network`], [`classifier`]: HH-Net. A frame becomes patches and 18 numbers, the network's
+//!   answer per patch becomes one [`classifier::Estimate`].
 //! * [`calibration`]: how sure it may say it is.
 //! * [`preview`]: small pictures of frames and of what the network said of them.
 //! * [`focus`]: the control laws, from an estimate to a velocity along z.
@@ -18,6 +18,7 @@
 
 pub mod calibration;
 pub mod classes;
+pub mod classifier;
 pub mod dataset;
 pub mod features;
 pub mod focus;

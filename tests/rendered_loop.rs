@@ -32,7 +32,7 @@ enum Judge {
     /// Highest sharpness so far, and the lens's count when it was seen, µm.
     Sharpness { best: f64, best_um: f64 },
     #[cfg(feature = "onnx")]
-    Model(Box<hhnet::network::Classifier<hhnet::drivers::onnx::OnnxNetwork>>),
+    Model(Box<hhnet::classifier::Classifier<hhnet::drivers::onnx::OnnxNetwork>>),
 }
 
 impl Judge {
@@ -42,9 +42,9 @@ impl Judge {
             use hhnet::network::Network as _;
             let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hhnet_fast.onnx");
             let network = hhnet::drivers::onnx::OnnxNetwork::open(std::path::Path::new(model), 1).unwrap();
-            let settings = hhnet::network::ClassifierConfig::for_edges(&network.card().class_edges);
+            let settings = hhnet::classifier::ClassifierConfig::for_edges(&network.card().class_edges);
             return Self::Model(Box::new(
-                hhnet::network::Classifier::new(network, settings).unwrap(),
+                hhnet::classifier::Classifier::new(network, settings).unwrap(),
             ));
         }
         Self::Sharpness {

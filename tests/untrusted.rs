@@ -7,10 +7,11 @@
 use std::path::Path;
 
 use anyhow::Result;
+use hhnet::classifier::{Classifier, ClassifierConfig, Estimate};
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::frame::Frame;
 use hhnet::microscope::{Microscope, MicroscopeConfig};
-use hhnet::network::{Classifier, ClassifierConfig, Estimate, Network as _};
+use hhnet::network::Network as _;
 use hhnet::objective::Objective;
 use hhnet::slide::Appearance;
 use hhnet::units::Instant;

@@ -6,11 +6,12 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Args;
+use hhnet::classifier::{Classifier, ClassifierConfig};
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::features::Handcrafted;
 use hhnet::frame::Frame;
 use hhnet::microscope::{Microscope, MicroscopeConfig};
-use hhnet::network::{Classifier, ClassifierConfig, Network as _};
+use hhnet::network::Network as _;
 use hhnet::objective::Objective;
 use serde_json::json;
 

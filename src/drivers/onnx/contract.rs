@@ -9,8 +9,9 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 use super::OnnxError;
 use crate::calibration::{CondenserLaw, EXPONENTS};
 use crate::classes::{CLASSES, ClassEdges};
+use crate::classifier::{CONDENSER_NA, SHARPNESS};
 use crate::features::FEATURES;
-use crate::network::{CONDENSER_NA, ModelCard, SHARPNESS};
+use crate::network::ModelCard;
 use crate::patches::PATCH;
 
 /// A tensor of the contract; the first axis, n, is in every one of them and free.

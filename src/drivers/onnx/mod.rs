@@ -18,11 +18,13 @@
 //! then its one batch). Everything is checked when the file is opened, so that a model that opens also answers.
 
 mod contract;
+mod error;
 mod file;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use error::OnnxError;
 use ndarray::{Array2, Array4, ArrayView2, ArrayView4, Axis};
 use ort::environment::Environment;
 use ort::session::{RunOptions, Session, SessionOutputs};
@@ -312,97 +314,4 @@ fn text<R>(error: ort::Error<R>) -> String {
 /// The text on one line: the runtime's messages have breaks.
 fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// A model cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OnnxError {
-    /// No such file.
-    #[error("there is no model {path}: give the path of an ONNX file, for example models/hhnet_fast.onnx")]
-    Missing {
-        /// Path of the model.
-        path: PathBuf,
-    },
-    /// The file cannot be read.
-    #[error("cannot read the model {path}: {source}; give the path of a readable file")]
-    Unreadable {
-        /// Path of the model.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The file cannot be written.
-    #[error(
-        "cannot write the model {path}: {source}; copy it to a folder you may write to, with room for it"
-    )]
-    Unwritable {
-        /// Path of the model.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Not an ONNX file.
-    #[error("{path} is not an ONNX file or is cut short: copy or export the model again")]
-    NotOnnx {
-        /// Path of the model.
-        path: PathBuf,
-    },
-    /// The weights are elsewhere.
-    #[error(
-        "model {path} keeps weights in another file: save it as one file (onnx.save without external data)"
-    )]
-    ExternalData {
-        /// Path of the model.
-        path: PathBuf,
-    },
-    /// ONNX Runtime's library cannot be loaded.
-    #[error(
-        "cannot load ONNX Runtime from {library} ({reason}): set ORT_DYLIB_PATH to libonnxruntime.so of version 1.{} or \
-         newer",
-        ort::MINOR_VERSION
-    )]
-    Runtime {
-        /// The library that was tried.
-        library: PathBuf,
-        /// What the loader said.
-        reason: String,
-    },
-    /// ONNX Runtime refuses the model.
-    #[error(
-        "ONNX Runtime cannot run the model {path}: {reason}; export it again, for an opset the runtime knows"
-    )]
-    Refused {
-        /// Path of the model.
-        path: PathBuf,
-        /// What the runtime said.
-        reason: String,
-    },
-    /// Other inputs or outputs than the contract's.
-    #[error(
-        "model {path} has the {kind} {found} but needs {needed}: export it with those names, types and shapes"
-    )]
-    Contract {
-        /// Path of the model.
-        path: PathBuf,
-        /// `inputs` or `outputs`.
-        kind: &'static str,
-        /// What it has.
-        found: String,
-        /// What it needs.
-        needed: String,
-    },
-    /// Metadata missing or senseless.
-    #[error(
-        "model {path} has {found} as metadata {key} but needs {needed}: add it when exporting (metadata_props)"
-    )]
-    Metadata {
-        /// Path of the model.
-        path: PathBuf,
-        /// Name of the entry.
-        key: &'static str,
-        /// What it says.
-        found: String,
-        /// What it should say.
-        needed: &'static str,
-    },
 }

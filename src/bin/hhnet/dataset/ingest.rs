@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
+use hhnet::classifier::ClassifierConfig;
 use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument, Label, Samples};
 use hhnet::drivers::image_files::{Pixels, read_image};
 use hhnet::features::Handcrafted;
 use hhnet::frame::Frame;
-use hhnet::network::ClassifierConfig;
 use hhnet::objective::Objective;
 use hhnet::patches::{self, Grid};
 use indicatif::{ProgressBar, ProgressStyle};

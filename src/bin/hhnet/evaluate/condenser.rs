@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use hhnet::calibration::{CondenserLaw, KnownHeight};
-use hhnet::network::{ClassifierConfig, Estimate};
+use hhnet::classifier::{ClassifierConfig, Estimate};
 use hhnet::objective::Objective;
 use serde_json::{Value, json};
 

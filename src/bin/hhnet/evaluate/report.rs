@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::JudgedFrame;
-use hhnet::network::ClassifierConfig;
+use hhnet::classifier::ClassifierConfig;
 
 /// Draws confusion.png, reliability.png and errors.png in the folder it is given.
 const DRAW: &str = include_str!("draw.py");

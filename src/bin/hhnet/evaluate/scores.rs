@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use hhnet::classes::{CLASSES, DistanceIndex};
-use hhnet::network::{ClassifierConfig, Estimate, PatchPrediction};
+use hhnet::classifier::{ClassifierConfig, Estimate};
+use hhnet::network::PatchPrediction;
 use hhnet::units::Micrometres;
 use hhnet::vote::{self, Probabilities, Vote, Voting};
 use serde_json::{Value, json};

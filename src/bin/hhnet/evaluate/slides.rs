@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use hhnet::classifier::{Classifier, ClassifierConfig};
 use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument};
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::frame::Frame;
 use hhnet::microscope::{Microscope, MicroscopeConfig, farthest_um};
-use hhnet::network::{Classifier, ClassifierConfig, ModelCard, Network as _};
+use hhnet::network::{ModelCard, Network as _};
 use hhnet::objective::Objective;
 use hhnet::slide::Appearance;
 use indicatif::{ProgressBar, ProgressStyle};

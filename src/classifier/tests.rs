@@ -1,8 +1,10 @@
 //! The classifier around a network whose answers are known.
 
+use ndarray::{ArrayView2, ArrayView4};
 use proptest::prelude::*;
 
 use super::*;
+use crate::network::NoNetwork;
 use crate::units::Instant;
 
 /// Answers every patch with a fixed prediction and remembers what it was shown.
