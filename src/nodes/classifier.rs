@@ -319,6 +319,7 @@ fn to_message(estimate: &Estimate, decision: Duration, model_id: &Arc<str>) -> F
             .map_or(f64::NAN, |stddev| stddev.as_metres()),
         patches_used: estimate.patches_used as u16,
         trusted: estimate.trusted,
+        reason: String::new(),
         decision_time: decision.as_secs_f64(),
         model_id: model_id.to_string(),
         ..FocusEstimate::default()

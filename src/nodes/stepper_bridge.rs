@@ -494,6 +494,7 @@ impl Outlets {
             reason: status.reason.clone(),
             z,
             position_valid: status.position_valid,
+            xy_valid: status.position_valid,
             firmware: status.firmware.clone(),
             stops: self.stops,
         };
@@ -557,6 +558,7 @@ impl Outlets {
             reason,
             z: f64::NAN,
             position_valid: false,
+            xy_valid: false,
             firmware: String::new(),
             stops: self.stops,
         }));
