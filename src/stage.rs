@@ -5,6 +5,7 @@
 //! what lies between a motor on such a trajectory and the lens: play, stops, settling, drift. Lengths are µm with z up,
 //! away from the slide; speeds µm/s.
 
+pub mod memory;
 mod mechanics;
 
 use std::collections::VecDeque;

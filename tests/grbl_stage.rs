@@ -6,6 +6,7 @@ use std::time::Duration;
 use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
 use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
 use hhnet::protocol::status::{Refusal, StageState};
+use hhnet::stage::memory::Remembered;
 use hhnet::stage::{Axis, MechanicsConfig};
 use hhnet::units::Instant;
 use proptest::prelude::*;
@@ -31,7 +32,7 @@ impl Pair {
     fn new(config: GrblConfig, emulator: EmulatorConfig) -> Self {
         let now = Instant::from_nanos(1_000_000 * MS);
         let mut pair = Self {
-            host: GrblHost::new(config).unwrap(),
+            host: GrblHost::new(config).unwrap().with_memory(Some(Remembered::powered_up_at([0.0; 3]))),
             emulator: Emulator::new(emulator),
             now,
             cable: true,
@@ -52,6 +53,15 @@ impl Pair {
         pair.run_ms(1000);
         let status = pair.host.state();
         assert_eq!(status.state, StageState::Idle, "{status:?}");
+        assert!(status.position_valid && status.xy_valid, "{status:?}");
+        // The check of the first motion, and back.
+        let stood = pair.z_um();
+        for by_um in [8.0, -8.0] {
+            pair.host.command_move_relative([0.0, 0.0, by_um], 200.0, pair.now).unwrap();
+            pair.run_to_rest(1000);
+        }
+        assert!((pair.z_um() - stood).abs() < 1e-6);
+        pair.lowest_um = stood;
         pair
     }
 
@@ -319,7 +329,7 @@ fn nonsense_is_refused_and_counted() {
 }
 
 #[test]
-fn a_reset_behind_our_back_is_a_fault_and_coordinates_go_on() {
+fn a_reset_behind_our_back_is_a_fault_and_the_height_is_unknown() {
     let mut pair = Pair::connected();
     pair.drive(200.0, 500);
     pair.emulator.power_cut(pair.now);
@@ -343,12 +353,18 @@ fn a_reset_behind_our_back_is_a_fault_and_coordinates_go_on() {
         (StageState::Idle, false),
         "{status:?}"
     );
-    assert!(
-        (status.z_um() - height).abs() < 25.0,
-        "{} vs {height}",
-        status.z_um()
-    );
-    pair.host.command_reference(0.0, pair.now).unwrap();
+    assert!(status.z_um().is_nan(), "a height that nobody measured: {status:?}");
+    assert!(status.reason.contains("accept_position"), "{}", status.reason);
+    for by_um in [-1.0, 600.0] {
+        let refused = pair.host.command_move_relative([0.0, 0.0, by_um], 50.0, pair.now);
+        assert_eq!(refused, Err(Refusal::Unvouched { most_um: 500.0 }));
+    }
+    assert_eq!(pair.velocity(50.0), Err(Refusal::Unvouched { most_um: 500.0 }));
+    pair.host.command_move_relative([0.0, 0.0, 20.0], 1000.0, pair.now).unwrap();
+    let took_ms = pair.run_to_rest(1000);
+    assert!((pair.z_um() - height - 20.0).abs() < 0.06 && took_ms > 200.0, "up, and slowly");
+    let height = pair.z_um();
+    pair.host.command_reference([None, None, Some(0.0)], pair.now).unwrap();
     assert!(pair.host.state().position_valid && pair.host.state().z_um() == 0.0);
     pair.drive(100.0, 200);
     assert!(pair.z_um() > height + 10.0);
@@ -529,15 +545,15 @@ fn a_stop_holds_until_the_commander_lets_go() {
     }
     assert_eq!(pair.z_um(), stood);
     pair.velocity(0.0).unwrap();
-    assert_eq!(pair.velocity(-100.0), Ok(-100.0), "let go");
+    assert_eq!(pair.velocity(-100.0), Err(Refusal::Stopped), "a zero may be another commander's");
+    pair.run_ms(450);
+    assert_eq!(pair.velocity(-100.0), Err(Refusal::Stopped), "late, not silent");
+    pair.host.command_release(pair.now);
+    assert_eq!(pair.velocity(-100.0), Ok(-100.0), "released");
     pair.run_ms(100);
     pair.host.command_stop(pair.now);
-    pair.run_ms(250);
-    assert_eq!(
-        pair.velocity(-100.0),
-        Ok(-100.0),
-        "silent for longer than the timeout"
-    );
+    pair.run_ms(550);
+    assert_eq!(pair.velocity(-100.0), Ok(-100.0), "silent for half a second");
 }
 
 #[test]

@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
+use super::position_store::PositionStore;
 use crate::protocol::grbl_host::{GrblConfig, GrblConfigError, GrblHost};
 use crate::protocol::status::{Refusal, StageState, StageStatus};
 use crate::units::Instant;
@@ -187,6 +188,7 @@ fn lock(path: &Path, file: &File) -> Result<(), PortError> {
 struct Shared {
     host: Mutex<GrblHost>,
     status: watch::Sender<StageStatus>,
+    store: Mutex<PositionStore>,
     wake: Notify,
     closing: AtomicBool,
     clock: Clock,
@@ -199,6 +201,20 @@ impl Shared {
 
     fn now(&self) -> Instant {
         (self.clock)()
+    }
+
+    /// Writes down what may be, before anything more is sent.
+    fn remember(&self) {
+        let Some(record) = self.host().memory() else {
+            return;
+        };
+        let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = store.save(&record) {
+            let path = store.path().map(|path| path.display().to_string()).unwrap_or_default();
+            tracing::warn!(
+                "the position cannot be written down in {path}: {error}; after the next start it has to be vouched for anew"
+            );
+        }
     }
 
     fn publish(&self, host: &GrblHost) {
@@ -226,12 +242,17 @@ impl StageDriver {
     ///
     /// # Errors
     /// If the configuration cannot be used.
-    pub fn spawn<S>(stream: S, config: GrblConfig, clock: Clock) -> Result<StageHandle, GrblConfigError>
+    pub fn spawn<S>(
+        stream: S,
+        config: GrblConfig,
+        store: PositionStore,
+        clock: Clock,
+    ) -> Result<StageHandle, GrblConfigError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut stream = Some(stream);
-        Self::start(move || stream.take().map(Ok), config, clock)
+        Self::start(move || stream.take().map(Ok), config, store, clock)
     }
 
     /// Drives the stage behind the stream `open` opens, and opens it again whenever it ends. Needs a running tokio
@@ -242,13 +263,14 @@ impl StageDriver {
     pub fn spawn_reopening<S, F>(
         mut open: F,
         config: GrblConfig,
+        store: PositionStore,
         clock: Clock,
     ) -> Result<StageHandle, GrblConfigError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: FnMut() -> Result<S, PortError> + Send + 'static,
     {
-        Self::start(move || Some(open()), config, clock)
+        Self::start(move || Some(open()), config, store, clock)
     }
 
     /// Drives the stage on the serial port at `path`, reopening it when it comes back.
@@ -259,21 +281,28 @@ impl StageDriver {
         path: PathBuf,
         baud: u32,
         config: GrblConfig,
+        store: PositionStore,
         clock: Clock,
     ) -> Result<StageHandle, GrblConfigError> {
-        Self::spawn_reopening(move || open_port(&path, baud), config, clock)
+        Self::spawn_reopening(move || open_port(&path, baud), config, store, clock)
     }
 
-    fn start<S, F>(open: F, config: GrblConfig, clock: Clock) -> Result<StageHandle, GrblConfigError>
+    fn start<S, F>(
+        open: F,
+        config: GrblConfig,
+        store: PositionStore,
+        clock: Clock,
+    ) -> Result<StageHandle, GrblConfigError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: FnMut() -> Option<Result<S, PortError>> + Send + 'static,
     {
-        let host = GrblHost::new(config)?;
+        let host = GrblHost::new(config)?.with_memory(store.load());
         let (status, receiver) = watch::channel(host.state());
         let shared = Arc::new(Shared {
             host: Mutex::new(host),
             status,
+            store: Mutex::new(store),
             wake: Notify::new(),
             closing: AtomicBool::new(false),
             clock,
@@ -293,6 +322,19 @@ impl StageDriver {
 pub struct StopUnconfirmed {
     /// What is known instead, one sentence.
     pub reason: String,
+}
+
+/// Whether a stage is known to stand still: confirmed, or because nothing was sent that it could still be doing.
+///
+/// # Errors
+/// What is known instead.
+pub fn stands(status: &StageStatus) -> Result<StageStatus, StopUnconfirmed> {
+    if status.state == StageState::Idle || !status.may_move {
+        return Ok(status.clone());
+    }
+    Err(StopUnconfirmed {
+        reason: status.reason.clone(),
+    })
 }
 
 /// Control over a running driver. Dropping it stops the stage.
@@ -328,28 +370,25 @@ impl StageHandle {
             .command(|host, now| host.command_move_relative(by_um, um_per_s, now))
     }
 
-    /// Whether a stage that stands at the height `from_um` may be moved by `by_um`.
+    /// Whether a stage that stands at `from_um`, x, y, z, may be moved by `by_um`.
     ///
     /// # Errors
     /// As [`GrblHost::check_reach`].
-    pub fn check_reach(&self, from_um: f64, by_um: [f64; 3]) -> Result<(), Refusal> {
+    pub fn check_reach(&self, from_um: [f64; 3], by_um: [f64; 3]) -> Result<(), Refusal> {
         self.shared.host().check_reach(from_um, by_um)
     }
 
-    /// Stops the stage and waits until the controller has confirmed that it stands still.
+    /// Stops the stage and waits until the controller has confirmed that it stands still. A stage that was never sent anywhere
+    /// stands, whether or not its controller answers.
     ///
     /// # Errors
     /// If there is no confirmation within a second: silence never counts as standing still.
     pub async fn stop(&self) -> Result<StageStatus, StopUnconfirmed> {
-        self.shared.command(GrblHost::command_stop);
+        self.begin_stop();
         let mut status = self.status.clone();
-        let at_rest =
-            tokio::time::timeout(STOP_TIMEOUT, status.wait_for(|s| s.state != StageState::Moving)).await;
+        let at_rest = tokio::time::timeout(STOP_TIMEOUT, status.wait_for(|s| s.state != StageState::Moving)).await;
         match at_rest {
-            Ok(Ok(status)) if status.state == StageState::Idle => Ok(status.clone()),
-            Ok(Ok(status)) => Err(StopUnconfirmed {
-                reason: status.reason.clone(),
-            }),
+            Ok(Ok(status)) => stands(&status),
             Ok(Err(_)) => Err(StopUnconfirmed {
                 reason: "the driver has ended".to_owned(),
             }),
@@ -359,7 +398,13 @@ impl StageHandle {
         }
     }
 
-    /// Takes up work again after a fault; the status says whether it worked. The position stays invalid.
+    /// Stops the stage without waiting for it; [`stands`] of the status says when it does.
+    pub fn begin_stop(&self) {
+        self.shared.command(GrblHost::command_stop);
+    }
+
+    /// Takes up work again after a fault and releases a stop that holds; the status, Disconnected until then, says whether it
+    /// worked. The position stays invalid.
     pub fn clear_fault(&self) {
         self.shared.command(GrblHost::command_clear_fault);
     }
@@ -372,12 +417,12 @@ impl StageHandle {
         self.shared.command(GrblHost::command_home)
     }
 
-    /// Declares that the stage is at `z_um` now, which makes the position valid.
+    /// Declares where the stage is now along the axes given, x, y, z, µm, which makes their positions valid.
     ///
     /// # Errors
     /// If it is not at rest.
-    pub fn reference(&self, z_um: f64) -> Result<(), Refusal> {
-        self.shared.command(|host, now| host.command_reference(z_um, now))
+    pub fn reference(&self, um: [Option<f64>; 3]) -> Result<(), Refusal> {
+        self.shared.command(|host, now| host.command_reference(um, now))
     }
 
     /// The status, to be watched.
@@ -404,14 +449,7 @@ impl StageHandle {
                 });
             }
         }
-        let status = self.status.borrow().clone();
-        if status.state == StageState::Idle {
-            Ok(status)
-        } else {
-            Err(StopUnconfirmed {
-                reason: status.reason,
-            })
-        }
+        stands(&self.status.borrow())
     }
 
     /// Ends the driver at once, as a crash would: nothing more is written, and the stage runs out its short queue.
@@ -468,15 +506,17 @@ where
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(shared: &Shared, stream: S) -> Option<String> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     shared.command(GrblHost::handle_open);
+    shared.store.lock().unwrap_or_else(PoisonError::into_inner).forget_written();
     let mut buffer = [0; 512];
     let mut closing_since: Option<Instant> = None;
     loop {
         let now = shared.now();
-        let (bytes, wakeup, safe, unreachable) = {
+        let (bytes, wakeup, done, unreachable) = {
             let mut host = shared.host();
             let bytes = host.poll(now);
             shared.publish(&host);
-            (bytes, host.next_wakeup(), host.is_safe(), host.is_unreachable())
+            let done = host.is_safe() && !host.awaits_mark();
+            (bytes, host.next_wakeup(), done, host.is_unreachable())
         };
         if unreachable {
             return Some(
@@ -484,6 +524,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(shared: &Shared, stream: S)
                     .to_owned(),
             );
         }
+        shared.remember();
         if !bytes.is_empty() {
             match tokio::time::timeout(WRITE_TIMEOUT, writer.write_all(&bytes)).await {
                 Ok(Ok(())) => {}
@@ -493,7 +534,7 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(shared: &Shared, stream: S)
         }
         if shared.closing.load(Ordering::Acquire) {
             let since = *closing_since.get_or_insert(now);
-            if safe || now.since(since) >= SHUTDOWN_TIMEOUT {
+            if done || now.since(since) >= SHUTDOWN_TIMEOUT {
                 return None;
             }
         }

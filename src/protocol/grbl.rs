@@ -238,6 +238,11 @@ pub enum Command {
     Unlock,
     /// `$H`: home; acknowledged only when done.
     Home,
+    /// `$G`: the parser's modal state, told as `[GC:...]`; possible in any state, a jog included.
+    ParserState,
+    /// `F` alone: the modal feed, mm/min. It moves nothing, jogs do not use it, and a reset makes it 0: what was written there
+    /// is a mark by which a controller that was not reset can be told. At most 9 999 999.
+    Mark(u32),
 }
 
 /// Number of a GRBL error reply.
@@ -343,6 +348,8 @@ impl Command {
             Self::BuildInfo => "$I\n".to_owned(),
             Self::Unlock => "$X\n".to_owned(),
             Self::Home => "$H\n".to_owned(),
+            Self::ParserState => "$G\n".to_owned(),
+            Self::Mark(feed) => format!("F{feed}\n"),
         }
     }
 
@@ -359,6 +366,8 @@ impl Command {
         let Some(system) = line.strip_prefix('$') else {
             return if line.is_empty() {
                 Ok(Self::Nothing)
+            } else if let Some(feed) = line.strip_prefix('F').and_then(parse_mark) {
+                Ok(Self::Mark(feed))
             } else {
                 parse_linear(&line)
             };
@@ -368,6 +377,7 @@ impl Command {
             "I" => Ok(Self::BuildInfo),
             "X" => Ok(Self::Unlock),
             "H" => Ok(Self::Home),
+            "G" => Ok(Self::ParserState),
             _ if system.starts_with('J') => {
                 parse_jog(system.strip_prefix("J=").ok_or(ErrorCode::BAD_JOG)?).map(Self::Jog)
             }
@@ -393,6 +403,12 @@ impl fmt::Display for Words<'_> {
         }
         self.0.feed.map_or(Ok(()), |feed| write!(f, "F{feed}"))
     }
+}
+
+/// A whole modal feed.
+fn parse_mark(digits: &str) -> Option<u32> {
+    let is_whole = (1..=7).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    if is_whole { digits.parse().ok() } else { None }
 }
 
 fn parse_set(system: &str) -> Result<Command, ErrorCode> {
@@ -549,6 +565,8 @@ mod tests {
                 "$1=255\n",
             ),
             (Command::Unlock, "$X\n"),
+            (Command::ParserState, "$G\n"),
+            (Command::Mark(471_100), "F471100\n"),
         ] {
             assert_eq!(command.emit(), expected);
             assert_eq!(Command::parse(expected.trim_end()), Ok(command));

@@ -136,6 +136,8 @@ pub struct Emulator {
     planner: Planner,
     /// The parser's position, mm, in the single precision the firmware has.
     parser_mm: [f32; 3],
+    /// The parser's modal feed, mm/min.
+    modal_feed: u32,
     /// End times of the committed segments.
     segments: VecDeque<Instant>,
     /// Motors and what they move, µm.
@@ -175,6 +177,7 @@ impl Emulator {
             out_free: Instant::default(),
             planner: Planner::default(),
             parser_mm: [0.0; 3],
+            modal_feed: 0,
             segments: VecDeque::new(),
             zero_um: std::array::from_fn(|axis| axes[axis].motor().end_um()),
             axes,
@@ -471,6 +474,7 @@ impl Emulator {
         self.flags = Flags::default();
         self.wind_down = WindDown::No;
         self.work = None;
+        self.modal_feed = 0;
         self.offset_countdown = 0;
     }
 

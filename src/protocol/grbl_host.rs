@@ -18,17 +18,23 @@ mod command;
 mod config;
 mod contact;
 mod firmware;
+mod first_motion;
+mod foreign;
+mod limits;
 mod motion;
 mod reply;
+mod trust;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::grbl_reply::{LineSplitter, MachineState};
 use super::status::{StageState, StageStatus};
-use crate::stage::Trajectory;
+use crate::stage::memory::Remembered;
 use crate::units::Instant;
 use firmware::Firmware;
+use first_motion::{FirstMotion, Onward};
+use trust::{Mark, Position};
 
 pub use config::{GrblConfig, GrblConfigError};
 
@@ -36,6 +42,12 @@ pub use config::{GrblConfig, GrblConfigError};
 const PLAUSIBLE_UM_PER_S: f64 = 1e6;
 /// Longest relative move that is believed at all, µm.
 const PLAUSIBLE_UM: f64 = 1e6;
+/// Slowest velocity that is a motion, µm/s: below it a jog of 0.1 µm takes longer than anybody waits.
+const SLOWEST_UM_PER_S: f64 = 0.01;
+/// How far the clock of a commander may run ahead of this one.
+const CLOCK_SKEW: Duration = Duration::from_millis(50);
+/// Silence of a commander after which a stop no longer holds against it: longer than any late message.
+const RELEASE: Duration = Duration::from_millis(500);
 /// Motion the controller commits before it can react to anything.
 const SEGMENT_BUFFER: Duration = Duration::from_millis(50);
 /// Period of `?` while waiting for standstill.
@@ -55,6 +67,10 @@ enum Sent {
     Jog,
     Fence,
     Home,
+    /// The mark: see `trust`.
+    Mark,
+    /// `$G`, which tells the mark.
+    Look,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -114,28 +130,6 @@ enum Motion {
     },
 }
 
-/// Where the stage is believed to be.
-#[derive(Clone, Debug)]
-struct Position {
-    /// Machine coordinates of the last report, µm.
-    machine_um: Option<[f64; 3]>,
-    /// Stage = machine + offset.
-    offset_um: [f64; 3],
-    work_offset_um: [f64; 3],
-    valid: bool,
-    /// Exact end of what was sent for z, stage coordinates, µm.
-    target_um: f64,
-    /// The same as rounded for the wire.
-    sent_um: f64,
-    /// Expected z while jogs run.
-    expected: Trajectory,
-    contradictions: u32,
-    /// A reset happened: the next report defines the offset so that the position continues.
-    rebase: bool,
-    /// Contact was lost: the same, if the next report is not on the way to where the stage was sent.
-    doubtful: bool,
-}
-
 /// The host.
 #[derive(Clone, Debug)]
 pub struct GrblHost {
@@ -147,12 +141,34 @@ pub struct GrblHost {
     out: Vec<u8>,
     firmware: Firmware,
     position: Position,
+    mark: Mark,
+    /// The mark at the time when contact was lost.
+    lost_mark: Option<u32>,
+    /// What was written down about this controller before this process.
+    memory: Option<Remembered>,
+    first_motion: FirstMotion,
+    /// What follows once the first motion was found right.
+    onward: Option<Onward>,
+    /// How far the check of the first motion has moved the lens, µm.
+    checked_um: f64,
     machine: Option<MachineState>,
+    /// Decimals of the last reported position.
+    decimals: u8,
     /// Standing fault: why motion is refused.
     fault: Option<String>,
+    /// Whether the fault is an alarm that homing ends.
+    is_locked: bool,
+    /// Whether something that is no GRBL 1.1 answers.
+    is_foreign: bool,
+    /// Whether this host has reset a controller that stood still.
+    reset_at_rest: bool,
+    /// A line that could not be read, and when.
+    unread: Option<(String, Instant)>,
     reason: String,
     ever_connected: bool,
     unlock: bool,
+    /// Why the controller did not unlock.
+    unlock_refused: Option<String>,
     /// Velocity asked for, and when.
     wanted_um_per_s: f64,
     command_at: Instant,
@@ -167,6 +183,12 @@ pub struct GrblHost {
     /// The target must be taken from the next report at rest.
     resync: bool,
     axes_um: [f64; 3],
+    /// Height at which the motion under way began, µm.
+    motion_from_um: f64,
+    /// Whether motion was sent that has not been seen to end.
+    may_move: bool,
+    /// Looks at the mark in a row that were not answered at rest.
+    unanswered_looks: u32,
     asked: Option<Instant>,
     /// Which question the newest line but for reports has answered.
     answered: Option<Sent>,
@@ -204,23 +226,24 @@ impl GrblHost {
             pending: VecDeque::new(),
             out: Vec::new(),
             firmware: Firmware::default(),
-            position: Position {
-                machine_um: None,
-                offset_um: [0.0; 3],
-                work_offset_um: [0.0; 3],
-                valid: false,
-                target_um: 0.0,
-                sent_um: 0.0,
-                expected: Trajectory::at_rest(0.0),
-                contradictions: 0,
-                rebase: false,
-                doubtful: false,
-            },
+            position: Position::unknown(),
+            mark: Mark::default(),
+            lost_mark: None,
+            memory: None,
+            first_motion: FirstMotion::default(),
+            onward: None,
+            checked_um: 0.0,
             machine: None,
+            decimals: 0,
             fault: None,
+            is_locked: false,
+            is_foreign: false,
+            reset_at_rest: false,
+            unread: None,
             reason: "not connected yet".to_owned(),
             ever_connected: false,
             unlock: false,
+            unlock_refused: None,
             wanted_um_per_s: 0.0,
             command_at: Instant::default(),
             held: false,
@@ -229,6 +252,9 @@ impl GrblHost {
             planned_until: Instant::default(),
             resync: false,
             axes_um: [f64::NAN; 3],
+            motion_from_um: 0.0,
+            may_move: false,
+            unanswered_looks: 0,
             asked: None,
             answered: None,
             asked_clean: false,
@@ -242,6 +268,13 @@ impl GrblHost {
             refused_commands: 0,
             clock: Instant::default(),
         })
+    }
+
+    /// The same with what was written down about the controller by an earlier process; it counts if the controller agrees.
+    #[must_use]
+    pub fn with_memory(mut self, memory: Option<Remembered>) -> Self {
+        self.memory = memory;
+        self
     }
 
     /// What the stage is doing, as far as is known.
@@ -260,25 +293,33 @@ impl GrblHost {
         } else {
             self.expected_z_um(self.clock)
         };
+        let told_um = [self.axes_um[0], self.axes_um[1], z_um];
+        let valid = self.position.valid.map(|valid| known && valid);
         StageStatus {
             stamp: self.clock,
             state,
-            reason: match &self.fault {
-                Some(fault) if state == StageState::Fault => fault.clone(),
-                _ => self.reason.clone(),
-            },
-            position_um: if known {
-                [self.axes_um[0], self.axes_um[1], z_um]
-            } else {
-                [f64::NAN; 3]
-            },
+            reason: self.reason_of(state),
+            position_um: std::array::from_fn(|axis| match valid[axis] || (known && !self.position.is_broken) {
+                true => told_um[axis],
+                false => f64::NAN,
+            }),
             z_um_per_s: self.position.expected.um_per_s(self.clock),
-            position_valid: known && self.position.valid,
+            position_valid: valid[2],
+            xy_valid: valid[0] && valid[1],
+            may_move: self.may_move,
             firmware: self.firmware.name(),
             warnings: self.firmware.warnings(),
             stops_confirmed: self.stops_confirmed,
             garbled_lines: self.garbled_lines,
             refused_commands: self.refused_commands,
+        }
+    }
+
+    fn reason_of(&self, state: StageState) -> String {
+        match &self.fault {
+            Some(fault) if state == StageState::Fault => fault.clone(),
+            _ if self.reason.is_empty() && state == StageState::Idle => self.position.doubt.clone(),
+            _ => self.reason.clone(),
         }
     }
 

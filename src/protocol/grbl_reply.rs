@@ -1,8 +1,8 @@
 //! GRBL 1.1, controller to host: replies, status reports, and the splitter that finds them in a stream of bytes.
 //!
 //! After `doc/markdown/interface.md` of gnea/grbl 1.1h. Parsing is strict where a corrupted line could pass for a
-//! position (a real one: `<Idle|MPos:-72.425,-25.634,0.000FS:0,0>`) and lenient where firmwares differ (unknown fields
-//! and messages).
+//! position (a real one: `<Idle|MPos:-72.425,-25.634,0.000FS:0,0>`) and lenient where firmwares differ: a field that is not
+//! known, or that holds what GRBL never wrote there, is skipped and the rest of the report counts.
 
 use std::fmt::Write as _;
 
@@ -126,6 +126,8 @@ pub struct StatusReport {
     pub frame: Frame,
     /// x, y, z.
     pub position: [Distance; 3],
+    /// Decimals of the position, 1 to 6: GRBL writes three for millimetres and four for inches.
+    pub decimals: u8,
     /// Feed along the path as text says it, mm/min, and spindle speed (`FS:` or `F:`).
     pub feed: Option<Distance>,
     /// Free planner blocks and free receive bytes (`Bf:`).
@@ -145,6 +147,7 @@ impl StatusReport {
             state,
             frame: Frame::Machine,
             position,
+            decimals: 3,
             feed: None,
             buffer: None,
             work_offset: None,
@@ -154,24 +157,28 @@ impl StatusReport {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.strip_prefix('<')?.strip_suffix('>')?.split('|');
+        let body = text.strip_prefix('<')?.strip_suffix('>')?;
+        // Two lines that ran into each other.
+        if body.contains(['<', '>']) {
+            return None;
+        }
+        let mut fields = body.split('|');
         let state = MachineState::parse(fields.next()?)?;
-        let (frame, position) = match fields.next()?.split_once(':')? {
-            ("MPos", values) => (Frame::Machine, coordinates(values)?),
-            ("WPos", values) => (Frame::Work, coordinates(values)?),
+        let (name, values) = fields.next()?.split_once(':')?;
+        let frame = match name {
+            "MPos" => Frame::Machine,
+            "WPos" => Frame::Work,
             _ => return None,
         };
+        let (position, decimals) = coordinates(values)?;
         let mut report = Self {
             frame,
+            decimals,
             ..Self::new(state, position)
         };
         let mut seen: Vec<&str> = Vec::new();
-        for field in fields {
-            let (name, values) = field.split_once(':')?;
-            if name.is_empty()
-                || seen.contains(&name)
-                || !name.bytes().all(|byte| byte.is_ascii_alphanumeric())
-            {
+        for (name, values) in fields.filter_map(|field| field.split_once(':')) {
+            if seen.contains(&name) {
                 return None;
             }
             seen.push(name);
@@ -180,25 +187,15 @@ impl StatusReport {
         Some(report)
     }
 
-    /// Understands one field; unknown names are skipped.
+    /// Takes what is understood of one field. `None` only where the position itself is in doubt.
     fn take_field(&mut self, name: &str, values: &str) -> Option<()> {
         match name {
             "MPos" | "WPos" => return None,
-            "FS" | "F" => {
-                let mut numbers = values.split(',');
-                self.feed = Some(Distance::parse_mm(numbers.next()?)?);
-                if numbers.any(|number| Distance::parse_mm(number).is_none()) {
-                    return None;
-                }
-            }
-            "Bf" => {
-                let [blocks, bytes] = whole_numbers(values)?;
-                self.buffer = Some((blocks, bytes));
-            }
-            "WCO" => self.work_offset = Some(coordinates(values)?),
-            "Ov" => self.overrides = Some(whole_numbers(values)?),
-            "Pn" if values.bytes().all(|byte| byte.is_ascii_uppercase()) => self.pins = values.to_owned(),
-            "Pn" => return None,
+            "WCO" => self.work_offset = Some(coordinates(values)?.0),
+            "FS" | "F" => self.feed = values.split(',').next().and_then(Distance::parse_mm),
+            "Bf" => self.buffer = whole_numbers(values).map(|[blocks, bytes]| (blocks, bytes)),
+            "Ov" => self.overrides = whole_numbers(values),
+            "Pn" => values.clone_into(&mut self.pins),
             _ => {}
         }
         Some(())
@@ -231,15 +228,15 @@ impl StatusReport {
     }
 }
 
-/// Three (or, on bigger machines, up to six) coordinates; the first three count. Each must have the full decimals
-/// GRBL prints, or a digit got lost on the way.
-fn coordinates(values: &str) -> Option<[Distance; 3]> {
+/// Three (or, on bigger machines, up to eight) coordinates, of which the first three count, and their decimals. All must have the
+/// same number of decimals, or a digit got lost on the way.
+fn coordinates(values: &str) -> Option<([Distance; 3], u8)> {
     let parts: Vec<&str> = values.split(',').collect();
-    if !(3..=6).contains(&parts.len()) {
+    if !(3..=8).contains(&parts.len()) {
         return None;
     }
     let decimals = parts[0].split_once('.')?.1.len();
-    if !(3..=4).contains(&decimals) {
+    if !(1..=6).contains(&decimals) {
         return None;
     }
     for part in &parts {
@@ -249,11 +246,12 @@ fn coordinates(values: &str) -> Option<[Distance; 3]> {
         }
         Distance::parse_mm(part)?;
     }
-    Some([
+    let position = [
         Distance::parse_mm(parts[0])?,
         Distance::parse_mm(parts[1])?,
         Distance::parse_mm(parts[2])?,
-    ])
+    ];
+    Some((position, u8::try_from(decimals).ok()?))
 }
 
 fn whole_numbers<const N: usize>(values: &str) -> Option<[u16; N]> {
@@ -443,6 +441,10 @@ mod tests {
             "<Alarm:11|MPos:0.000,0.000,0.000,1.000|FS:0,0|A:SM|TLR:0|H:0|FW:grblHAL>",
             "GrblHAL 1.1f ['$' or '$HELP' for help]",
             "<Idle|MPos:0.0000,0.0000,0.0000|F:1.5>",
+            "<Idle|MPos:0.00,0.00,0.00|FS:0,0>",
+            "<Idle|MPos:0.000,0.000,0.000|FS:0,0|Pn:0>",
+            "<Idle|MPos:0.000,0.000,0.000,0.000,0.000,0.000|FS:0,0|SD:12.5,/sd/a b.nc>",
+            "<Idle|MPos:0.000,0.000,0.000|FS:,|Bf:a,b|Ov:1|new|x y:1>",
             "[AXS:3:XYZ]",
         ] {
             assert!(Reply::parse(line.as_bytes()).is_some(), "{line}");
@@ -530,9 +532,10 @@ mod tests {
             pins in "[XYZPDHRS]{0,4}",
             overrides in prop::option::of(any::<[u16; 3]>()),
         ) -> StatusReport {
+            let decimals = 3;
             let frame = if work { Frame::Work } else { Frame::Machine };
             let feed = feed.and_then(|feed| Distance::from_nm(feed * 1_000_000));
-            StatusReport { state, frame, position, feed, buffer, work_offset, pins, overrides }
+            StatusReport { state, frame, position, decimals, feed, buffer, work_offset, pins, overrides }
         }
     }
 

@@ -28,8 +28,12 @@ pub struct StageStatus {
     pub position_um: [f64; 3],
     /// Velocity along z that is being executed, µm/s.
     pub z_um_per_s: f64,
-    /// Whether the position refers to the stage's zero; false after a reset or a reconnection.
+    /// Whether the height is vouched for: by homing, by an operator, or by an unbroken history of reports since.
     pub position_valid: bool,
+    /// The same for x and y.
+    pub xy_valid: bool,
+    /// Whether motion was sent that has not been seen to end. False: nothing moves, whatever else is unknown.
+    pub may_move: bool,
     /// Protocol and firmware version, for example `GRBL 1.1h`; empty while unknown.
     pub firmware: String,
     /// Something the operator should change, one sentence each, for example an unsuitable setting.
@@ -71,9 +75,35 @@ pub enum Refusal {
         /// The command timeout, ms.
         limit_ms: u128,
     },
+    /// Stamped later than now.
+    #[error("refused a command stamped {ahead_ms} ms in the future: set the clocks of both computers alike")]
+    Future {
+        /// How far ahead, ms.
+        ahead_ms: u128,
+    },
+    /// Slower than the wire can say.
+    #[error("refused a velocity of {um_per_s:e} µm/s: the slowest is {least_um_per_s} µm/s")]
+    TooSlow {
+        /// The velocity, µm/s.
+        um_per_s: f64,
+        /// The slowest one, µm/s.
+        least_um_per_s: f64,
+    },
     /// Somebody stopped the stage, and the commands it stopped go on.
-    #[error("the stage was stopped: let go first, then command again")]
+    #[error("the stage was stopped: release the joystick for half a second, then command again")]
     Stopped,
+    /// The height is not vouched for.
+    #[error(
+        "the position is not valid, so only a relative move straight up, of at most {most_um} µm, is possible: call ~/home or \
+         ~/accept_position"
+    )]
+    Unvouched {
+        /// Longest move, µm.
+        most_um: f64,
+    },
+    /// The place on the slide is not vouched for.
+    #[error("the position along x and y is not valid: call ~/home or ~/accept_position")]
+    UnvouchedXy,
     /// No controller, or a fault.
     #[error("the stage cannot move: {reason}")]
     NotReady {
@@ -84,8 +114,10 @@ pub enum Refusal {
     #[error("the stage is already moving: wait for it or stop it first")]
     Busy,
     /// Target outside the limits.
-    #[error("refused a move to z = {target_um:.1} µm: permitted are {low_um:.1} to {high_um:.1} µm")]
+    #[error("refused a move to {axis} = {target_um:.1} µm: permitted are {low_um:.1} to {high_um:.1} µm")]
     OutOfRange {
+        /// `x`, `y` or `z`.
+        axis: char,
         /// Where it would have ended, µm.
         target_um: f64,
         /// Lower limit, µm.

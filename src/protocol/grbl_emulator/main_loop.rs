@@ -105,6 +105,8 @@ impl Emulator {
                 Command::BuildInfo => self.build_info(),
                 Command::Unlock => self.unlock(),
                 Command::Home => return self.home(),
+                Command::ParserState => self.parser_state(),
+                Command::Mark(feed) => self.mark(feed),
             }
             .map(|()| true)
         });
@@ -172,6 +174,22 @@ impl Emulator {
                 text: text.to_owned(),
             });
         }
+        Ok(())
+    }
+
+    fn parser_state(&mut self) -> Result<(), ErrorCode> {
+        self.say(&Reply::Message {
+            tag: "GC".to_owned(),
+            text: format!("G0 G54 G17 G21 G90 G94 M5 M9 T0 F{} S0", self.modal_feed),
+        });
+        Ok(())
+    }
+
+    fn mark(&mut self, feed: u32) -> Result<(), ErrorCode> {
+        if matches!(self.state, MachineState::Alarm | MachineState::Jog) {
+            return Err(ErrorCode::LOCKED);
+        }
+        self.modal_feed = feed;
         Ok(())
     }
 

@@ -2,20 +2,29 @@
 
 use std::time::Duration;
 
-use super::{GrblHost, Motion, PLAUSIBLE_UM, PLAUSIBLE_UM_PER_S, Phase, SEGMENT_BUFFER, Sent, ms};
+use super::first_motion::{FirstMotion, Onward};
+use super::limits::{BLIND_UM, BLIND_UM_PER_S};
+use super::{
+    CLOCK_SKEW, GrblHost, Motion, PLAUSIBLE_UM, PLAUSIBLE_UM_PER_S, Phase, RELEASE, SEGMENT_BUFFER, SLOWEST_UM_PER_S, Sent, ms,
+};
 use crate::protocol::grbl::{Command, Distance, Feed, Line, Mode};
 use crate::protocol::status::Refusal;
 use crate::units::Instant;
+
+/// Time that the check of the first motion may take.
+const FIRST_MOTION: Duration = Duration::from_millis(500);
 
 impl GrblHost {
     /// Asks for a velocity along z, µm/s, decided at `stamp`; holds until the next command or the command timeout.
     /// Returns the velocity after the speed limits.
     ///
-    /// A stop holds: whoever was commanding when [`Self::command_stop`] came has to ask for zero, or be silent for the command
-    /// timeout, before the stage moves again.
+    /// A stop holds: whoever was commanding when [`Self::command_stop`] came has to be silent for half a second, or
+    /// [`Self::command_release`] has to be called, before the stage moves again. A zero does not release it: it may come from
+    /// another commander.
     ///
     /// # Errors
-    /// Why nothing will happen: not finite, implausible, stale, stopped, or no controller that may move.
+    /// Why nothing will happen: not finite, implausible, stale, from the future, stopped, a position that is not valid, or no
+    /// controller that may move.
     pub fn command_velocity(
         &mut self,
         z_um_per_s: f64,
@@ -23,11 +32,10 @@ impl GrblHost {
         now: Instant,
     ) -> Result<f64, Refusal> {
         self.clock = self.clock.max(now);
-        let silence = now.since(self.heard_at);
-        self.heard_at = now;
-        if z_um_per_s == 0.0 || silence > ms(self.config.command_timeout_ms) {
+        if now.since(self.heard_at) > RELEASE {
             self.held = false;
         }
+        self.heard_at = now;
         let outcome = self.check_velocity(z_um_per_s, stamp, now);
         let Ok(velocity) = outcome else {
             self.refused_commands += 1;
@@ -36,6 +44,8 @@ impl GrblHost {
         self.wanted_um_per_s = velocity;
         self.command_at = stamp.min(now);
         match self.motion {
+            // It follows the check of the first motion, if it still holds then.
+            _ if self.is_checking() => {}
             Motion::Velocity if velocity == 0.0 => self.begin_stop(now),
             // A long queue (a move) gives way; a short one that runs out can be continued; a cancelled one must end.
             Motion::RunOut { .. } if self.planned_until > now + self.longest_run_out() => self.cancel(now),
@@ -44,6 +54,12 @@ impl GrblHost {
             _ => {}
         }
         Ok(velocity)
+    }
+
+    /// A stop no longer holds: the next velocity is obeyed.
+    pub fn command_release(&mut self, now: Instant) {
+        self.clock = self.clock.max(now);
+        self.held = false;
     }
 
     pub(super) fn check_velocity(
@@ -61,6 +77,29 @@ impl GrblHost {
                 unit: "µm/s",
             });
         }
+        if z_um_per_s != 0.0 && z_um_per_s.abs() < SLOWEST_UM_PER_S {
+            return Err(Refusal::TooSlow {
+                um_per_s: z_um_per_s,
+                least_um_per_s: SLOWEST_UM_PER_S,
+            });
+        }
+        self.check_time(stamp, now)?;
+        if z_um_per_s != 0.0 {
+            self.check_ready()?;
+            if self.held {
+                return Err(Refusal::Stopped);
+            }
+            if !self.position.valid[2] {
+                return Err(Refusal::Unvouched { most_um: BLIND_UM });
+            }
+        }
+        Ok(z_um_per_s.clamp(
+            -self.top_speed(self.config.max_down_um_per_s),
+            self.top_speed(f64::INFINITY),
+        ))
+    }
+
+    fn check_time(&self, stamp: Instant, now: Instant) -> Result<(), Refusal> {
         let age = now.since(stamp);
         if age > ms(self.config.command_timeout_ms) {
             return Err(Refusal::Stale {
@@ -68,16 +107,13 @@ impl GrblHost {
                 limit_ms: self.config.command_timeout_ms.into(),
             });
         }
-        if z_um_per_s != 0.0 {
-            self.check_ready()?;
-            if self.held {
-                return Err(Refusal::Stopped);
-            }
+        let ahead = stamp.since(now);
+        if ahead > CLOCK_SKEW {
+            return Err(Refusal::Future {
+                ahead_ms: ahead.as_millis(),
+            });
         }
-        Ok(z_um_per_s.clamp(
-            -self.top_speed(self.config.max_down_um_per_s),
-            self.top_speed(f64::INFINITY),
-        ))
+        Ok(())
     }
 
     pub(super) fn check_ready(&self) -> Result<(), Refusal> {
@@ -122,33 +158,13 @@ impl GrblHost {
         let line = self
             .check_move(by_um, um_per_s)
             .inspect_err(|_| self.refused_commands += 1)?;
+        let planned = self.profile(&line).map_or(Duration::ZERO, |profile| profile.duration());
+        if by_um[2] != 0.0 && self.first_motion != FirstMotion::Right {
+            self.begin_first_motion(Onward::Move { by_um, um_per_s }, now);
+            return Ok(planned + FIRST_MOTION);
+        }
         self.start_move(&line, now);
-        Ok(self.planned_until.since(now))
-    }
-
-    /// Whether a stage that stands at the height `from_um` may be moved by `by_um`.
-    ///
-    /// # Errors
-    /// Not finite, implausible, or beyond the limits of z.
-    pub fn check_reach(&self, from_um: f64, by_um: [f64; 3]) -> Result<(), Refusal> {
-        if by_um.iter().any(|um| !um.is_finite()) {
-            return Err(Refusal::NotFinite);
-        }
-        if let Some(value) = by_um.iter().copied().find(|um| um.abs() > PLAUSIBLE_UM) {
-            return Err(Refusal::Implausible { value, unit: "µm" });
-        }
-        let target_um = from_um + by_um[2];
-        let (low_um, high_um) = self.range_um();
-        // Away from a violated limit is always permitted.
-        let outside = (by_um[2] < 0.0 && target_um < low_um) || (by_um[2] > 0.0 && target_um > high_um);
-        if outside {
-            return Err(Refusal::OutOfRange {
-                target_um,
-                low_um,
-                high_um,
-            });
-        }
-        Ok(())
+        Ok(planned)
     }
 
     pub(super) fn check_move(&self, by_um: [f64; 3], um_per_s: f64) -> Result<Line, Refusal> {
@@ -165,17 +181,13 @@ impl GrblHost {
         if self.motion != Motion::Rest {
             return Err(Refusal::Busy);
         }
-        self.check_reach(self.position.target_um, by_um)?;
+        let [x_um, y_um, _] = self.axes_um;
+        self.check_reach([x_um, y_um, self.position.target_um], by_um)?;
         let target_um = self.position.target_um + by_um[2];
         let length = by_um.iter().map(|um| um * um).sum::<f64>().sqrt();
         let mut speed = um_per_s;
         if by_um[2] != 0.0 && length > 0.0 {
-            let limit = if by_um[2] < 0.0 {
-                self.config.max_down_um_per_s
-            } else {
-                f64::INFINITY
-            };
-            speed = speed.min(limit.min(self.config.max_um_per_s) * length / by_um[2].abs());
+            speed = speed.min(self.move_speed(by_um[2]) * length / by_um[2].abs());
         }
         let axes = [by_um[0], by_um[1], self.rounded_step(target_um)]
             .map(|um| Distance::from_um(um).filter(|distance| distance.nm() != 0));
@@ -193,12 +205,28 @@ impl GrblHost {
         })
     }
 
+    /// Greatest speed along z of a move by `by_um`, µm/s.
+    fn move_speed(&self, by_um: f64) -> f64 {
+        if !self.position.valid[2] {
+            return BLIND_UM_PER_S;
+        }
+        let lower_um = self.position.target_um + by_um.min(0.0);
+        let limit = if by_um < 0.0 {
+            self.config.max_down_um_per_s.min(self.speed_at(lower_um))
+        } else {
+            f64::INFINITY
+        };
+        limit.min(self.config.max_um_per_s)
+    }
+
     /// Stops the stage as fast as is safe; completion shows in `stops_confirmed` and the state. It holds against the stream
     /// of velocities that it interrupts: see [`Self::command_velocity`].
     pub fn command_stop(&mut self, now: Instant) {
         self.clock = self.clock.max(now);
         self.held = true;
+        self.heard_at = now;
         self.wanted_um_per_s = 0.0;
+        self.onward = None;
         match self.motion {
             Motion::Velocity => self.begin_stop(now),
             Motion::RunOut { .. } if self.planned_until > now + self.longest_run_out() => self.cancel(now),
@@ -207,15 +235,16 @@ impl GrblHost {
         }
     }
 
-    /// Takes up work again after a fault: unlocks the controller and reads it anew. The position stays invalid until it
-    /// is set by [`Self::command_reference`] or homing.
+    /// Takes up work again after a fault: unlocks the controller and reads it anew, and releases a stop that holds. The state is
+    /// Disconnected until the outcome is known. The position stays invalid until it is set by [`Self::command_reference`] or homing.
     pub fn command_clear_fault(&mut self, now: Instant) {
-        self.clock = self.clock.max(now);
+        self.command_release(now);
         if self.phase == Phase::Closed || self.fault.is_none() {
             return;
         }
         self.unlock = true;
         self.fault = None;
+        self.is_foreign = false;
         if std::mem::take(&mut self.mute) {
             self.reset(now);
         } else {
@@ -224,35 +253,54 @@ impl GrblHost {
         self.reason = "clearing the fault".to_owned();
     }
 
-    /// Declares that the stage now is at `z_um`: a new zero, and a valid position.
+    /// Declares where the stage stands now along the axes given, x, y, z, µm: from then on their positions are valid.
     ///
     /// # Errors
-    /// If it is not at rest or the height is not finite.
-    pub fn command_reference(&mut self, z_um: f64, now: Instant) -> Result<(), Refusal> {
+    /// If it is not at rest or a position is not finite.
+    pub fn command_reference(&mut self, um: [Option<f64>; 3], now: Instant) -> Result<(), Refusal> {
         self.clock = self.clock.max(now);
-        if !z_um.is_finite() {
+        if um.iter().flatten().any(|um| !um.is_finite()) {
             return Err(Refusal::NotFinite);
         }
+        if let Some(value) = um.iter().flatten().copied().find(|um| um.abs() > PLAUSIBLE_UM) {
+            return Err(Refusal::Implausible { value, unit: "µm" });
+        }
         self.check_ready()?;
-        let (Motion::Rest, Some(machine)) = (self.motion, self.position.machine_um) else {
+        if self.motion != Motion::Rest {
             return Err(Refusal::Busy);
+        }
+        let Some(machine_um) = self.position.machine_um else {
+            return Err(Refusal::NotReady {
+                reason: self.position.doubt.clone(),
+            });
         };
-        self.position.offset_um[2] = z_um - machine[2];
-        self.position.valid = true;
-        self.settle_at([self.axes_um[0], self.axes_um[1], z_um]);
+        for (axis, um) in um.iter().enumerate() {
+            if let Some(um) = um {
+                self.position.offset_um[axis] = um - machine_um[axis];
+                self.axes_um[axis] = *um;
+            }
+        }
+        self.settle_at(self.axes_um);
+        self.vouch(um.map(|um| um.is_some()), now);
         Ok(())
     }
 
     /// Runs the controller's homing cycle; afterwards machine coordinates count and the position is valid.
     ///
     /// # Errors
-    /// If the stage is moving, in a fault or not connected.
+    /// If the stage is moving, not connected, or in a fault that homing does not end.
     pub fn command_home(&mut self, now: Instant) -> Result<(), Refusal> {
         self.clock = self.clock.max(now);
-        self.check_ready()?;
+        // An alarm that waits for homing is no reason not to home.
+        let lock = self.fault.take_if(|_| self.is_locked && self.phase == Phase::Ready);
+        if let Err(refusal) = self.check_ready() {
+            self.fault = lock;
+            return Err(refusal);
+        }
         if self.motion != Motion::Rest {
             return Err(Refusal::Busy);
         }
+        self.may_move = true;
         self.send(Command::Home, Sent::Home, now);
         self.motion = Motion::Homing {
             deadline: now + Duration::from_secs(240),

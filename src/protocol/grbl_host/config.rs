@@ -20,6 +20,10 @@ pub struct GrblConfig {
     pub slow_um_per_s: f64,
     /// Age at which a velocity command no longer holds, ms.
     pub command_timeout_ms: u64,
+    /// Permitted x, lowest and highest, µm in stage coordinates.
+    pub x_range_um: (f64, f64),
+    /// Permitted y.
+    pub y_range_um: (f64, f64),
     /// Lowest permitted height, µm in stage coordinates.
     pub z_min_um: f64,
     /// Highest permitted height, µm.
@@ -48,6 +52,8 @@ impl Default for GrblConfig {
             slow_lookahead_ms: 75,
             slow_um_per_s: 300.0,
             command_timeout_ms: 200,
+            x_range_um: (-50_000.0, 50_000.0),
+            y_range_um: (-50_000.0, 50_000.0),
             z_min_um: -2000.0,
             z_max_um: 2000.0,
             max_um_per_s: 1000.0,
@@ -106,14 +112,25 @@ impl GrblConfig {
                 )));
             }
         }
-        let finite = self.z_min_um.abs() <= PLAUSIBLE_UM && self.z_max_um.abs() <= PLAUSIBLE_UM;
-        if !finite || self.z_max_um - self.z_min_um <= 2.0 * LIMIT_MARGIN_UM {
-            return Err(GrblConfigError(format!(
-                "z_min_um {} and z_max_um {} must be within ±1e6 µm, the first at least 2 µm lower",
-                self.z_min_um, self.z_max_um
-            )));
+        for (name, axis) in [("x", 0), ("y", 1), ("z", 2)] {
+            let (low, high) = self.range_um(axis);
+            let is_plausible = low.abs() <= PLAUSIBLE_UM && high.abs() <= PLAUSIBLE_UM;
+            if !is_plausible || high - low <= 2.0 * LIMIT_MARGIN_UM {
+                return Err(GrblConfigError(format!(
+                    "{name}_min {low} µm and {name}_max {high} µm must be within ±1e6 µm of the controller's zero, the first at least 2 µm lower"
+                )));
+            }
         }
         Ok(())
+    }
+
+    /// Permitted positions of x (0), y (1) or z, µm.
+    pub fn range_um(&self, axis: usize) -> (f64, f64) {
+        match axis {
+            0 => self.x_range_um,
+            1 => self.y_range_um,
+            _ => (self.z_min_um, self.z_max_um),
+        }
     }
 
     /// Most motion queued ahead at a speed.

@@ -6,7 +6,8 @@ pub(super) struct Firmware {
     pub(super) welcome: String,
     pub(super) version: String,
     pub(super) idle_lock: Option<f64>,
-    pub(super) inches: bool,
+    /// Whether positions are reported in inches; None while the controller has not said.
+    pub(super) inches: Option<bool>,
     pub(super) z_steps_per_mm: Option<f64>,
     pub(super) max_um_per_s: [Option<f64>; 3],
     pub(super) um_per_s2: [Option<f64>; 3],
@@ -26,7 +27,7 @@ impl Firmware {
     pub(super) fn take_setting(&mut self, number: u16, value: f64) {
         match number {
             1 => self.idle_lock = Some(value),
-            13 => self.inches = value != 0.0,
+            13 => self.inches = Some(value != 0.0),
             102 => self.z_steps_per_mm = (value > 0.0).then_some(value),
             110..=112 => self.max_um_per_s[usize::from(number - 110)] = (value > 0.0).then_some(value / 0.06),
             120..=122 => self.um_per_s2[usize::from(number - 120)] = (value > 0.0).then_some(value * 1000.0),

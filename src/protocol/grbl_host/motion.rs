@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{GrblHost, LIMIT_MARGIN_UM, Motion, Pending, Phase, SEGMENT_BUFFER, STOP_POLL, Sent, ms};
+use super::first_motion::{FirstMotion, Onward};
+use super::limits::NEAR_POLL;
+use super::{GrblHost, Motion, Pending, Phase, SEGMENT_BUFFER, STOP_POLL, Sent, ms};
 use crate::protocol::grbl::{Command, Distance, Feed, Line, Mode, RX_BUFFER, RealTime};
 use crate::units::Instant;
 
@@ -10,6 +12,26 @@ use crate::units::Instant;
 const MAX_QUEUED_LINES: usize = 15;
 /// A line must be acknowledged within this time.
 const ACK_TIMEOUT: Duration = Duration::from_millis(400);
+/// Looks at the mark in a row that a stage at rest may leave unanswered.
+const UNANSWERED_LOOKS: u32 = 2;
+
+/// The course of a move along its path.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Profile {
+    /// Share of z in the path, -1 to 1.
+    z_share: f64,
+    um_per_s2: f64,
+    peak_um_per_s: f64,
+    ramp_s: f64,
+    cruise_s: f64,
+}
+
+impl Profile {
+    /// From start to standstill; at most a billion seconds.
+    pub(super) fn duration(&self) -> Duration {
+        Duration::from_secs_f64((2.0 * self.ramp_s + self.cruise_s).clamp(0.0, 1e9))
+    }
+}
 
 impl GrblHost {
     pub(super) fn send(&mut self, command: Command, what: Sent, now: Instant) {
@@ -34,14 +56,14 @@ impl GrblHost {
     }
 
     pub(super) fn report_due(&self) -> Instant {
-        let period = if self.motion == Motion::Rest {
-            self.config.poll_idle_ms
-        } else {
-            self.config.poll_moving_ms
+        let period = match self.motion {
+            Motion::Rest => ms(self.config.poll_idle_ms),
+            _ if self.is_near_limit(self.expected_z_um(self.clock)) => ms(self.config.poll_moving_ms).min(NEAR_POLL),
+            _ => ms(self.config.poll_moving_ms),
         };
         match self.asked {
             Some(at) => at + ms(self.config.reply_timeout_ms),
-            None => self.last_asked + ms(period),
+            None => self.last_asked + period,
         }
     }
 
@@ -54,6 +76,7 @@ impl GrblHost {
         }
         if self.asked.take().is_some() {
             self.misses += 1;
+            self.suspect_reset();
             if self.misses >= 3 {
                 self.lose("the controller stopped answering");
                 self.start_hello(now);
@@ -65,14 +88,6 @@ impl GrblHost {
 }
 
 impl GrblHost {
-    /// Permitted targets of z, µm.
-    pub(super) fn range_um(&self) -> (f64, f64) {
-        (
-            self.config.z_min_um + LIMIT_MARGIN_UM,
-            self.config.z_max_um - LIMIT_MARGIN_UM,
-        )
-    }
-
     /// From the last position sent to `target_um`, rounded to the wire.
     pub(super) fn rounded_step(&self, target_um: f64) -> f64 {
         let wire_um = Distance::WIRE_STEP_NM as f64 / 1000.0;
@@ -80,7 +95,12 @@ impl GrblHost {
     }
 
     pub(super) fn start_velocity(&mut self, now: Instant) {
+        if self.first_motion != FirstMotion::Right {
+            self.begin_first_motion(Onward::Velocity, now);
+            return;
+        }
         self.motion = Motion::Velocity;
+        self.motion_from_um = self.axes_um[2];
         self.reason = String::new();
         self.planned_until = now;
         self.streamed_um_per_s = 0.0;
@@ -101,9 +121,9 @@ impl GrblHost {
         }
         let chunk = ms(self.config.chunk_ms);
         let limit = now + self.config.lookahead(self.wanted_um_per_s);
-        self.plan_ramp(now);
+        self.plan_ramp(self.bounded_velocity(), now);
         while self.planned_until + chunk <= limit {
-            let velocity = self.wanted_um_per_s;
+            let velocity = self.bounded_velocity();
             let (low, high) = self.range_um();
             let ahead = self.position.target_um + velocity * chunk.as_secs_f64();
             let target = if velocity < 0.0 {
@@ -118,7 +138,7 @@ impl GrblHost {
                 return;
             }
             let step_um = self.rounded_step(target);
-            if step_um != 0.0 && !self.send_chunk(step_um, now) {
+            if step_um != 0.0 && !self.send_chunk(step_um, velocity, now) {
                 return;
             }
             self.position.target_um = target;
@@ -129,8 +149,14 @@ impl GrblHost {
         }
     }
 
+    /// The velocity asked for, as fast as is permitted where the queue ends.
+    fn bounded_velocity(&self) -> f64 {
+        let speed = self.speed_at(self.position.target_um);
+        self.wanted_um_per_s.clamp(-speed, speed)
+    }
+
     /// Starting and turning take longer than the chunks alone: the time of the ramps is part of the queue.
-    fn plan_ramp(&mut self, now: Instant) {
+    fn plan_ramp(&mut self, velocity: f64, now: Instant) {
         let earliest = now + ms(self.config.link_delay_ms);
         let before = if self.planned_until < earliest {
             0.0
@@ -138,7 +164,6 @@ impl GrblHost {
             self.streamed_um_per_s
         };
         self.planned_until = self.planned_until.max(earliest);
-        let velocity = self.wanted_um_per_s;
         self.streamed_um_per_s = velocity;
         if before * velocity > 0.0 {
             return;
@@ -153,10 +178,10 @@ impl GrblHost {
     }
 
     /// Sends one jog, unless the controller's buffer has no room for it.
-    pub(super) fn send_chunk(&mut self, step_um: f64, now: Instant) -> bool {
+    pub(super) fn send_chunk(&mut self, step_um: f64, um_per_s: f64, now: Instant) -> bool {
         let (Some(distance), Some(feed)) = (
             Distance::from_um(step_um),
-            Feed::from_um_per_s(self.wanted_um_per_s),
+            Feed::from_um_per_s(um_per_s),
         ) else {
             return true;
         };
@@ -170,15 +195,14 @@ impl GrblHost {
             return false;
         }
         self.position.sent_um += distance.um();
+        self.may_move = true;
         self.send(Command::Jog(line), Sent::Jog, now);
         true
     }
 
-    pub(super) fn start_move(&mut self, line: &Line, now: Instant) {
-        let (Some(feed), false) = (line.feed, line.axes.iter().all(Option::is_none)) else {
-            self.stops_confirmed += 1;
-            return;
-        };
+    /// How a line runs by the limits of speed and acceleration that are known; `None` for one that moves nothing.
+    pub(super) fn profile(&self, line: &Line) -> Option<Profile> {
+        let feed = line.feed.filter(|_| line.axes.iter().any(Option::is_some))?;
         let by = line.axes.map(|distance| distance.map_or(0.0, Distance::um));
         let length = by.iter().map(|um| um * um).sum::<f64>().sqrt();
         let mut speed = feed.mm_per_s() * 1000.0;
@@ -188,24 +212,36 @@ impl GrblHost {
             speed = speed.min(self.firmware.max_um_per_s[axis].unwrap_or(f64::INFINITY) * share);
             slowest = slowest.min(self.firmware.um_per_s2[axis].unwrap_or(10_000.0) * share);
         }
-        let start = now + ms(self.config.link_delay_ms);
-        self.position.sent_um += by[2];
-        self.position.target_um = self.position.sent_um;
-        self.position.expected.forget(now);
         let peak = speed.min((length * slowest).sqrt());
-        let (ramp_s, share) = (peak / slowest, by[2] / length);
-        let cruise_s = (length - peak * ramp_s) / peak;
-        self.position
-            .expected
-            .push_ramp(start, ramp_s, 0.0, slowest * share);
-        self.position
-            .expected
-            .push_ramp(start, cruise_s, peak * share, 0.0);
-        self.position
-            .expected
-            .push_ramp(start, ramp_s, peak * share, -slowest * share);
-        self.planned_until = self.position.expected.end();
+        let ramp_s = peak / slowest;
+        Some(Profile {
+            z_share: by[2] / length,
+            um_per_s2: slowest,
+            peak_um_per_s: peak,
+            ramp_s,
+            cruise_s: (length - peak * ramp_s) / peak,
+        })
+    }
+
+    pub(super) fn start_move(&mut self, line: &Line, now: Instant) {
+        let Some(profile) = self.profile(line) else {
+            self.stops_confirmed += 1;
+            return;
+        };
+        let start = now + ms(self.config.link_delay_ms);
+        self.position.sent_um += line.axes[2].map_or(0.0, Distance::um);
+        self.position.target_um = self.position.sent_um;
+        self.motion_from_um = self.axes_um[2];
+        let Profile { um_per_s2, peak_um_per_s, ramp_s, cruise_s, z_share } = profile;
+        let (um_per_s, um_per_s2) = (peak_um_per_s * z_share, um_per_s2 * z_share);
+        let expected = &mut self.position.expected;
+        expected.forget(now);
+        expected.push_ramp(start, ramp_s, 0.0, um_per_s2);
+        expected.push_ramp(start, cruise_s, um_per_s, 0.0);
+        expected.push_ramp(start, ramp_s, um_per_s, -um_per_s2);
+        self.planned_until = expected.end();
         self.reason = String::new();
+        self.may_move = true;
         self.send(Command::Jog(*line), Sent::Jog, now);
         self.run_out(now);
         // x and y have no exact target of their own.
@@ -235,6 +271,10 @@ impl GrblHost {
 
     pub(super) fn cancel(&mut self, now: Instant) {
         self.resync = true;
+        if self.is_checking() {
+            // Cut short it shows nothing: the next motion is the first one again.
+            self.first_motion = FirstMotion::Due;
+        }
         self.motion = Motion::AwaitAcks {
             deadline: now + ms(100),
         };
@@ -257,6 +297,7 @@ impl GrblHost {
             self.handle_missing_ack(now);
             return;
         }
+        self.handle_missing_look(now);
         match self.motion {
             Motion::Rest | Motion::AwaitFence => {}
             Motion::Velocity => self.stream(now),
@@ -317,11 +358,30 @@ impl GrblHost {
         }
     }
 
+    /// A look at the mark that is not answered: once is noise, three times is a controller that takes no lines.
+    fn handle_missing_look(&mut self, now: Instant) {
+        let is_missing = self.pending.front().is_some_and(|oldest| {
+            matches!(oldest.what, Sent::Look | Sent::Mark) && now.since(oldest.at) > ACK_TIMEOUT
+        });
+        if !is_missing {
+            return;
+        }
+        if self.motion == Motion::Rest && self.unanswered_looks < UNANSWERED_LOOKS {
+            self.unanswered_looks += 1;
+            self.pending.pop_front();
+            self.suspect_reset();
+        } else {
+            self.handle_missing_ack(now);
+        }
+    }
+
     /// At rest or not, a controller that takes no lines is useless: reset it.
     pub(super) fn handle_missing_ack(&mut self, now: Instant) {
-        if self.motion == Motion::AwaitFence {
+        if matches!(self.motion, Motion::AwaitFence | Motion::Rest) {
             // Standing still: a reset keeps the position and raises no alarm.
             self.reason = "the controller was deaf after a stop and was reset".to_owned();
+            self.reset_at_rest = true;
+            self.give_up_mark();
             self.reset(now);
         } else {
             self.reset_in_fault(

@@ -2,16 +2,15 @@
 
 use std::time::Duration;
 
+use super::contact::INCH_DECIMALS;
+use super::foreign::outdated;
+use super::limits::CONTRADICTIONS;
+use super::trust::REPORT_TOLERANCE_UM;
 use super::{GrblHost, Motion, Phase, SEGMENT_BUFFER, Sent, ms};
 use crate::protocol::grbl::{Command, Distance, RealTime};
 use crate::protocol::grbl_reply::{Frame, MachineState, Reply, StatusReport};
-use crate::stage::{Axis, Trajectory};
+use crate::stage::Trajectory;
 use crate::units::Instant;
-
-/// Largest difference between two heights that were each reported rounded to 1 µm, µm.
-const REPORT_TOLERANCE_UM: f64 = 1.2;
-/// Reports in a row that must contradict the expected position before it counts as lost.
-const CONTRADICTIONS: u32 = 3;
 
 impl GrblHost {
     pub(super) fn handle_reply(&mut self, reply: Reply, now: Instant) {
@@ -20,7 +19,7 @@ impl GrblHost {
             Reply::Ok => self.handle_ok(now),
             Reply::Error(code) => self.handle_error(code.0, code.text(), now),
             Reply::Alarm(code) => {
-                self.position.valid = false;
+                self.lose_position(&format!("ALARM:{}, {}", code.0, code.text()));
                 self.mute = code.is_mute();
                 self.pending.clear();
                 self.asked = None;
@@ -43,6 +42,7 @@ impl GrblHost {
                 let release = text.split('.').take(2).collect::<Vec<_>>().join(".");
                 self.firmware.version = release.trim_end_matches(':').to_owned();
             }
+            Reply::Message { tag, text } if tag == "GC" => self.handle_modal_state(&text, now),
             Reply::Message { .. } | Reply::Startup(_) => {}
         }
     }
@@ -53,9 +53,15 @@ impl GrblHost {
         let is_late = self.pending.front().is_some_and(|pending| {
             matches!(pending.what, Sent::BuildInfo | Sent::Settings) && self.answered != Some(pending.what)
         });
-        self.answered = None;
+        let answered = self.answered.take();
         if is_late {
             return;
+        }
+        if self.tells_mark() && answered != Some(Sent::Look) {
+            // The answer to a look was lost on the way: this one belongs to the line after it.
+            while self.pending.len() > 1 && self.pending.front().is_some_and(|pending| pending.what == Sent::Look) {
+                self.pending.pop_front();
+            }
         }
         // An acknowledgement nobody waits for is a duplicate or an echo of the past.
         let Some(pending) = self.pending.pop_front() else {
@@ -74,13 +80,19 @@ impl GrblHost {
             }
             Sent::Settings if matches!(self.phase, Phase::Asking { .. }) => self.finish_connecting(now),
             Sent::Fence if self.motion == Motion::AwaitFence => self.finish_stop(now),
+            Sent::Look => {
+                self.unanswered_looks = 0;
+                self.finish_look();
+            }
             Sent::Home => {
                 self.position.offset_um = [0.0; 3];
-                self.position.valid = true;
+                self.is_locked = false;
+                self.machine = Some(MachineState::Idle);
                 self.resync = true;
                 self.reason = String::new();
                 self.planned_until = now;
                 self.run_out(now);
+                self.vouch([true; 3], now);
             }
             _ => {}
         }
@@ -104,27 +116,43 @@ impl GrblHost {
             Sent::Hello => {}
             Sent::Home => {
                 self.motion = Motion::Rest;
-                self.reason = format!("the controller refused to home: error:{code}, {text}");
+                self.may_move = false;
+                let refusal = format!("the controller refused to home: error:{code}, {text}");
+                if std::mem::take(&mut self.is_locked) {
+                    self.set_fault(&refusal);
+                    self.is_locked = true;
+                } else {
+                    self.reason = refusal;
+                }
             }
+            Sent::Unlock => {
+                self.machine = Some(MachineState::Alarm);
+                self.unlock_refused = Some(format!("error:{code}, {text}"));
+            }
+            // It does not tell, or not now.
+            Sent::Look | Sent::Mark => self.give_up_mark(),
             Sent::Settings => self.start_hello(now),
             // Noise made it a bad line; it was read all the same, which is all it is for.
             Sent::Fence if self.motion == Motion::AwaitFence => self.finish_stop(now),
-            Sent::BuildInfo | Sent::Unlock | Sent::Fence => {}
+            Sent::BuildInfo | Sent::Fence => {}
         }
     }
 
-    /// A welcome nobody asked for means the controller was reset behind our back.
+    /// A welcome that was not asked for means that the controller was reset behind our back.
     pub(super) fn handle_welcome(&mut self, version: String, now: Instant) {
+        let outdated = outdated(&version);
         self.firmware.welcome = version;
         let expected = matches!(self.phase, Phase::Resetting { .. });
         if !expected && self.ever_connected {
-            self.position.valid = false;
-            self.position.rebase = true;
             self.position.expected.truncate(now);
+            self.lose_position("the controller was reset");
             self.set_fault("the controller was reset; its position is lost");
         }
         self.mute = false;
         self.start_hello(now);
+        if let Some(sentence) = outdated {
+            self.meet_foreigner(&sentence);
+        }
     }
 
     pub(super) fn handle_report(&mut self, report: &StatusReport, now: Instant) {
@@ -132,46 +160,55 @@ impl GrblHost {
         let clean = asked.is_some() && self.asked_clean && self.pending.is_empty();
         self.misses = 0;
         self.machine = Some(report.state);
+        self.decimals = report.decimals;
         if let Some(offset) = report.work_offset {
-            self.position.work_offset_um = offset.map(Distance::um);
+            self.position.work_offset_um = Some(offset.map(Distance::um));
         }
-        let mut machine_um = report.position.map(Distance::um);
-        if report.frame == Frame::Work {
-            for (um, offset) in machine_um.iter_mut().zip(self.position.work_offset_um) {
-                *um += offset;
-            }
-        }
+        let machine_um = self.machine_um(report);
         match self.phase {
             Phase::Closed => {}
             Phase::Hello { .. } => {
-                self.rebase(machine_um);
+                self.position.machine_um = machine_um.or(self.position.machine_um);
                 self.progress_hello(now);
             }
-            Phase::Resetting { .. } | Phase::Asking { .. } => self.rebase(machine_um),
-            Phase::Ready => self.handle_ready_report(report.state, machine_um, asked, clean, now),
-        }
-    }
-
-    /// Keeps stage coordinates going across a reset that made the controller count from zero again.
-    pub(super) fn rebase(&mut self, machine_um: [f64; 3]) {
-        let last_z_um = self.expected_z_um(self.clock);
-        let doubtful = std::mem::take(&mut self.position.doubtful) && !self.is_on_the_way(machine_um[2]);
-        if (std::mem::take(&mut self.position.rebase) || doubtful) && self.position.machine_um.is_some() {
-            let last = [self.axes_um[0], self.axes_um[1], last_z_um];
-            for axis in 0..3 {
-                if last[axis].is_finite() {
-                    self.position.offset_um[axis] = last[axis] - machine_um[axis];
+            Phase::Resetting { .. } | Phase::Asking { .. } => {
+                self.position.machine_um = machine_um.or(self.position.machine_um);
+            }
+            Phase::Ready => {
+                if let Some(machine_um) = machine_um {
+                    self.meet_position(machine_um);
+                    self.handle_ready_report(report.state, machine_um, asked, clean, now);
                 }
             }
         }
-        self.position.machine_um = Some(machine_um);
     }
 
-    /// Whether a machine height lies between the last report and the last target, as after a mere silence.
-    pub(super) fn is_on_the_way(&self, machine_z_um: f64) -> bool {
-        let last = self.position.machine_um.map_or(0.0, |um| um[2]);
-        let target = self.position.expected.end_um() - self.position.offset_um[2];
-        (last.min(target) - 5.0..=last.max(target) + 5.0).contains(&machine_z_um)
+    /// Machine coordinates of a report, µm, if there is no doubt about what it says.
+    fn machine_um(&self, report: &StatusReport) -> Option<[f64; 3]> {
+        let is_inches = match self.firmware.inches {
+            Some(inches) => inches,
+            None => report.decimals >= INCH_DECIMALS,
+        };
+        if is_inches {
+            return None;
+        }
+        let um = report.position.map(Distance::um);
+        match report.frame {
+            Frame::Machine => Some(um),
+            Frame::Work => {
+                let offset_um = self.position.work_offset_um?;
+                Some(std::array::from_fn(|axis| um[axis] + offset_um[axis]))
+            }
+        }
+    }
+
+    /// The first position that can be read, of a controller that is ready.
+    fn meet_position(&mut self, machine_um: [f64; 3]) {
+        if self.position.machine_um.is_none() {
+            self.position.machine_um = Some(machine_um);
+            self.recall();
+            self.stage_from_report();
+        }
     }
 
     pub(super) fn handle_ready_report(
@@ -183,24 +220,27 @@ impl GrblHost {
         now: Instant,
     ) {
         let z_um = machine_um[2] + self.position.offset_um[2];
-        if self.motion != Motion::Rest && !self.resync && self.contradicts(z_um, asked.unwrap_or(now)) {
-            self.position.contradictions += 1;
-            if self.position.contradictions >= CONTRADICTIONS {
-                self.reset_in_fault(
-                    "the reported position contradicts the motion; the position is lost",
-                    now,
-                );
+        if self.is_watched() {
+            if let Some(reason) = self.violation(z_um) {
+                self.reset_in_fault(&reason, now);
+                return;
             }
-            return;
+            if !self.resync && self.contradicts(z_um, asked.unwrap_or(now)) {
+                self.handle_contradiction(z_um, now);
+                return;
+            }
+            self.position.contradictions = 0;
         }
         self.position.machine_um = Some(machine_um);
-        for axis in [Axis::X, Axis::Y] {
-            self.axes_um[axis.index()] = machine_um[axis.index()] + self.position.offset_um[axis.index()];
+        let um = std::array::from_fn(|axis| machine_um[axis] + self.position.offset_um[axis]);
+        if self.motion != Motion::Rest {
+            [self.axes_um[0], self.axes_um[1], _] = um;
         }
         match state {
             MachineState::Alarm if self.fault.is_none() => {
-                self.position.valid = false;
-                self.set_fault("the controller is locked by an alarm");
+                self.lose_position("the controller was locked by an alarm");
+                self.set_fault("the controller is locked by an alarm; call ~/home, or ~/clear_fault");
+                self.is_locked = true;
             }
             MachineState::Hold(_) | MachineState::Door(_) | MachineState::Sleep if self.fault.is_none() => {
                 // What it holds back must never run: leave by a reset.
@@ -209,45 +249,16 @@ impl GrblHost {
                     now,
                 );
             }
-            MachineState::Idle => self.handle_idle(z_um, clean, now),
+            MachineState::Idle => self.handle_idle(um, clean, now),
             MachineState::Jog => self.handle_jog(z_um, asked, clean, now),
             _ => {}
         }
     }
 
-    /// Whether a reported height cannot be: beyond the way that is queued, with a margin for timing.
-    pub(super) fn contradicts(&mut self, z_um: f64, at: Instant) -> bool {
-        let earlier = Instant::from_nanos(at.as_nanos().saturating_sub(150_000_000));
-        let (a, b, c) = (
-            self.position.expected.position_um(earlier),
-            self.position.expected.position_um(at + ms(30)),
-            self.position.expected.position_um(at),
-        );
-        let top = self.top_speed(f64::INFINITY);
-        let ramp_um = top * top / (2.0 * self.firmware.um_per_s2[2].unwrap_or(10_000.0));
-        let margin = 5.0 + self.firmware.z_step_um() + ramp_um;
-        let inside = z_um >= a.min(b).min(c) - margin && z_um <= a.max(b).max(c) + margin;
-        if inside {
-            self.position.contradictions = 0;
-        }
-        !inside
-    }
-
-    pub(super) fn handle_idle(&mut self, z_um: f64, clean: bool, now: Instant) {
+    pub(super) fn handle_idle(&mut self, um: [f64; 3], clean: bool, now: Instant) {
+        let z_um = um[2];
         match self.motion {
-            Motion::Rest => {
-                let off = (z_um - self.axes_um[2]).abs();
-                if self.axes_um[2].is_nan() || off <= REPORT_TOLERANCE_UM + self.firmware.z_step_um() {
-                    self.position.contradictions = 0;
-                    return;
-                }
-                self.position.contradictions += 1;
-                if self.position.contradictions >= CONTRADICTIONS && self.fault.is_none() {
-                    self.position.valid = false;
-                    self.position.rebase = true;
-                    self.set_fault("the controller's position changed while at rest; the position is lost");
-                }
-            }
+            Motion::Rest => self.watch_rest(um, now),
             Motion::RunOut { .. } if clean => self.finish_at(z_um, now),
             Motion::AwaitState { .. } | Motion::AwaitIdle { .. } if clean => {
                 self.settle(z_um);
@@ -255,6 +266,20 @@ impl GrblHost {
                 self.send(Command::Nothing, Sent::Fence, now);
             }
             _ => {}
+        }
+    }
+
+    /// A stage at rest that is reported elsewhere.
+    fn watch_rest(&mut self, um: [f64; 3], now: Instant) {
+        let off_um = um.iter().zip(self.axes_um).map(|(now, then)| (now - then).abs()).fold(0.0, f64::max);
+        if off_um <= REPORT_TOLERANCE_UM + self.firmware.z_step_um() {
+            self.position.contradictions = 0;
+            return;
+        }
+        self.suspect_reset();
+        self.position.contradictions += 1;
+        if self.position.contradictions >= CONTRADICTIONS && self.fault.is_none() {
+            self.halt_in_fault("the controller's position changed while at rest; the position is lost", now);
         }
     }
 
@@ -274,7 +299,7 @@ impl GrblHost {
 
     /// A controller that falls behind the plan (a slower clock, ramps) gets a later plan instead of a longer queue.
     pub(super) fn correct_pace(&mut self, z_um: f64, at: Instant) {
-        let speed = self.wanted_um_per_s;
+        let speed = self.streamed_um_per_s;
         if speed == 0.0 {
             return;
         }
@@ -335,7 +360,12 @@ impl GrblHost {
 
     pub(super) fn finish_stop(&mut self, now: Instant) {
         self.motion = Motion::Rest;
+        self.may_move = false;
         self.stops_confirmed += 1;
+        self.doubt_mark();
+        if self.finish_step(now) {
+            return;
+        }
         // A command that came while the stage was stopping.
         if self.wanted_um_per_s != 0.0 && now.since(self.command_at) <= ms(self.config.command_timeout_ms) {
             self.start_velocity(now);
