@@ -612,7 +612,7 @@ proptest! {
         prop_assert!(pair.lowest_um - offset >= -60.0, "{}", pair.lowest_um - offset);
         prop_assert!(highest <= 60.0, "{highest}");
         prop_assert!(pair.last_step.since(last_command) <= Duration::from_millis(300));
-        prop_assert_eq!(pair.host.state().state, StageState::Idle);
+        prop_assert!(pair.host.state().state == StageState::Idle, "{:?}", pair.host.state());
         prop_assert!((pair.host.state().z_um() - (pair.z_um() - offset)).abs() <= 0.55);
     }
 

@@ -183,6 +183,10 @@ pub struct GrblHost {
     /// The target must be taken from the next report at rest.
     resync: bool,
     axes_um: [f64; 3],
+    /// When the plan was last put off for a controller that falls behind.
+    paced_at: Instant,
+    /// Until when the lens may run ahead of the plan, after a change from slow to fast.
+    hurried_until: Instant,
     /// Height at which the motion under way began, µm.
     motion_from_um: f64,
     /// Whether motion was sent that has not been seen to end.
@@ -252,6 +256,8 @@ impl GrblHost {
             planned_until: Instant::default(),
             resync: false,
             axes_um: [f64::NAN; 3],
+            paced_at: Instant::default(),
+            hurried_until: Instant::default(),
             motion_from_um: 0.0,
             may_move: false,
             unanswered_looks: 0,

@@ -19,7 +19,15 @@ pub(super) const NEAR_UM: f64 = 50.0;
 /// Period of reports there.
 pub(super) const NEAR_POLL: Duration = Duration::from_millis(20);
 /// Time in which a contradiction near the limit is seen and the motion ended, s: a period of reports, the answer, the reset.
-const DETECTION_S: f64 = 0.1;
+const DETECTION_S: f64 = 0.25;
+/// What the plan does not know of the time of a turn, s.
+const TURN_S: f64 = 0.05;
+/// How far a controller may run ahead of the plan on a steady way, s.
+const LEAD_S: f64 = 0.015;
+/// The same after a change from so slow that not every piece of the plan is a jog of its own, s: the longest queue of such pieces.
+const HURRY_S: f64 = 0.08;
+/// Speed below which that happens, µm/s.
+pub(super) const SPARSE_UM_PER_S: f64 = 40.0;
 /// Speed that is always permitted, µm/s.
 const CRAWL_UM_PER_S: f64 = 30.0;
 /// Longest move of a stage whose height is not known, µm, and its greatest speed, µm/s.
@@ -27,6 +35,8 @@ pub(super) const BLIND_UM: f64 = 500.0;
 pub(super) const BLIND_UM_PER_S: f64 = 100.0;
 /// Rounding of a reported position, µm.
 const ROUNDING_UM: f64 = 0.6;
+/// Factors that have a usual cause: no motion, a reversed axis, other steps/mm, microsteps or gears.
+const FACTORS: [f64; 7] = [0.0, -1.0, 0.1, 0.5, 1.5, 2.0, 10.0];
 /// Reports in a row that must contradict the expected position before it counts as lost.
 pub(super) const CONTRADICTIONS: u32 = 3;
 
@@ -121,16 +131,29 @@ impl GrblHost {
         Some(format!("{what}{}; the position is lost", self.cause(z_um)))
     }
 
-    /// Whether a reported height cannot be: beyond the way that is queued, with a margin for timing.
+    /// Whether a reported height cannot be: beyond the way that is queued, with a margin for timing, which near the limit is small.
     pub(super) fn contradicts(&self, z_um: f64, at: Instant) -> bool {
-        let earlier = Instant::from_nanos(at.as_nanos().saturating_sub(150_000_000));
-        let places = [earlier, at, at + ms(30)].map(|at| self.position.expected.position_um(at));
+        let ago = |ms: u64| Instant::from_nanos(at.as_nanos().saturating_sub(ms * 1_000_000));
+        let places = [ago(150), ago(100), ago(50), at, at + ms(30)].map(|at| self.position.expected.position_um(at));
         let lowest = places.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = places.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let top = self.top_speed(f64::INFINITY);
-        let ramp_um = top * top / (2.0 * self.firmware.um_per_s2[2].unwrap_or(10_000.0));
-        let margin = 5.0 + self.firmware.z_step_um() + ramp_um;
-        !(lowest - margin..=highest + margin).contains(&z_um)
+        let is_near = self.is_near_limit(z_um.min(lowest));
+        let slack_um = if is_near {
+            4.0 + TURN_S * self.speed_at(highest).min(self.top_speed(f64::INFINITY))
+        } else {
+            let top = self.top_speed(f64::INFINITY);
+            5.0 + top * top / (2.0 * self.firmware.um_per_s2[2].unwrap_or(10_000.0))
+        };
+        // A controller may fall behind the plan. On a steady way down it runs ahead of it by the pauses of ramps at most.
+        let is_descending = places.is_sorted_by(|earlier, later| earlier >= later);
+        let slack_below_um = if is_near && is_descending {
+            2.0 + LEAD_S * self.speed_at(highest)
+        } else {
+            slack_um
+        };
+        let hurry_um = if at < self.hurried_until { HURRY_S * self.speed_at(highest) } else { 0.0 };
+        let step_um = self.firmware.z_step_um() + hurry_um;
+        !(lowest - slack_below_um - step_um..=highest + slack_um + step_um).contains(&z_um)
     }
 
     /// A report contradicts the motion.
@@ -152,9 +175,15 @@ impl GrblHost {
         likely_cause(sent_um, z_um - self.motion_from_um)
     }
 
-    /// Whether the motion under way is one that reports are compared with.
+    /// Whether the motion under way is one that reports are compared with limits.
     pub(super) fn is_watched(&self) -> bool {
         !matches!(self.motion, Motion::Rest | Motion::Homing { .. })
+    }
+
+    /// Whether a reported height is compared with the plan: not while a queue is cancelled, which ends anywhere; and a first motion
+    /// that goes too far upwards is to show how far.
+    pub(super) fn is_compared(&self, z_um: f64) -> bool {
+        !(self.resync || self.is_checking() && z_um > self.motion_from_um)
     }
 }
 
@@ -163,14 +192,18 @@ pub(super) fn likely_cause(sent_um: f64, went_um: f64) -> String {
     if sent_um.abs() < 1.5 {
         return String::new();
     }
-    let ratio = went_um / sent_um;
+    // Heights are reported in whole micrometres: a factor that fits is as good as the quotient.
+    let fits = |factor: &&f64| (went_um - *factor * sent_um).abs() <= REPORT_TOLERANCE_UM;
+    let off = |factor: &f64| (went_um - factor * sent_um).abs();
+    let factor = FACTORS.iter().filter(fits).min_by(|a, b| off(a).total_cmp(&off(b)));
+    let ratio = factor.copied().unwrap_or(went_um / sent_um);
     let explanation = match ratio {
-        r if r.abs() < 0.02 => "it does not move as told: are its motors powered, is its steps/mm ($102) right?".to_owned(),
+        r if r.abs() < 0.02 => "it hardly moves: check the steps/mm ($102; a tenth of what is right?) and the power of the motors".to_owned(),
         r if r < 0.0 => "z runs the wrong way (times -1): reverse it with $3 or at the motor".to_owned(),
         r if (0.035..0.045).contains(&r) || (20.0..32.0).contains(&r) => {
             "millimetres and inches are mixed up (times 25.4): set $13=0 and check $102".to_owned()
         }
-        r => format!("z goes {r:.2} times as far as told: check the steps/mm ($102)"),
+        r => format!("z goes {r:.1} times as far as told: check the steps/mm ($102)"),
     };
     format!(": {explanation}")
 }
@@ -183,11 +216,12 @@ mod tests {
     fn causes_are_named() {
         for (sent_um, went_um, expected) in [
             (5.0, -5.0, "wrong way"),
-            (5.0, 7.5, "1.50 times"),
+            (5.0, 7.5, "1.5 times"),
+            (5.0, 8.0, "1.5 times"),
             (5.0, 127.0, "25.4"),
             (50.0, 2.0, "25.4"),
-            (50.0, 5.0, "0.10 times"),
-            (5.0, 0.0, "does not move"),
+            (50.0, 5.0, "0.1 times"),
+            (5.0, 0.0, "hardly moves"),
         ] {
             let cause = likely_cause(sent_um, went_um);
             assert!(cause.contains(expected), "{sent_um} {went_um}: {cause}");

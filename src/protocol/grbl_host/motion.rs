@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::first_motion::{FirstMotion, Onward};
-use super::limits::NEAR_POLL;
+use super::limits::{NEAR_POLL, SPARSE_UM_PER_S};
 use super::{GrblHost, Motion, Pending, Phase, SEGMENT_BUFFER, STOP_POLL, Sent, ms};
 use crate::protocol::grbl::{Command, Distance, Feed, Line, Mode, RX_BUFFER, RealTime};
 use crate::units::Instant;
@@ -165,6 +165,9 @@ impl GrblHost {
         };
         self.planned_until = self.planned_until.max(earliest);
         self.streamed_um_per_s = velocity;
+        if before != 0.0 && before.abs() < SPARSE_UM_PER_S && velocity.abs() > 2.0 * before.abs() {
+            self.hurried_until = self.planned_until + ms(self.config.lookahead_ms);
+        }
         if before * velocity > 0.0 {
             return;
         }
@@ -265,8 +268,14 @@ impl GrblHost {
         let ask_from = self.planned_until.max(now);
         self.motion = Motion::RunOut {
             ask_from,
-            deadline: ask_from + self.braking_time() + ms(250),
+            deadline: ask_from + self.braking_time() + self.patience(),
         };
+    }
+
+    /// How much later than planned a motion may end.
+    fn patience(&self) -> Duration {
+        // A first motion that goes too far upwards is to show how far.
+        if self.is_checking() { ms(1000) } else { ms(250) }
     }
 
     pub(super) fn cancel(&mut self, now: Instant) {

@@ -23,7 +23,10 @@ impl GrblHost {
                 self.mute = code.is_mute();
                 self.pending.clear();
                 self.asked = None;
-                self.set_fault(&format!("ALARM:{}, {}", code.0, code.text()));
+                // The alarm of a reset that this host sent says less than why it was sent.
+                if self.fault.is_none() || !matches!(self.phase, Phase::Resetting { .. }) {
+                    self.set_fault(&format!("ALARM:{}, {}", code.0, code.text()));
+                }
                 if !self.mute && !matches!(self.phase, Phase::Resetting { .. }) {
                     // Alarms that mute nothing restart the controller by themselves.
                     self.phase = Phase::Resetting {
@@ -225,7 +228,7 @@ impl GrblHost {
                 self.reset_in_fault(&reason, now);
                 return;
             }
-            if !self.resync && self.contradicts(z_um, asked.unwrap_or(now)) {
+            if self.is_compared(z_um) && self.contradicts(z_um, asked.unwrap_or(now)) {
                 self.handle_contradiction(z_um, now);
                 return;
             }
@@ -299,14 +302,17 @@ impl GrblHost {
 
     /// A controller that falls behind the plan (a slower clock, ramps) gets a later plan instead of a longer queue.
     pub(super) fn correct_pace(&mut self, z_um: f64, at: Instant) {
-        let speed = self.streamed_um_per_s;
-        if speed == 0.0 {
+        let (speed, ahead) = (self.position.expected.um_per_s(at), self.streamed_um_per_s);
+        // Not in a turn; and what was corrected has to show before more is.
+        if speed * ahead <= 0.0 || at.since(self.paced_at) < ms(self.config.poll_moving_ms) {
             return;
         }
+        let speed = if speed.abs() > ahead.abs() { speed } else { ahead };
         let expected = self.position.expected.position_um(at + ms(1));
         let behind_um = (expected - z_um) * speed.signum();
-        let excess_s = (behind_um - 1.0 - self.firmware.z_step_um()) / speed.abs() - 0.010;
+        let excess_s = (behind_um - 1.5 - self.firmware.z_step_um()) / speed.abs() - 0.010;
         if excess_s > 0.0 {
+            self.paced_at = at;
             let pause = Duration::from_secs_f64(excess_s.min(0.02));
             self.planned_until = self.planned_until + pause;
             let end = self.position.expected.end_um();

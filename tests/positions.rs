@@ -1,0 +1,372 @@
+//! A position is a promise: whatever happens to the controller, no position that is wrong is called valid for longer than it
+//! takes to find out, and the lens never gets below its limit. Virtual time; 100 random phases each, from a printed seed.
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::time::Duration;
+
+use hhnet::protocol::grbl::{Command, Distance, Line};
+use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
+use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
+use hhnet::protocol::status::StageState;
+use hhnet::stage::Axis;
+use hhnet::stage::memory::Remembered;
+use hhnet::units::Instant;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_pcg::Pcg64;
+
+const PHASES: u64 = 100;
+const Z_MIN_UM: f64 = -100.0;
+const START: Instant = Instant::from_nanos(1_000_000_000_000);
+/// Longest time in which a wrong position may still be called valid: two looks at the mark.
+const DETECTION: Duration = Duration::from_millis(450);
+
+/// What happens to lines on their way to the host.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Welcome {
+    Heard,
+    Garbled,
+    Lost,
+}
+
+struct World {
+    host: GrblHost,
+    emulator: Emulator,
+    now: Instant,
+    /// Factor on every jog along z.
+    scale: f64,
+    welcome: Welcome,
+    to_controller: Vec<u8>,
+    from_controller: Vec<u8>,
+    /// What a store would hold.
+    record: Option<Remembered>,
+    /// Height of the lens less what the controller counts, as the operator knows it.
+    truth_offset_um: f64,
+    lowest_um: f64,
+    /// Since when a valid position has been wrong.
+    wrong_since: Option<Instant>,
+    longest_wrong: Duration,
+}
+
+fn config() -> GrblConfig {
+    GrblConfig {
+        z_min_um: Z_MIN_UM,
+        z_max_um: 300.0,
+        ..GrblConfig::default()
+    }
+}
+
+impl World {
+    /// A stage that stands at `z_um` and whose controller counts from there.
+    fn at(z_um: f64, boot: Duration) -> Self {
+        let emulator = Emulator::new(EmulatorConfig {
+            physical_offset_um: [0.0, 0.0, z_um],
+            boot_time: boot,
+            ..EmulatorConfig::default()
+        });
+        let record = Some(Remembered::powered_up_at([0.0, 0.0, z_um]));
+        let mut world = Self {
+            host: GrblHost::new(config()).unwrap().with_memory(record),
+            emulator,
+            now: START,
+            scale: 1.0,
+            welcome: Welcome::Heard,
+            to_controller: Vec::new(),
+            from_controller: Vec::new(),
+            record,
+            truth_offset_um: 0.0,
+            lowest_um: f64::INFINITY,
+            wrong_since: None,
+            longest_wrong: Duration::ZERO,
+        };
+        world.host.handle_open(START);
+        world.run_ms(1000);
+        world
+    }
+
+    fn z_um(&self) -> f64 {
+        self.emulator.position_um(Axis::Z, self.now)
+    }
+
+    /// Jogs reach the controller as it is wired.
+    fn send(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            let is_real_time = matches!(byte, b'?' | b'!' | b'~' | 0x18) || *byte >= 0x80;
+            if is_real_time {
+                self.emulator.receive(&[*byte], self.now);
+                continue;
+            }
+            self.to_controller.push(*byte);
+            if *byte == b'\n' {
+                let line = std::mem::take(&mut self.to_controller);
+                let line = self.twisted(&line);
+                self.emulator.receive(&line, self.now);
+            }
+        }
+    }
+
+    fn twisted(&self, line: &[u8]) -> Vec<u8> {
+        let text = String::from_utf8_lossy(line);
+        match Command::parse(text.trim_end()) {
+            Ok(Command::Jog(Line { mode, axes: [x, y, Some(z)], feed })) => {
+                let z = Distance::from_um(z.um() * self.scale);
+                Command::Jog(Line { mode, axes: [x, y, z], feed }).emit().into_bytes()
+            }
+            _ => line.to_vec(),
+        }
+    }
+
+    /// Whole lines reach the host, the welcome as the cable lets it.
+    fn receive(&mut self) {
+        let bytes = self.emulator.poll(self.now);
+        for byte in bytes {
+            self.from_controller.push(byte);
+            if byte != b'\n' {
+                continue;
+            }
+            let mut line = std::mem::take(&mut self.from_controller);
+            if line.starts_with(b"Grbl") {
+                match self.welcome {
+                    Welcome::Heard => {}
+                    Welcome::Garbled => line[..3].copy_from_slice(&[0xff, 0x00, b'#']),
+                    Welcome::Lost => continue,
+                }
+            }
+            self.host.handle_bytes(&line, self.now);
+        }
+    }
+
+    fn step(&mut self, until: Instant) {
+        self.receive();
+        let bytes = self.host.poll(self.now);
+        self.record = self.host.memory().or(self.record);
+        self.send(&bytes);
+        self.check();
+        let next = [self.host.next_wakeup(), self.emulator.next_wakeup(self.now)];
+        let next = next.into_iter().flatten().min().unwrap_or(until);
+        self.now = next.max(self.now + Duration::from_micros(10)).min(until);
+    }
+
+    fn check(&mut self) {
+        let status = self.host.state();
+        let truth_um = self.z_um() + self.truth_offset_um;
+        self.lowest_um = self.lowest_um.min(truth_um);
+        // In motion the plan runs ahead of the lens by what is under way.
+        let tolerance_um = if status.state == StageState::Moving { 6.0 } else { 1.0 };
+        let is_wrong = status.position_valid && (status.z_um() - truth_um).abs() > tolerance_um;
+        match (is_wrong, self.wrong_since) {
+            (true, None) => self.wrong_since = Some(self.now),
+            (true, Some(since)) => self.longest_wrong = self.longest_wrong.max(self.now.since(since)),
+            (false, _) => self.wrong_since = None,
+        }
+    }
+
+    fn run_ms(&mut self, ms: u64) {
+        let until = self.now + Duration::from_millis(ms);
+        while self.now < until {
+            self.step(until);
+        }
+    }
+
+    /// Commands a velocity every 20 ms for `ms`; whether all were obeyed.
+    fn drive(&mut self, um_per_s: f64, ms: u64) -> bool {
+        let until = self.now + Duration::from_millis(ms);
+        let mut is_obeyed = true;
+        while self.now < until {
+            is_obeyed &= self.host.command_velocity(um_per_s, self.now, self.now).is_ok();
+            self.run_ms(20);
+        }
+        is_obeyed
+    }
+
+    /// The bridge's process ends without a word, and another one starts on the same port.
+    fn restart_process(&mut self) {
+        self.to_controller.clear();
+        self.host = GrblHost::new(config()).unwrap().with_memory(self.record);
+        self.host.handle_open(self.now);
+        self.run_ms(3500);
+    }
+
+    /// Every way an operator or a program has to go on without saying where the lens is.
+    fn try_to_go_on(&mut self, rng: &mut Pcg64) {
+        if rng.random_bool(0.5) {
+            self.restart_process();
+        } else {
+            self.run_ms(3500);
+        }
+        for _ in 0..2 {
+            self.host.command_clear_fault(self.now);
+            self.run_ms(3500);
+        }
+        self.drive(-500.0, 1000);
+        self.run_ms(500);
+    }
+}
+
+fn rng(name: &str, phase: u64) -> Pcg64 {
+    let seed = 0x5eed_0000 + phase;
+    println!("{name}: seed {seed}");
+    Pcg64::seed_from_u64(seed)
+}
+
+/// A stage that is driven this way and that, about to meet its fate.
+fn in_motion(rng: &mut Pcg64) -> World {
+    let boot = if rng.random_bool(0.5) { 100 } else { 3 };
+    let mut world = World::at(rng.random_range(-60.0..60.0), Duration::from_millis(boot));
+    for _ in 0..rng.random_range(1..4) {
+        let speed = rng.random_range(20.0..450.0) * if rng.random_bool(0.5) { 1.0 } else { -1.0 };
+        assert!(world.drive(speed, rng.random_range(40..700)));
+    }
+    world
+}
+
+fn check_lost(world: &World, what: &str) {
+    let status = world.host.state();
+    assert!(!status.position_valid, "{what}: {status:?}");
+    assert!(world.lowest_um >= Z_MIN_UM, "{what}: {} µm", world.lowest_um);
+    assert!(world.longest_wrong <= DETECTION, "{what}: wrong for {:?}", world.longest_wrong);
+}
+
+#[test]
+fn power_lost_in_motion_is_a_position_lost_whatever_follows() {
+    for welcome in [Welcome::Heard, Welcome::Garbled, Welcome::Lost] {
+        for phase in 0..PHASES {
+            let mut rng = rng("power", phase);
+            let mut world = in_motion(&mut rng);
+            world.welcome = welcome;
+            world.emulator.power_cut(world.now);
+            if rng.random_bool(0.5) {
+                // The commander has not noticed.
+                world.drive(rng.random_range(-500.0..500.0), 400);
+            }
+            world.try_to_go_on(&mut rng);
+            check_lost(&world, &format!("{welcome:?} {phase}"));
+        }
+    }
+}
+
+#[test]
+fn power_lost_at_rest_is_a_position_lost() {
+    for welcome in [Welcome::Heard, Welcome::Garbled, Welcome::Lost] {
+        for phase in 0..PHASES / 4 {
+            let mut rng = rng("power at rest", phase);
+            let mut world = in_motion(&mut rng);
+            world.run_ms(1500);
+            world.welcome = welcome;
+            world.emulator.power_cut(world.now);
+            world.run_ms(1200 + rng.random_range(0..1000));
+            world.try_to_go_on(&mut rng);
+            check_lost(&world, &format!("{welcome:?} {phase}"));
+        }
+    }
+}
+
+#[test]
+fn an_alarm_in_motion_is_a_position_lost() {
+    for phase in 0..PHASES {
+        let mut rng = rng("alarm", phase);
+        let mut world = World::at(rng.random_range(-60.0..60.0), Duration::from_millis(100));
+        world.emulator.receive(b"$21=1\n", world.now);
+        world.run_ms(50);
+        world.drive(rng.random_range(-400.0..400.0), rng.random_range(200..600));
+        world.emulator.trip_limit(world.now);
+        world.run_ms(rng.random_range(0..1500));
+        world.try_to_go_on(&mut rng);
+        check_lost(&world, &format!("{phase}"));
+    }
+}
+
+#[test]
+fn a_process_killed_in_motion_leaves_a_position_that_nobody_vouches_for() {
+    for phase in 0..PHASES {
+        let mut rng = rng("kill", phase);
+        let mut world = in_motion(&mut rng);
+        let speed = if world.z_um() > 50.0 { -150.0 } else { 150.0 };
+        world.drive(speed, rng.random_range(300..500));
+        assert!(world.emulator.is_moving(world.now));
+        world.restart_process();
+        let status = world.host.state();
+        assert!(!status.position_valid && status.reason.contains("accept_position"), "{status:?}");
+        // What the controller has counted since is still told.
+        assert!((status.z_um() - world.z_um()).abs() <= 1.0, "{} vs {}", status.z_um(), world.z_um());
+        world.try_to_go_on(&mut rng);
+        check_lost(&world, &format!("{phase}"));
+    }
+}
+
+#[test]
+fn a_process_that_ends_at_rest_hands_its_position_on() {
+    for phase in 0..PHASES {
+        let mut rng = rng("rest", phase);
+        let mut world = in_motion(&mut rng);
+        world.run_ms(1000);
+        world.restart_process();
+        let status = world.host.state();
+        assert!(status.position_valid && status.xy_valid, "{phase}: {status:?}");
+        assert!((status.z_um() - world.z_um()).abs() <= 1.0);
+        assert!(world.drive(-500.0, 1500));
+        world.run_ms(500);
+        assert!(world.host.state().position_valid && world.lowest_um >= Z_MIN_UM, "{} µm", world.lowest_um);
+        // Nothing but a turn at full speed, where the plan leads.
+        assert!(world.longest_wrong < Duration::from_millis(50), "{:?}", world.longest_wrong);
+    }
+}
+
+#[test]
+fn the_very_first_start_is_invalid_and_says_what_to_do() {
+    let mut world = World::at(-40.0, Duration::from_millis(100));
+    world.record = None;
+    world.restart_process();
+    let status = world.host.state();
+    assert_eq!((status.state, status.position_valid), (StageState::Idle, false));
+    assert!(status.reason.contains("has not been driven from here before") && status.reason.contains("~/accept_position"));
+    assert!(!world.drive(-10.0, 100) && !world.drive(10.0, 100));
+    world.host.command_reference([None, None, Some(-40.0)], world.now).unwrap();
+    let status = world.host.state();
+    assert!(status.position_valid && !status.xy_valid && status.reason.is_empty(), "{status:?}");
+    assert!(world.host.command_move_relative([5.0, 0.0, 0.0], 100.0, world.now).is_err());
+    assert!(world.drive(-500.0, 800));
+    world.run_ms(1000);
+    world.restart_process();
+    assert!(world.host.state().position_valid);
+}
+
+#[test]
+fn a_controller_that_does_not_as_told_is_found_out_by_its_first_motion() {
+    for (scale, cause) in [(-1.0, "wrong way"), (1.5, "1.5"), (25.4, "25.4"), (0.1, "hardly moves"), (0.0, "hardly moves")] {
+        for phase in 0..PHASES {
+            let mut rng = rng("scale", phase);
+            let start_um = rng.random_range(-96.0..60.0);
+            let mut world = World::at(start_um, Duration::from_millis(100));
+            world.scale = scale;
+            let speed = rng.random_range(-500.0..500.0);
+            world.drive(speed, 1500);
+            world.run_ms(1500);
+            let status = world.host.state();
+            assert_eq!(status.state, StageState::Fault, "{scale} {phase}: {status:?}");
+            assert!(status.reason.contains(cause), "{scale} {phase}: {}", status.reason);
+            let worst_um = if scale < 0.0 { 2.1 } else { 0.1 };
+            assert!(world.lowest_um >= start_um - worst_um, "{scale}: {} from {start_um}", world.lowest_um);
+            world.try_to_go_on(&mut rng);
+            check_lost(&world, &format!("{scale} {phase}"));
+        }
+    }
+}
+
+#[test]
+fn a_controller_that_changes_its_mind_later_is_found_out_above_the_limit() {
+    for scale in [-1.0, 1.5, 25.4] {
+        for phase in 0..PHASES {
+            let mut rng = rng("later", phase);
+            let mut world = World::at(rng.random_range(-80.0..60.0), Duration::from_millis(100));
+            world.drive(100.0, 300);
+            world.scale = scale;
+            for _ in 0..4 {
+                let speed = rng.random_range(100.0..500.0) * if rng.random_bool(0.5) { 1.0 } else { -1.0 };
+                world.drive(speed, rng.random_range(100..900));
+            }
+            world.run_ms(1000);
+            assert_eq!(world.host.state().state, StageState::Fault, "{scale} {phase}");
+            assert!(world.lowest_um >= Z_MIN_UM, "{scale} {phase}: {} µm", world.lowest_um);
+        }
+    }
+}
