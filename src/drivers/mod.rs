@@ -7,4 +7,6 @@ pub mod image_files;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 #[cfg(feature = "serial")]
+pub mod runtime_dir;
+#[cfg(feature = "serial")]
 pub mod serial;
