@@ -7,6 +7,9 @@ pub mod image_files;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 #[cfg(feature = "serial")]
+#[cfg(feature = "serial")]
 pub mod position_store;
+#[cfg(feature = "serial")]
+pub mod runtime_dir;
 #[cfg(feature = "serial")]
 pub mod serial;
