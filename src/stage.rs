@@ -5,8 +5,8 @@
 //! what lies between a motor on such a trajectory and the lens: play, stops, settling, drift. Lengths are µm with z up,
 //! away from the slide; speeds µm/s.
 
-pub mod memory;
 mod mechanics;
+pub mod memory;
 
 use std::collections::VecDeque;
 use std::time::Duration;

@@ -32,7 +32,9 @@ impl Pair {
     fn new(config: GrblConfig, emulator: EmulatorConfig) -> Self {
         let now = Instant::from_nanos(1_000_000 * MS);
         let mut pair = Self {
-            host: GrblHost::new(config).unwrap().with_memory(Some(Remembered::powered_up_at([0.0; 3]))),
+            host: GrblHost::new(config)
+                .unwrap()
+                .with_memory(Some(Remembered::powered_up_at([0.0; 3]))),
             emulator: Emulator::new(emulator),
             now,
             cable: true,
@@ -57,7 +59,9 @@ impl Pair {
         // The check of the first motion, and back.
         let stood = pair.z_um();
         for by_um in [8.0, -8.0] {
-            pair.host.command_move_relative([0.0, 0.0, by_um], 200.0, pair.now).unwrap();
+            pair.host
+                .command_move_relative([0.0, 0.0, by_um], 200.0, pair.now)
+                .unwrap();
             pair.run_to_rest(1000);
         }
         assert!((pair.z_um() - stood).abs() < 1e-6);
@@ -353,18 +357,28 @@ fn a_reset_behind_our_back_is_a_fault_and_the_height_is_unknown() {
         (StageState::Idle, false),
         "{status:?}"
     );
-    assert!(status.z_um().is_nan(), "a height that nobody measured: {status:?}");
+    assert!(
+        status.z_um().is_nan(),
+        "a height that nobody measured: {status:?}"
+    );
     assert!(status.reason.contains("accept_position"), "{}", status.reason);
     for by_um in [-1.0, 600.0] {
         let refused = pair.host.command_move_relative([0.0, 0.0, by_um], 50.0, pair.now);
         assert_eq!(refused, Err(Refusal::Unvouched { most_um: 500.0 }));
     }
     assert_eq!(pair.velocity(50.0), Err(Refusal::Unvouched { most_um: 500.0 }));
-    pair.host.command_move_relative([0.0, 0.0, 20.0], 1000.0, pair.now).unwrap();
+    pair.host
+        .command_move_relative([0.0, 0.0, 20.0], 1000.0, pair.now)
+        .unwrap();
     let took_ms = pair.run_to_rest(1000);
-    assert!((pair.z_um() - height - 20.0).abs() < 0.06 && took_ms > 200.0, "up, and slowly");
+    assert!(
+        (pair.z_um() - height - 20.0).abs() < 0.06 && took_ms > 200.0,
+        "up, and slowly"
+    );
     let height = pair.z_um();
-    pair.host.command_reference([None, None, Some(0.0)], pair.now).unwrap();
+    pair.host
+        .command_reference([None, None, Some(0.0)], pair.now)
+        .unwrap();
     assert!(pair.host.state().position_valid && pair.host.state().z_um() == 0.0);
     pair.drive(100.0, 200);
     assert!(pair.z_um() > height + 10.0);
@@ -545,7 +559,11 @@ fn a_stop_holds_until_the_commander_lets_go() {
     }
     assert_eq!(pair.z_um(), stood);
     pair.velocity(0.0).unwrap();
-    assert_eq!(pair.velocity(-100.0), Err(Refusal::Stopped), "a zero may be another commander's");
+    assert_eq!(
+        pair.velocity(-100.0),
+        Err(Refusal::Stopped),
+        "a zero may be another commander's"
+    );
     pair.run_ms(450);
     assert_eq!(pair.velocity(-100.0), Err(Refusal::Stopped), "late, not silent");
     pair.host.command_release(pair.now);

@@ -107,9 +107,19 @@ impl World {
     fn twisted(&self, line: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(line);
         match Command::parse(text.trim_end()) {
-            Ok(Command::Jog(Line { mode, axes: [x, y, Some(z)], feed })) => {
+            Ok(Command::Jog(Line {
+                mode,
+                axes: [x, y, Some(z)],
+                feed,
+            })) => {
                 let z = Distance::from_um(z.um() * self.scale);
-                Command::Jog(Line { mode, axes: [x, y, z], feed }).emit().into_bytes()
+                Command::Jog(Line {
+                    mode,
+                    axes: [x, y, z],
+                    feed,
+                })
+                .emit()
+                .into_bytes()
             }
             _ => line.to_vec(),
         }
@@ -151,7 +161,11 @@ impl World {
         let truth_um = self.z_um() + self.truth_offset_um;
         self.lowest_um = self.lowest_um.min(truth_um);
         // In motion the plan runs ahead of the lens by what is under way.
-        let tolerance_um = if status.state == StageState::Moving { 6.0 } else { 1.0 };
+        let tolerance_um = if status.state == StageState::Moving {
+            6.0
+        } else {
+            1.0
+        };
         let is_wrong = status.position_valid && (status.z_um() - truth_um).abs() > tolerance_um;
         match (is_wrong, self.wrong_since) {
             (true, None) => self.wrong_since = Some(self.now),
@@ -223,7 +237,11 @@ fn check_lost(world: &World, what: &str) {
     let status = world.host.state();
     assert!(!status.position_valid, "{what}: {status:?}");
     assert!(world.lowest_um >= Z_MIN_UM, "{what}: {} µm", world.lowest_um);
-    assert!(world.longest_wrong <= DETECTION, "{what}: wrong for {:?}", world.longest_wrong);
+    assert!(
+        world.longest_wrong <= DETECTION,
+        "{what}: wrong for {:?}",
+        world.longest_wrong
+    );
 }
 
 #[test]
@@ -285,9 +303,17 @@ fn a_process_killed_in_motion_leaves_a_position_that_nobody_vouches_for() {
         assert!(world.emulator.is_moving(world.now));
         world.restart_process();
         let status = world.host.state();
-        assert!(!status.position_valid && status.reason.contains("accept_position"), "{status:?}");
+        assert!(
+            !status.position_valid && status.reason.contains("accept_position"),
+            "{status:?}"
+        );
         // What the controller has counted since is still told.
-        assert!((status.z_um() - world.z_um()).abs() <= 1.0, "{} vs {}", status.z_um(), world.z_um());
+        assert!(
+            (status.z_um() - world.z_um()).abs() <= 1.0,
+            "{} vs {}",
+            status.z_um(),
+            world.z_um()
+        );
         world.try_to_go_on(&mut rng);
         check_lost(&world, &format!("{phase}"));
     }
@@ -305,9 +331,17 @@ fn a_process_that_ends_at_rest_hands_its_position_on() {
         assert!((status.z_um() - world.z_um()).abs() <= 1.0);
         assert!(world.drive(-500.0, 1500));
         world.run_ms(500);
-        assert!(world.host.state().position_valid && world.lowest_um >= Z_MIN_UM, "{} µm", world.lowest_um);
+        assert!(
+            world.host.state().position_valid && world.lowest_um >= Z_MIN_UM,
+            "{} µm",
+            world.lowest_um
+        );
         // Nothing but a turn at full speed, where the plan leads.
-        assert!(world.longest_wrong < Duration::from_millis(50), "{:?}", world.longest_wrong);
+        assert!(
+            world.longest_wrong < Duration::from_millis(50),
+            "{:?}",
+            world.longest_wrong
+        );
     }
 }
 
@@ -318,12 +352,26 @@ fn the_very_first_start_is_invalid_and_says_what_to_do() {
     world.restart_process();
     let status = world.host.state();
     assert_eq!((status.state, status.position_valid), (StageState::Idle, false));
-    assert!(status.reason.contains("has not been driven from here before") && status.reason.contains("~/accept_position"));
+    assert!(
+        status.reason.contains("has not been driven from here before")
+            && status.reason.contains("~/accept_position")
+    );
     assert!(!world.drive(-10.0, 100) && !world.drive(10.0, 100));
-    world.host.command_reference([None, None, Some(-40.0)], world.now).unwrap();
+    world
+        .host
+        .command_reference([None, None, Some(-40.0)], world.now)
+        .unwrap();
     let status = world.host.state();
-    assert!(status.position_valid && !status.xy_valid && status.reason.is_empty(), "{status:?}");
-    assert!(world.host.command_move_relative([5.0, 0.0, 0.0], 100.0, world.now).is_err());
+    assert!(
+        status.position_valid && !status.xy_valid && status.reason.is_empty(),
+        "{status:?}"
+    );
+    assert!(
+        world
+            .host
+            .command_move_relative([5.0, 0.0, 0.0], 100.0, world.now)
+            .is_err()
+    );
     assert!(world.drive(-500.0, 800));
     world.run_ms(1000);
     world.restart_process();
@@ -332,7 +380,13 @@ fn the_very_first_start_is_invalid_and_says_what_to_do() {
 
 #[test]
 fn a_controller_that_does_not_as_told_is_found_out_by_its_first_motion() {
-    for (scale, cause) in [(-1.0, "wrong way"), (1.5, "1.5"), (25.4, "25.4"), (0.1, "hardly moves"), (0.0, "hardly moves")] {
+    for (scale, cause) in [
+        (-1.0, "wrong way"),
+        (1.5, "1.5"),
+        (25.4, "25.4"),
+        (0.1, "hardly moves"),
+        (0.0, "hardly moves"),
+    ] {
         for phase in 0..PHASES {
             let mut rng = rng("scale", phase);
             let start_um = rng.random_range(-96.0..60.0);
@@ -343,9 +397,17 @@ fn a_controller_that_does_not_as_told_is_found_out_by_its_first_motion() {
             world.run_ms(1500);
             let status = world.host.state();
             assert_eq!(status.state, StageState::Fault, "{scale} {phase}: {status:?}");
-            assert!(status.reason.contains(cause), "{scale} {phase}: {}", status.reason);
+            assert!(
+                status.reason.contains(cause),
+                "{scale} {phase}: {}",
+                status.reason
+            );
             let worst_um = if scale < 0.0 { 2.1 } else { 0.1 };
-            assert!(world.lowest_um >= start_um - worst_um, "{scale}: {} from {start_um}", world.lowest_um);
+            assert!(
+                world.lowest_um >= start_um - worst_um,
+                "{scale}: {} from {start_um}",
+                world.lowest_um
+            );
             world.try_to_go_on(&mut rng);
             check_lost(&world, &format!("{scale} {phase}"));
         }
@@ -366,7 +428,11 @@ fn a_controller_that_changes_its_mind_later_is_found_out_above_the_limit() {
             }
             world.run_ms(1000);
             assert_eq!(world.host.state().state, StageState::Fault, "{scale} {phase}");
-            assert!(world.lowest_um >= Z_MIN_UM, "{scale} {phase}: {} µm", world.lowest_um);
+            assert!(
+                world.lowest_um >= Z_MIN_UM,
+                "{scale} {phase}: {} µm",
+                world.lowest_um
+            );
         }
     }
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hhnet::drivers::emulated_port::{EmulatedPort, EmulatedPortError, EmulatedStage};
+use hhnet::drivers::position_store::PositionStore;
 use hhnet::drivers::serial::{Clock, GRBL_BAUD, PortError, StageDriver, StageHandle, open_port};
 use hhnet::protocol::grbl_emulator::EmulatorConfig;
 use hhnet::protocol::grbl_host::GrblConfig;
 use hhnet::protocol::status::{StageState, StageStatus};
 use hhnet::stage::Axis;
+use hhnet::stage::memory::Remembered;
 use hhnet::units::Instant;
 use tempfile::TempDir;
 
@@ -24,7 +26,7 @@ fn clock() -> Clock {
 }
 
 struct Bench {
-    _folder: TempDir,
+    folder: TempDir,
     link: PathBuf,
     clock: Clock,
     stage: EmulatedStage,
@@ -38,8 +40,11 @@ impl Bench {
         let clock = clock();
         let stage = EmulatedStage::new(EmulatorConfig::default(), Arc::clone(&clock));
         let port = Some(EmulatedPort::attach(&link, stage.clone()).unwrap());
+        PositionStore::of_port(folder.path(), &link)
+            .save(&Remembered::powered_up_at([0.0; 3]))
+            .unwrap();
         Self {
-            _folder: folder,
+            folder,
             link,
             clock,
             stage,
@@ -60,6 +65,7 @@ impl Bench {
             self.link.clone(),
             GRBL_BAUD,
             GrblConfig::default(),
+            PositionStore::of_port(self.folder.path(), &self.link),
             Arc::clone(&self.clock),
         )
         .unwrap()
@@ -68,6 +74,18 @@ impl Bench {
     async fn connected(&self) -> StageHandle {
         let handle = self.spawn();
         wait(&handle, |status| status.state == StageState::Idle).await;
+        handle
+    }
+
+    /// The same, with the check of the first motion behind it; the stage stands where it stood.
+    async fn checked(&self) -> StageHandle {
+        let handle = self.connected().await;
+        let stood = self.z_um();
+        for by_um in [8.0, -8.0] {
+            handle.move_relative([0.0, 0.0, by_um], 500.0).unwrap();
+            wait(&handle, |status| status.state == StageState::Idle).await;
+        }
+        assert!((self.z_um() - stood).abs() < 0.06);
         handle
     }
 
@@ -108,7 +126,7 @@ async fn wait(handle: &StageHandle, wanted: impl FnMut(&StageStatus) -> bool) ->
 #[tokio::test(flavor = "multi_thread")]
 async fn drives_and_stops_where_it_says() {
     let bench = Bench::new();
-    let handle = bench.connected().await;
+    let handle = bench.checked().await;
     let status = handle.status().borrow().clone();
     assert_eq!(
         (status.firmware.as_str(), status.position_valid),
@@ -141,7 +159,7 @@ async fn drives_and_stops_where_it_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn silence_of_the_commander_and_loss_of_the_handle_stop_the_stage() {
     let bench = Bench::new();
-    let handle = bench.connected().await;
+    let handle = bench.checked().await;
     let last = bench.drive(&handle, 200.0, 300).await;
     let after_ms = bench.last_step().await.since(last).as_millis();
     println!("last step {after_ms} ms after the last command");
@@ -162,7 +180,7 @@ async fn silence_of_the_commander_and_loss_of_the_handle_stop_the_stage() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_driver_leaves_a_stage_that_stops() {
     let bench = Bench::new();
-    let handle = bench.connected().await;
+    let handle = bench.checked().await;
     bench.drive(&handle, 200.0, 300).await;
     // As after SIGKILL: nothing is written any more, and the port closes.
     let killed = bench.now();
@@ -180,7 +198,7 @@ async fn a_killed_driver_leaves_a_stage_that_stops() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unplugging_in_motion_and_plugging_in_again() {
     let mut bench = Bench::new();
-    let handle = bench.connected().await;
+    let handle = bench.checked().await;
     bench.drive(&handle, 200.0, 300).await;
     let unplugged = bench.now();
     bench.port = None;
@@ -203,6 +221,11 @@ async fn unplugging_in_motion_and_plugging_in_again() {
     let status = wait(&handle, |status| status.state == StageState::Idle).await;
     assert!(!status.position_valid);
     assert_eq!(bench.z_um(), rest, "moved without a command");
+    assert!(
+        handle.velocity(100.0, bench.now()).is_err(),
+        "nobody vouches for the height"
+    );
+    handle.reference([None, None, Some(rest)]).unwrap();
     bench.drive(&handle, 200.0, 100).await;
     handle.stop().await.unwrap();
     assert!(bench.z_um() > rest);
@@ -231,7 +254,7 @@ async fn a_name_belongs_to_one_virtual_stage_and_leads_nowhere_after_a_crash() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_power_cut_is_a_fault() {
     let bench = Bench::new();
-    let handle = bench.connected().await;
+    let handle = bench.checked().await;
     bench.drive(&handle, 100.0, 200).await;
     bench.stage.power_cut();
     let status = wait(&handle, |status| status.state == StageState::Fault).await;
@@ -297,7 +320,7 @@ async fn a_mute_peer_is_disconnected_and_noise_is_survived() {
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Instant::from_nanos(1_000_000_000) + start.elapsed()
     });
-    let handle = StageDriver::spawn(near, GrblConfig::default(), clock).unwrap();
+    let handle = StageDriver::spawn(near, GrblConfig::default(), PositionStore::none(), clock).unwrap();
     // Shorter than it takes to give such a link up for good.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(handle.status().borrow().state, StageState::Disconnected);

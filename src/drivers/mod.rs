@@ -7,7 +7,6 @@ pub mod image_files;
 #[cfg(feature = "onnx")]
 pub mod onnx;
 #[cfg(feature = "serial")]
-#[cfg(feature = "serial")]
 pub mod position_store;
 #[cfg(feature = "serial")]
 pub mod runtime_dir;

@@ -18,6 +18,7 @@ const MOST_BYTES: u64 = 64 * 1024;
 pub struct PositionStore {
     path: Option<PathBuf>,
     written: Option<Remembered>,
+    is_loaded: bool,
     /// Why it could not be written the last time.
     trouble: Option<String>,
 }
@@ -28,6 +29,7 @@ impl PositionStore {
         Self {
             path: None,
             written: None,
+            is_loaded: false,
             trouble: None,
         }
     }
@@ -48,6 +50,15 @@ impl PositionStore {
             return None;
         }
         serde_json::from_slice(&fs::read(path).ok()?).ok()
+    }
+
+    /// The same the first time; `None` from then on: after that this process knows better.
+    pub fn load_once(&mut self) -> Option<Option<Remembered>> {
+        if std::mem::replace(&mut self.is_loaded, true) {
+            None
+        } else {
+            Some(self.load())
+        }
     }
 
     /// Writes a record down, unless it is the one that stands there.
@@ -118,7 +129,13 @@ fn record_path(folder: &Path, port: &Path) -> PathBuf {
         .to_string_lossy()
         .trim_start_matches('/')
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') { c } else { '-' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-') {
+                c
+            } else {
+                '-'
+            }
+        })
         .collect();
     // File systems end names at 255 bytes; the end tells ports apart.
     let cut = name.len().saturating_sub(200);
@@ -138,7 +155,10 @@ mod tests {
         let record = Remembered::powered_up_at([1.0, 2.0, 3.5]);
         store.save(&record).unwrap();
         assert_eq!(PositionStore::of_port(folder.path(), port).load(), Some(record));
-        assert_eq!(PositionStore::of_port(folder.path(), Path::new("/dev/ttyUSB0")).load(), None);
+        assert_eq!(
+            PositionStore::of_port(folder.path(), Path::new("/dev/ttyUSB0")).load(),
+            None
+        );
         let path = store.path().unwrap();
         for text in ["", "{", "{\"clean\": true}", "[]", "null", "\u{0}"] {
             fs::write(path, text).unwrap();

@@ -210,7 +210,10 @@ impl Shared {
         };
         let mut store = self.store.lock().unwrap_or_else(PoisonError::into_inner);
         if let Err(error) = store.save(&record) {
-            let path = store.path().map(|path| path.display().to_string()).unwrap_or_default();
+            let path = store
+                .path()
+                .map(|path| path.display().to_string())
+                .unwrap_or_default();
             tracing::warn!(
                 "the position cannot be written down in {path}: {error}; after the next start it has to be vouched for anew"
             );
@@ -297,7 +300,7 @@ impl StageDriver {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: FnMut() -> Option<Result<S, PortError>> + Send + 'static,
     {
-        let host = GrblHost::new(config)?.with_memory(store.load());
+        let host = GrblHost::new(config)?;
         let (status, receiver) = watch::channel(host.state());
         let shared = Arc::new(Shared {
             host: Mutex::new(host),
@@ -386,7 +389,8 @@ impl StageHandle {
     pub async fn stop(&self) -> Result<StageStatus, StopUnconfirmed> {
         self.begin_stop();
         let mut status = self.status.clone();
-        let at_rest = tokio::time::timeout(STOP_TIMEOUT, status.wait_for(|s| s.state != StageState::Moving)).await;
+        let at_rest =
+            tokio::time::timeout(STOP_TIMEOUT, status.wait_for(|s| s.state != StageState::Moving)).await;
         match at_rest {
             Ok(Ok(status)) => stands(&status),
             Ok(Err(_)) => Err(StopUnconfirmed {
@@ -506,7 +510,11 @@ where
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(shared: &Shared, stream: S) -> Option<String> {
     let (mut reader, mut writer) = tokio::io::split(stream);
     shared.command(GrblHost::handle_open);
-    shared.store.lock().unwrap_or_else(PoisonError::into_inner).forget_written();
+    shared
+        .store
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .forget_written();
     let mut buffer = [0; 512];
     let mut closing_since: Option<Instant> = None;
     loop {
@@ -543,7 +551,15 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(shared: &Shared, stream: S)
             read = reader.read(&mut buffer) => match read {
                 // Not "no data": a port that is gone reads as empty for ever.
                 Ok(0) => return Some("the port was unplugged".to_owned()),
-                Ok(count) => shared.host().handle_bytes(&buffer[..count], shared.now()),
+                Ok(count) => {
+                    // What is behind the port says where it stands before it speaks, not before it can be opened.
+                    let record = shared.store.lock().unwrap_or_else(PoisonError::into_inner).load_once();
+                    let mut host = shared.host();
+                    if let Some(record) = record {
+                        host.set_memory(record);
+                    }
+                    host.handle_bytes(&buffer[..count], shared.now());
+                }
                 Err(error) => return Some(format!("the port was lost while reading: {error}")),
             },
             () = shared.wake.notified() => {}

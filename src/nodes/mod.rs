@@ -8,13 +8,16 @@ pub mod focus_controller;
 pub mod frames;
 mod move_goals;
 pub mod sim_microscope;
+mod stage_waits;
 pub mod stepper_bridge;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use r2r::sensor_msgs::msg::JointState;
 
+use crate::drivers::position_store::PositionStore;
+use crate::drivers::runtime_dir::state_dir;
 use crate::units::Micrometres;
 
 /// Height of the lens in a joint state: position of joint `z`, m, if it is there and known.
@@ -41,6 +44,17 @@ fn virtual_port(namespace: &str) -> PathBuf {
     let scope = namespace.trim_matches('/').replace('/', "-");
     let separator = if scope.is_empty() { "" } else { "-" };
     std::env::temp_dir().join(format!("hhnet-{user}-{domain}{separator}{scope}-stage"))
+}
+
+/// What is remembered of the motion controller on a port; nothing, and a line in the log, where there is no place for it.
+fn position_store(port: &Path) -> PositionStore {
+    match state_dir() {
+        Ok(folder) => PositionStore::of_port(&folder, port),
+        Err(error) => {
+            tracing::warn!("the position cannot be remembered from one start to the next: {error}");
+            PositionStore::none()
+        }
+    }
 }
 
 #[cfg(test)]

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use r2r::hhnet::action::MoveStage;
 
-use crate::drivers::serial::StageHandle;
+use super::stage_waits::STOP_SHADOW;
+use crate::drivers::serial::{StageHandle, stands};
 use crate::protocol::status::{Refusal, StageState, StageStatus};
-use crate::ros::action::{GoalHandle, GoalRequest};
-use crate::ros::app::Clock;
+use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
 use crate::units::{Instant, Micrometres};
 
 type Request = GoalRequest<MoveStage::Action>;
@@ -20,6 +20,10 @@ const SPARE: Duration = Duration::from_secs(2);
 /// Time in which a stage at rest must have begun to move or have said why not.
 const START_LIMIT: Duration = Duration::from_millis(500);
 
+/// Why a goal ends.
+const STOPPED: &str = "~/stop was called";
+const SUPERSEDED: &str = "a newer goal took over";
+
 /// How the stage ended up, as the action says it.
 #[derive(Clone, Copy)]
 pub(super) enum Outcome {
@@ -29,55 +33,110 @@ pub(super) enum Outcome {
     Failed,
 }
 
-/// The goals of one bridge: at most one is being worked on.
+/// Time in which a goal that is interrupted must have come to a stand.
+const STAND_LIMIT: Duration = Duration::from_secs(1);
+
+/// The goals of one bridge: at most one is being worked on, and at most one waits for the stage to stand.
 pub(super) struct MoveGoals {
     /// Height of the stage's zero in the coordinates of the goals.
     pub(super) zero: Micrometres,
     /// Greatest speed, µm/s.
     pub(super) max_um_per_s: f64,
-    pub(super) running: Option<Running>,
+    running: Option<Running>,
+    waiting: Option<Request>,
+    /// Goals that arrive until then were sent before `~/stop` was called.
+    refused_until: Instant,
 }
 
 /// The goal being worked on.
-pub(super) struct Running {
+struct Running {
     handle: Handle,
     target_um: [f64; 3],
     started: Instant,
     deadline: Instant,
+    /// How it ends once the stage stands, why, and when that is too late.
+    ending: Option<(Outcome, &'static str, Instant)>,
 }
 
 impl MoveGoals {
-    /// Takes up a goal: stops and ends an older one first; rejects what the stage refuses.
-    pub(super) async fn take_up(&mut self, request: Request, stage: &StageHandle, clock: Clock) {
+    /// No goals; `zero` is the height of the stage's zero.
+    pub(super) fn new(zero: Micrometres, max_um_per_s: f64) -> Self {
+        Self {
+            zero,
+            max_um_per_s,
+            running: None,
+            waiting: None,
+            refused_until: Instant::default(),
+        }
+    }
+
+    /// Takes up a goal, at once or when the one before it has come to a stand; rejects what the stage refuses.
+    pub(super) fn take_up(&mut self, request: Request, stage: &StageHandle, now: Instant) {
+        if now < self.refused_until {
+            request.reject(STOPPED);
+            return;
+        }
         // What cannot be done at all does not disturb what is being done.
         let status = stage.status().borrow().clone();
         let possible = self.path(&request.goal, &status).and_then(|(by_um, _)| {
-            let reach = stage.check_reach(status.z_um(), by_um);
+            let reach = stage.check_reach(status.position_um, by_um);
             reach.map_err(|refusal| refusal.to_string())
         });
         if let Err(reason) = possible {
             request.reject(&reason);
-            return;
-        }
-        if self.running.is_some() {
-            let stopped = stage.stop().await;
-            let status = stage.status().borrow().clone();
-            self.end(Outcome::Preempted, "a newer goal took over", &status);
-            if let Err(unconfirmed) = stopped {
-                request.reject(&unconfirmed.to_string());
-                return;
+        } else if self.running.is_some() {
+            if let Some(older) = self.waiting.replace(request) {
+                older.reject(SUPERSEDED);
             }
+            self.interrupt(Outcome::Preempted, SUPERSEDED, stage, now);
+        } else {
+            self.begin(request, stage, now);
         }
+    }
+
+    /// Ends the goal being worked on as soon as the stage stands; it is told to.
+    fn interrupt(&mut self, outcome: Outcome, message: &'static str, stage: &StageHandle, now: Instant) {
+        let Some(running) = self.running.as_mut().filter(|running| running.ending.is_none()) else {
+            return;
+        };
+        running.ending = Some((outcome, message, now + STAND_LIMIT));
+        stage.begin_stop();
+    }
+
+    /// Stops the stage, and ends what was accepted or waits.
+    pub(super) fn stop(&mut self, message: &'static str, stage: &StageHandle, now: Instant) {
+        if let Some(waiting) = self.waiting.take() {
+            waiting.reject(message);
+        }
+        self.interrupt(Outcome::Preempted, message, stage, now);
+        stage.begin_stop();
+    }
+
+    /// The same, for `~/stop`: what was sent before it is refused, also where it arrives later.
+    pub(super) fn stop_all(
+        &mut self,
+        goals: &mut ActionServer<MoveStage::Action>,
+        stage: &StageHandle,
+        now: Instant,
+    ) {
+        self.stop(STOPPED, stage, now);
+        self.refused_until = now + STOP_SHADOW;
+        while let Some(goal) = goals.try_next() {
+            goal.reject(STOPPED);
+        }
+    }
+
+    /// Starts a goal on a stage that stands.
+    fn begin(&mut self, request: Request, stage: &StageHandle, now: Instant) {
         let status = stage.status().borrow().clone();
-        match self.begin(&request.goal, &status, stage) {
+        match self.start(&request.goal, &status, stage) {
             Ok((target_um, planned)) => {
-                // Stopping an older goal took its time.
-                let now = clock.now();
                 self.running = Some(Running {
                     handle: request.accept(),
                     target_um,
                     started: now,
                     deadline: now + planned.saturating_mul(2) + SPARE,
+                    ending: None,
                 });
             }
             Err(refusal) => request.reject(&refusal),
@@ -85,7 +144,7 @@ impl MoveGoals {
     }
 
     /// Starts the move; its target and the time it is planned to take.
-    fn begin(
+    fn start(
         &self,
         goal: &MoveStage::Goal,
         status: &StageStatus,
@@ -119,6 +178,9 @@ impl MoveGoals {
                 "the stage does not know where it is: call ~/home or ~/accept_position, or give a relative target".to_owned(),
             );
         }
+        if !goal.relative && !status.xy_valid && metres[..2].iter().any(|m| !m.is_nan()) {
+            return Err(Refusal::UnvouchedXy.to_string());
+        }
         let origin = [0.0, 0.0, self.zero.0];
         let by_um = std::array::from_fn(|axis| match metres[axis] * 1e6 {
             um if um.is_nan() => 0.0,
@@ -132,23 +194,49 @@ impl MoveGoals {
         Ok((by_um, um_per_s))
     }
 
-    /// Feedback, and the end if it has come: arrival, a fault, a cancel, too much time.
-    pub(super) async fn follow(&mut self, stage: &StageHandle, now: Instant) {
+    /// Feedback, and the end if it has come: arrival, a fault, a cancel, too much time; then the goal that waits for it.
+    pub(super) fn follow(&mut self, stage: &StageHandle, now: Instant) {
         let status = stage.status().borrow().clone();
+        if self
+            .running
+            .as_ref()
+            .is_some_and(|running| running.handle.is_cancelling())
+        {
+            self.interrupt(Outcome::Cancelled, "stopped as asked", stage, now);
+        }
         let Some(running) = &self.running else {
             return;
         };
-        if running.handle.is_cancelling() {
-            let stopped = stage.stop().await;
-            let status = stage.status().borrow().clone();
-            match stopped {
-                Ok(_) => self.end(Outcome::Cancelled, "stopped as asked", &status),
-                Err(unconfirmed) => self.end(Outcome::Failed, &unconfirmed.to_string(), &status),
-            }
+        if let Some((outcome, message, deadline)) = running.ending {
+            self.finish_ending(outcome, message, now >= deadline, &status);
+        } else {
+            self.watch(stage, &status, now);
+        }
+        if self.running.is_none()
+            && let Some(waiting) = self.waiting.take()
+        {
+            self.begin(waiting, stage, now);
+        }
+    }
+
+    /// An interrupted goal ends when the stage stands.
+    fn finish_ending(&mut self, outcome: Outcome, message: &str, is_late: bool, status: &StageStatus) {
+        if status.state == StageState::Moving && !is_late {
             return;
         }
-        let remaining_um = running.remaining_um(&status);
-        let [x, y, z] = self.position(&status);
+        match stands(status) {
+            Ok(_) => self.finish(outcome, message, status),
+            Err(unconfirmed) => self.finish(Outcome::Failed, &unconfirmed.to_string(), status),
+        }
+    }
+
+    /// A goal that is being worked on.
+    fn watch(&mut self, stage: &StageHandle, status: &StageStatus, now: Instant) {
+        let Some(running) = &self.running else {
+            return;
+        };
+        let remaining_um = running.remaining_um(status);
+        let [x, y, z] = self.position(status);
         running.handle.feedback(MoveStage::Feedback {
             x,
             y,
@@ -157,19 +245,24 @@ impl MoveGoals {
         });
         let standing = status.state == StageState::Idle;
         if matches!(status.state, StageState::Fault | StageState::Disconnected) {
-            self.end(Outcome::Failed, &status.reason, &status);
+            self.finish(Outcome::Failed, &status.reason, status);
         } else if standing && remaining_um <= ARRIVED_UM {
-            self.end(Outcome::Reached, "stands at the target", &status);
+            let is_known = running.target_um[2].is_finite();
+            let sentence = if is_known {
+                "stands at the target"
+            } else {
+                "has moved up; its height is not known"
+            };
+            self.finish(Outcome::Reached, sentence, status);
         } else if standing && now.since(running.started) > START_LIMIT && status.stamp > running.started {
             let sentence = format!("the stage stopped {remaining_um:.1} µm from the target");
-            self.end(Outcome::Failed, &sentence, &status);
+            self.finish(Outcome::Failed, &sentence, status);
         } else if now > running.deadline {
-            drop(stage.stop().await);
-            let status = stage.status().borrow().clone();
-            self.end(
+            self.interrupt(
                 Outcome::Failed,
                 "the stage did not arrive in time and was stopped",
-                &status,
+                stage,
+                now,
             );
         }
     }
@@ -179,8 +272,16 @@ impl MoveGoals {
         self.running.is_some()
     }
 
-    /// Ends the goal being worked on, if there is one.
+    /// Ends everything at once, if there is anything: something else moves the stage now, or nothing does any more.
     pub(super) fn end(&mut self, outcome: Outcome, message: &str, status: &StageStatus) {
+        if let Some(waiting) = self.waiting.take() {
+            waiting.reject(message);
+        }
+        self.finish(outcome, message, status);
+    }
+
+    /// Ends the goal being worked on, if there is one.
+    fn finish(&mut self, outcome: Outcome, message: &str, status: &StageStatus) {
         let Some(running) = self.running.take() else {
             return;
         };
@@ -213,11 +314,13 @@ impl MoveGoals {
 }
 
 impl Running {
+    /// How far the stage is from the target along the axes whose position is known, µm.
     fn remaining_um(&self, status: &StageStatus) -> f64 {
         let squares = self
             .target_um
             .iter()
             .zip(status.position_um)
+            .filter(|(target, _)| target.is_finite())
             .map(|(target, at)| (target - at).powi(2));
         squares.sum::<f64>().sqrt()
     }

@@ -11,7 +11,7 @@ use r2r::hhnet::msg::{About, SimTruth};
 use r2r::{Publisher, QosProfile};
 
 use super::frames::{FrameOutlet, Shot, ShotSender, median, to_text};
-use super::{frame_in, virtual_port};
+use super::{frame_in, position_store, virtual_port};
 use crate::drivers::emulated_port::EmulatedPort;
 use crate::frame::Frame;
 use crate::microscope::{
@@ -29,6 +29,7 @@ use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities};
 use crate::sensor::Noise;
 use crate::slide::SiteRandom;
+use crate::stage::memory::Remembered;
 use crate::stage::{Axis, Drift, MechanicsConfig};
 use crate::units::Instant;
 
@@ -206,6 +207,8 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
             }
         };
         outlets = camera.map(|camera| camera.outlets);
+        // A stage that is gone is nowhere.
+        position_store(&link).remove();
         presence.set(Work::inactive());
         if let Some(wish) = leaving {
             wish.done();
@@ -252,13 +255,21 @@ fn open(
     let shutter = parameters.shutter()?;
     let microscope = microscope(parameters)?;
     let clock = app.clock;
+    let start_um = parameters.start_um(microscope.microscope())?;
     let emulator = EmulatorConfig {
-        physical_offset_um: parameters.start_um(microscope.microscope())?,
+        physical_offset_um: start_um,
         mechanics: parameters.mechanics()?,
         ..EmulatorConfig::default()
     };
     let port = EmulatedPort::open(link, emulator, Arc::new(move || clock.now()))
         .with_context(|| format!("the virtual stage cannot offer its port at {}", link.display()))?;
+    // It knows where it is, as a stage that was just homed does. x and y count from the middle of the slide, z from power-up.
+    let [x_um, y_um, _] = start_um;
+    if let Err(error) = position_store(link).save(&Remembered::powered_up_at([x_um, y_um, 0.0])) {
+        tracing::warn!(
+            "the virtual stage cannot say where it stands: {error}; call ~/accept_position of the stepper bridge"
+        );
+    }
     Ok((microscope, port, shutter))
 }
 

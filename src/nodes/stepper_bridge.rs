@@ -10,16 +10,18 @@ use futures::StreamExt as _;
 use r2r::geometry_msgs::msg::TwistStamped;
 use r2r::hhnet::action::MoveStage;
 use r2r::hhnet::msg::{About, StageState as StageStateMsg};
+use r2r::hhnet::srv::AcceptPosition;
 use r2r::sensor_msgs::msg::JointState;
 use r2r::std_srvs::srv::Trigger;
 use r2r::{Publisher, QosProfile, ServiceRequest};
 
 use super::move_goals::{MoveGoals, Outcome};
-use super::virtual_port;
+use super::stage_waits::{StageWaits, respond};
+use super::{position_store, virtual_port};
 use crate::drivers::serial::{PortError, StageDriver, StageHandle, open_port};
 use crate::parameters;
 use crate::protocol::grbl_host::GrblConfig;
-use crate::protocol::status::{Refusal, StageState, StageStatus};
+use crate::protocol::status::{StageState, StageStatus};
 use crate::ros::action::{ActionServer, GoalRequest};
 use crate::ros::app::App;
 use crate::ros::bond::Bonds;
@@ -43,6 +45,9 @@ const STATUS_LIMIT: Duration = Duration::from_millis(500);
 /// Time between two reports of a stage about which nothing changes; its driver asks no more often either.
 const REST_PERIOD: Duration = Duration::from_millis(100);
 
+/// How often it is looked whether what waits for the stage is over.
+const SETTLE_PERIOD: Duration = Duration::from_millis(10);
+
 /// Time a controller may take from the opening of its port to its first answer before the log mentions it.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
@@ -58,6 +63,14 @@ parameters! {
         open_timeout: f64 [0.0..=3600.0, "s"] = 5.0,
         /// Height of the lens at the controller's zero, m: where it powers up, or where its switches put it once `~/home` was called.
         power_up_z: f64 [-1.0..=1.0, "m"] = 0.0,
+        /// Lowest permitted x of the stage, m.
+        x_min: f64 [-1.0..=1.0, "m"] = -0.038,
+        /// Highest permitted x of the stage, m.
+        x_max: f64 [-1.0..=1.0, "m"] = 0.038,
+        /// Lowest permitted y of the stage, m.
+        y_min: f64 [-1.0..=1.0, "m"] = -0.013,
+        /// Highest permitted y of the stage, m.
+        y_max: f64 [-1.0..=1.0, "m"] = 0.013,
         /// Lowest permitted height of the lens, m.
         z_min: f64 [-1.0..=1.0, "m"] = -100e-6,
         /// Highest permitted height of the lens, m.
@@ -94,8 +107,10 @@ enum Event {
     Stop(ServiceRequest<Trigger::Service>),
     ClearFault(ServiceRequest<Trigger::Service>),
     Home(ServiceRequest<Trigger::Service>),
-    AcceptPosition(ServiceRequest<Trigger::Service>),
+    AcceptPosition(ServiceRequest<AcceptPosition::Service>),
     Life(Wish),
+    /// What waits for the stage may be over.
+    Settle,
     Report,
     Second,
 }
@@ -124,11 +139,10 @@ pub async fn run(app: App) -> Result<()> {
         goals: ActionServer::new(&mut node, "move_stage", app.clock)?,
     };
     let silence = Duration::from_secs_f64(parameters.alive_timeout);
-    let mut moves = MoveGoals {
-        zero: Micrometres::from_metres(parameters.power_up_z),
-        max_um_per_s: parameters.max_speed * 1e6,
-        running: None,
-    };
+    let mut moves = MoveGoals::new(
+        Micrometres::from_metres(parameters.power_up_z),
+        parameters.max_speed * 1e6,
+    );
     let mut outlets = Outlets {
         joints: node.publisher("joint_states", QosProfile::default())?,
         states: node.publisher("stage_state", QosProfile::default())?,
@@ -136,6 +150,10 @@ pub async fn run(app: App) -> Result<()> {
         presence: Presence::new(&mut node, app.clock)?,
         port: path.display().to_string(),
         limits: [
+            ("x_min", parameters.x_min),
+            ("x_max", parameters.x_max),
+            ("y_min", parameters.y_min),
+            ("y_max", parameters.y_max),
             ("z_min", parameters.z_min),
             ("z_max", parameters.z_max),
             ("max_speed", parameters.max_speed),
@@ -209,7 +227,7 @@ struct Inlets {
     stops: Requests<Trigger::Service>,
     clears: Requests<Trigger::Service>,
     homes: Requests<Trigger::Service>,
-    accepts: Requests<Trigger::Service>,
+    accepts: Requests<AcceptPosition::Service>,
     goals: ActionServer<MoveStage::Action>,
 }
 
@@ -220,10 +238,10 @@ impl Inlets {
             tokio::select! {
                 Some(_) = self.commands.next() => {}
                 Some(request) = self.goals.next() => request.reject(reason),
-                Some(request) = self.stops.next() => respond(request, Err(reason)),
-                Some(request) = self.clears.next() => respond(request, Err(reason)),
-                Some(request) = self.homes.next() => respond(request, Err(reason)),
-                Some(request) = self.accepts.next() => respond(request, Err(reason)),
+                Some(request) = self.stops.next() => respond(request, Err::<String, _>(reason)),
+                Some(request) = self.clears.next() => respond(request, Err::<String, _>(reason)),
+                Some(request) = self.homes.next() => respond(request, Err::<String, _>(reason)),
+                Some(request) = self.accepts.next() => answer_acceptance(request, Err(reason)),
                 // The node ends.
                 else => std::future::pending().await,
             }
@@ -249,23 +267,31 @@ async fn drive(
     moves: &mut MoveGoals,
     outlets: &mut Outlets,
 ) -> Leaving {
-    let status = stage.status();
+    let mut status = stage.status();
+    let mut waits = StageWaits::default();
     let mut is_active = false;
     let mut report = tokio::time::interval(Duration::from_secs_f64(1.0 / parameters.publish_rate));
     report.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut settle = tokio::time::interval(SETTLE_PERIOD);
+    settle.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut second = tokio::time::interval(Duration::from_secs(1));
-    loop {
+    let leaving = loop {
+        let is_waiting = !waits.is_empty() || moves.is_busy();
         let event = tokio::select! {
+            // A stop is taken up before anything that came with it.
+            biased;
+            Some(request) = inlets.stops.next() => Event::Stop(request),
+            wish = lifecycle.next() => Event::Life(wish),
             Some(command) = inlets.commands.next() => Event::Command(command),
             Some(request) = inlets.goals.next() => Event::Goal(request),
-            Some(request) = inlets.stops.next() => Event::Stop(request),
             Some(request) = inlets.clears.next() => Event::ClearFault(request),
             Some(request) = inlets.homes.next() => Event::Home(request),
             Some(request) = inlets.accepts.next() => Event::AcceptPosition(request),
-            wish = lifecycle.next() => Event::Life(wish),
+            _ = settle.tick(), if is_waiting => Event::Settle,
             _ = report.tick() => Event::Report,
             _ = second.tick() => Event::Second,
         };
+        let now = app.clock.now();
         match event {
             Event::Life(wish) => match wish.change {
                 Change::Activate => {
@@ -275,85 +301,125 @@ async fn drive(
                 Change::Deactivate => {
                     is_active = false;
                     outlets.commanded = false;
-                    let stopped = stage.stop().await;
-                    moves.end(
-                        Outcome::Preempted,
-                        "the stepper bridge was deactivated",
-                        &stage.status().borrow().clone(),
-                    );
-                    if let Err(unconfirmed) = stopped {
-                        // No link, no confirmation; a velocity runs out, a move ends at its target, and nothing follows.
-                        return Leaving::Broken(wish, unconfirmed.to_string());
-                    }
-                    wish.done();
+                    moves.stop("the stepper bridge was deactivated", stage, now);
+                    waits.deactivate(wish, now);
                 }
-                Change::Configure | Change::CleanUp | Change::ShutDown => return Leaving::Asked(wish),
+                Change::Configure | Change::CleanUp | Change::ShutDown => break Leaving::Asked(wish),
             },
             Event::Command(_) if !is_active => {}
             Event::Goal(request) if !is_active => {
                 request.reject(INACTIVE);
             }
-            // Whoever sends zeros when he is done does not mean somebody else's move; ~/stop does.
+            // Zeros of a commander that is done do not mean another client's move; ~/stop does.
             Event::Command(command) if command.twist.linear.z == 0.0 && moves.is_busy() => {}
-            Event::Command(command) => {
-                let stamp = from_time(&command.header.stamp);
-                outlets.commanded = command.twist.linear.z != 0.0;
-                match stage.velocity(command.twist.linear.z * 1e6, stamp) {
-                    Ok(_) => moves.end(
-                        Outcome::Preempted,
-                        "a velocity command took over",
-                        &stage.status().borrow().clone(),
-                    ),
-                    Err(refusal) => tracing::debug!(node = outlets.name, "{refusal}"),
-                }
-            }
-            Event::Goal(request) => moves.take_up(request, stage, app.clock).await,
+            Event::Command(command) => handle_command(&command, stage, moves, outlets),
+            Event::Goal(request) => moves.take_up(request, stage, now),
             Event::Stop(request) => {
                 outlets.stops = outlets.stops.wrapping_add(1);
                 outlets.commanded = false;
-                let stopped = stage.stop().await;
-                moves.end(
-                    Outcome::Preempted,
-                    "~/stop was called",
-                    &stage.status().borrow().clone(),
-                );
-                let height = |status: StageStatus| (Micrometres(status.z_um()) + outlets.zero).0;
-                respond(
-                    request,
-                    stopped.map(|status| format!("stands at {:.2} µm", height(status))),
-                );
+                moves.stop_all(&mut inlets.goals, stage, now);
+                waits.add_stop(request, now);
             }
             Event::ClearFault(request) => {
                 stage.clear_fault();
                 outlets.commanded = false;
-                let message = "the controller is asked to go on; if stage_state does not call the position valid, call ~/home, or \
-                               ~/accept_position if the height it states is right";
-                respond(request, Ok::<_, Refusal>(message.to_owned()));
+                waits.add_clear(request, now);
             }
-            Event::Home(request) if !is_active => respond(request, Err(INACTIVE)),
+            Event::Home(request) if !is_active => respond(request, Err::<String, _>(INACTIVE)),
             Event::Home(request) => {
                 let message = "homing; stage_state says when the position is valid";
                 respond(request, stage.home().map(|()| message.to_owned()));
             }
             Event::AcceptPosition(request) => {
-                let z_um = stage.status().borrow().z_um();
-                let message = format!("the lens is taken to be at {:.2} µm", z_um + outlets.zero.0);
-                respond(request, stage.reference(z_um).map(|()| message));
+                let outcome = accept_position(&request.message, stage, outlets.zero);
+                answer_acceptance(request, outcome);
             }
+            Event::Settle => {}
             Event::Report => {
-                let now = app.clock.now();
                 let gone = outlets.commander.gone(now).filter(|_| outlets.commanded);
                 if gone.is_some() && outlets.orphaned.is_none() {
                     // Its commands expire by themselves, but how soon is a parameter.
-                    drop(stage.stop().await);
+                    stage.begin_stop();
                 }
                 outlets.orphaned = gone;
-                outlets.report(&status.borrow().clone(), is_active, now);
-                moves.follow(stage, now).await;
+                outlets.report(&status.borrow_and_update().clone(), is_active, now);
             }
-            Event::Second => outlets.publish_diagnostics(&status.borrow().clone(), app.clock.now()),
+            Event::Second => outlets.publish_diagnostics(&status.borrow().clone(), now),
+        }
+        moves.follow(stage, now);
+        let is_settled = waits.settle(&stage.status().borrow().clone(), outlets.zero, now);
+        if let Some((wish, reason)) = is_settled {
+            break Leaving::Broken(wish, reason);
+        }
+    };
+    waits.let_go(CLOSED);
+    leaving
+}
+
+/// Passes a velocity on; it takes over from a goal.
+fn handle_command(command: &TwistStamped, stage: &StageHandle, moves: &mut MoveGoals, outlets: &mut Outlets) {
+    let stamp = from_time(&command.header.stamp);
+    outlets.commanded = command.twist.linear.z != 0.0;
+    match stage.velocity(command.twist.linear.z * 1e6, stamp) {
+        Ok(_) => moves.end(
+            Outcome::Preempted,
+            "a velocity command took over",
+            &stage.status().borrow().clone(),
+        ),
+        Err(refusal) => tracing::debug!(node = outlets.name, "{refusal}"),
+    }
+}
+
+/// Takes the caller's word for where the stage stands.
+fn accept_position(
+    request: &AcceptPosition::Request,
+    stage: &StageHandle,
+    zero: Micrometres,
+) -> Result<String, String> {
+    let um = named_positions_um(&request.axes, &request.position)?;
+    let [x, y, z] = um;
+    stage
+        .reference([x, y, z.map(|z_um| z_um - zero.0)])
+        .map_err(|refusal| refusal.to_string())?;
+    let told: Vec<String> = ["x", "y", "z"]
+        .into_iter()
+        .zip(um)
+        .filter_map(|(name, um)| um.map(|um| format!("{name} = {um:.2} µm")))
+        .collect();
+    Ok(format!("the stage is taken to be at {}", told.join(", ")))
+}
+
+/// x, y, z in µm from names of axes and as many positions in metres.
+fn named_positions_um(axes: &[String], positions: &[f64]) -> Result<[Option<f64>; 3], String> {
+    const FORM: &str = "give axes and as many positions in metres, for example axes [z], position [0.0]";
+    if axes.is_empty() || axes.len() != positions.len() {
+        return Err(format!(
+            "{} axes and {} positions: {FORM}",
+            axes.len(),
+            positions.len()
+        ));
+    }
+    let mut um = [None; 3];
+    for (name, metres) in axes.iter().zip(positions) {
+        let axis = ["x", "y", "z"].iter().position(|known| known == name);
+        let Some(axis) = axis else {
+            return Err(format!("an axis is not x, y or z: {FORM}"));
+        };
+        if um[axis].replace(metres * 1e6).is_some() {
+            return Err(format!("the axis {name} is named twice: {FORM}"));
         }
     }
+    Ok(um)
+}
+
+fn answer_acceptance(
+    request: ServiceRequest<AcceptPosition::Service>,
+    outcome: Result<String, impl std::fmt::Display>,
+) {
+    let success = outcome.is_ok();
+    let message = outcome.unwrap_or_else(|error| error.to_string());
+    // A reply fails only while the node ends.
+    drop(request.respond(AcceptPosition::Response { success, message }));
 }
 
 impl StepperBridgeParameters {
@@ -362,6 +428,8 @@ impl StepperBridgeParameters {
         let timeout =
             Duration::try_from_secs_f64(self.command_timeout).context("stepper_bridge command_timeout")?;
         let config = GrblConfig {
+            x_range_um: (self.x_min * 1e6, self.x_max * 1e6),
+            y_range_um: (self.y_min * 1e6, self.y_max * 1e6),
             z_min_um: (self.z_min - self.power_up_z) * 1e6,
             z_max_um: (self.z_max - self.power_up_z) * 1e6,
             max_um_per_s: self.max_speed * 1e6,
@@ -394,6 +462,7 @@ async fn open(
                     path.to_owned(),
                     baud,
                     config,
+                    position_store(path),
                     Arc::new(move || clock.now()),
                 )?);
             }
@@ -403,14 +472,6 @@ async fn open(
             Err(error) => return Err(error.into()),
         }
     }
-}
-
-/// Answers a service with the sentence of either outcome.
-fn respond(request: ServiceRequest<Trigger::Service>, outcome: Result<String, impl std::fmt::Display>) {
-    let success = outcome.is_ok();
-    let message = outcome.unwrap_or_else(|error| error.to_string());
-    // A reply fails only while the node ends.
-    drop(request.respond(Trigger::Response { success, message }));
 }
 
 /// What keeps the stage from moving, as a sentence; empty if nothing does.
@@ -429,7 +490,7 @@ struct Outlets {
     presence: Presence,
     port: String,
     /// Limits in force, by parameter; m and m/s.
-    limits: [(&'static str, f64); 3],
+    limits: [(&'static str, f64); 7],
     name: String,
     /// Height of the driver's zero.
     zero: Micrometres,
@@ -459,6 +520,7 @@ impl Outlets {
                 reason: "the driver of the stage has stopped: restart the stepper bridge".to_owned(),
                 position_um: [f64::NAN; 3],
                 position_valid: false,
+                xy_valid: false,
                 ..status.clone()
             };
             &outdated
@@ -494,7 +556,7 @@ impl Outlets {
             reason: status.reason.clone(),
             z,
             position_valid: status.position_valid,
-            xy_valid: status.position_valid,
+            xy_valid: status.xy_valid,
             firmware: status.firmware.clone(),
             stops: self.stops,
         };
@@ -587,6 +649,7 @@ impl Outlets {
                 ("port", self.port.clone()),
                 ("port_state", format!("{:?}", status.state).to_lowercase()),
                 ("position_valid", status.position_valid.to_string()),
+                ("xy_valid", status.xy_valid.to_string()),
                 (
                     "status_age_ms",
                     format!("{:.1}", 1e3 * now.since(status.stamp).as_secs_f64()),
@@ -596,5 +659,28 @@ impl Outlets {
                 ("refused_commands", status.refused_commands.to_string()),
             ],
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::named_positions_um;
+
+    #[test]
+    fn positions_are_named() {
+        let check = |axes: &[&str], positions: &[f64], expected: Option<[Option<f64>; 3]>| {
+            let axes: Vec<String> = axes.iter().map(|&axis| axis.to_owned()).collect();
+            assert_eq!(
+                named_positions_um(&axes, positions).ok(),
+                expected,
+                "{axes:?} {positions:?}"
+            );
+        };
+        check(&["z"], &[0.0], Some([None, None, Some(0.0)]));
+        check(&["z", "x"], &[1.0, 2.0], Some([Some(2e6), None, Some(1e6)]));
+        check(&[], &[], None);
+        check(&["z"], &[], None);
+        check(&["z", "z"], &[1.0, 2.0], None);
+        check(&["Z"], &[1.0], None);
     }
 }

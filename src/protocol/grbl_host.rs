@@ -283,6 +283,11 @@ impl GrblHost {
         self
     }
 
+    /// The same, before the first contact.
+    pub fn set_memory(&mut self, memory: Option<Remembered>) {
+        self.memory = memory;
+    }
+
     /// What the stage is doing, as far as is known.
     pub fn state(&self) -> StageStatus {
         let state = match (self.phase, &self.fault, self.motion) {
@@ -305,9 +310,11 @@ impl GrblHost {
             stamp: self.clock,
             state,
             reason: self.reason_of(state),
-            position_um: std::array::from_fn(|axis| match valid[axis] || (known && !self.position.is_broken) {
-                true => told_um[axis],
-                false => f64::NAN,
+            position_um: std::array::from_fn(|axis| {
+                match valid[axis] || (known && !self.position.is_broken) {
+                    true => told_um[axis],
+                    false => f64::NAN,
+                }
             }),
             z_um_per_s: self.position.expected.um_per_s(self.clock),
             position_valid: valid[2],

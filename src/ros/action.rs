@@ -110,6 +110,11 @@ impl<A: Action> ActionServer<A> {
         Ok(Self { arriving })
     }
 
+    /// A goal that has arrived already.
+    pub fn try_next(&mut self) -> Option<GoalRequest<A>> {
+        self.arriving.try_recv().ok()
+    }
+
     /// The next goal; None once the node is gone.
     pub async fn next(&mut self) -> Option<GoalRequest<A>> {
         self.arriving.recv().await

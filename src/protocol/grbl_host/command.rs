@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::first_motion::{FirstMotion, Onward};
 use super::limits::{BLIND_UM, BLIND_UM_PER_S};
 use super::{
-    CLOCK_SKEW, GrblHost, Motion, PLAUSIBLE_UM, PLAUSIBLE_UM_PER_S, Phase, RELEASE, SEGMENT_BUFFER, SLOWEST_UM_PER_S, Sent, ms,
+    CLOCK_SKEW, GrblHost, Motion, PLAUSIBLE_UM, PLAUSIBLE_UM_PER_S, Phase, RELEASE, SEGMENT_BUFFER,
+    SLOWEST_UM_PER_S, Sent, ms,
 };
 use crate::protocol::grbl::{Command, Distance, Feed, Line, Mode};
 use crate::protocol::status::Refusal;
@@ -158,7 +159,9 @@ impl GrblHost {
         let line = self
             .check_move(by_um, um_per_s)
             .inspect_err(|_| self.refused_commands += 1)?;
-        let planned = self.profile(&line).map_or(Duration::ZERO, |profile| profile.duration());
+        let planned = self
+            .profile(&line)
+            .map_or(Duration::ZERO, |profile| profile.duration());
         if by_um[2] != 0.0 && self.first_motion != FirstMotion::Right {
             self.begin_first_motion(Onward::Move { by_um, um_per_s }, now);
             return Ok(planned + FIRST_MOTION);
@@ -292,7 +295,9 @@ impl GrblHost {
     pub fn command_home(&mut self, now: Instant) -> Result<(), Refusal> {
         self.clock = self.clock.max(now);
         // An alarm that waits for homing is no reason not to home.
-        let lock = self.fault.take_if(|_| self.is_locked && self.phase == Phase::Ready);
+        let lock = self
+            .fault
+            .take_if(|_| self.is_locked && self.phase == Phase::Ready);
         if let Err(refusal) = self.check_ready() {
             self.fault = lock;
             return Err(refusal);

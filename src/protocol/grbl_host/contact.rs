@@ -190,7 +190,11 @@ impl GrblHost {
         }
         let deaf = now.since(since) >= DEAF_AFTER;
         let silent_to_lines = self.machine.is_some() && !acknowledged && now.since(since) >= 2 * HELLO_PERIOD;
-        if let Some((line, _)) = self.unread.as_ref().filter(|(_, at)| deaf && now.since(*at) < DEAF_AFTER) {
+        if let Some((line, _)) = self
+            .unread
+            .as_ref()
+            .filter(|(_, at)| deaf && now.since(*at) < DEAF_AFTER)
+        {
             // A reset would not make it speak another language.
             self.reason = format!(
                 "the controller answers, but this line cannot be read: '{line}'; check its firmware and the baud rate"
@@ -264,8 +268,12 @@ impl GrblHost {
         self.check_settings();
         let refused = self.unlock_refused.take();
         if is_locked && self.fault.is_none() {
-            let refused = refused.map_or(String::new(), |refusal| format!(" and refused to unlock: {refusal}"));
-            self.set_fault(&format!("the controller is locked by an alarm{refused}; call ~/home, or ~/clear_fault"));
+            let refused = refused.map_or(String::new(), |refusal| {
+                format!(" and refused to unlock: {refusal}")
+            });
+            self.set_fault(&format!(
+                "the controller is locked by an alarm{refused}; call ~/home, or ~/clear_fault"
+            ));
         }
         // Whatever the fault says, homing ends an alarm.
         self.is_locked = is_locked;

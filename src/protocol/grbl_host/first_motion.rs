@@ -54,7 +54,11 @@ impl GrblHost {
         };
         let by_um = self.step_um(number);
         let (wanted_um_per_s, onward) = (self.wanted_um_per_s, self.onward);
-        self.first_motion = FirstMotion::Step { number, from_um, by_um };
+        self.first_motion = FirstMotion::Step {
+            number,
+            from_um,
+            by_um,
+        };
         self.start_move(
             &Line {
                 mode: Mode::Relative,
@@ -69,7 +73,10 @@ impl GrblHost {
     /// Length of a step, µm: up, unless that leads out of the range and down does not; not past the end of a short move up.
     fn step_um(&self, number: usize) -> f64 {
         let length_um = STEPS_UM[number].max(3.0 * self.firmware.z_step_um());
-        let rest_um = self.rest_of_move_um().filter(|um| *um > 0.0).unwrap_or(f64::INFINITY);
+        let rest_um = self
+            .rest_of_move_um()
+            .filter(|um| *um > 0.0)
+            .unwrap_or(f64::INFINITY);
         let (low_um, high_um) = self.range_um();
         let target_um = self.position.target_um;
         let has_room = !self.position.valid[2] || target_um + length_um <= high_um;
@@ -95,7 +102,12 @@ impl GrblHost {
 
     /// The stage has come to rest: judges the step that ended there, if one did. True if that led to further motion or a fault.
     pub(super) fn finish_step(&mut self, now: Instant) -> bool {
-        let FirstMotion::Step { number, from_um, by_um } = self.first_motion else {
+        let FirstMotion::Step {
+            number,
+            from_um,
+            by_um,
+        } = self.first_motion
+        else {
             return false;
         };
         self.first_motion = FirstMotion::Due;
@@ -128,7 +140,11 @@ impl GrblHost {
     /// Does what was asked for before the check, less what the check has done of it already.
     fn go_on(&mut self, now: Instant) -> bool {
         let rest_um = self.rest_of_move_um();
-        let Some(Onward::Move { by_um: [x, y, _], um_per_s }) = self.onward.take() else {
+        let Some(Onward::Move {
+            by_um: [x, y, _],
+            um_per_s,
+        }) = self.onward.take()
+        else {
             return false;
         };
         let rest_um = rest_um.filter(|um| um.abs() >= NOTHING_UM).unwrap_or(0.0);

@@ -10,7 +10,9 @@ pub(super) fn unsupported(line: &str) -> Option<String> {
         _ if line.starts_with("Marlin") || line.starts_with("echo:") => "Marlin",
         _ if line.starts_with("Smoothie") => "Smoothieware",
         _ if line.starts_with("RepRapFirmware") => "RepRapFirmware",
-        _ if line.starts_with("TinyG") || line.starts_with("{\"r\"") || line.starts_with("{\"sr\"") => "TinyG",
+        _ if line.starts_with("TinyG") || line.starts_with("{\"r\"") || line.starts_with("{\"sr\"") => {
+            "TinyG"
+        }
         _ if line.starts_with("Repetier") => "Repetier",
         _ if line.starts_with("Sangaboard") || line.contains("OpenFlexure Motor Board") => "Sangaboard",
         _ if line.starts_with("++") || line.contains("UC2") => "UC2-ESP",
@@ -52,7 +54,9 @@ pub(super) fn shown(line: &[u8]) -> String {
 /// Whether a damaged line may be what is left of a welcome line: then the controller may have been reset.
 pub(super) fn may_be_welcome(line: &[u8]) -> bool {
     let text = String::from_utf8_lossy(line);
-    ["Grbl", "rbl ", "['$'", "for help", "help]"].iter().any(|part| text.contains(part))
+    ["Grbl", "rbl ", "['$'", "for help", "help]"]
+        .iter()
+        .any(|part| text.contains(part))
 }
 
 #[cfg(test)]
@@ -62,7 +66,10 @@ mod tests {
     #[test]
     fn other_firmwares_are_named() {
         for (line, expected) in [
-            ("<Idle,MPos:0.000,0.000,0.000,WPos:0.000,0.000,0.000>", Some("GRBL 0.9")),
+            (
+                "<Idle,MPos:0.000,0.000,0.000,WPos:0.000,0.000,0.000>",
+                Some("GRBL 0.9"),
+            ),
             ("Marlin 2.1.2", Some("Marlin")),
             ("echo:busy: processing", Some("Marlin")),
             ("Smoothie", Some("Smoothieware")),
@@ -72,7 +79,10 @@ mod tests {
         ] {
             let found = unsupported(line);
             assert_eq!(found.is_some(), expected.is_some(), "{line}");
-            assert!(found.unwrap_or_default().contains(expected.unwrap_or_default()), "{line}");
+            assert!(
+                found.unwrap_or_default().contains(expected.unwrap_or_default()),
+                "{line}"
+            );
         }
         for (welcome, is_old) in [
             ("Grbl 0.9j", true),

@@ -134,7 +134,8 @@ impl GrblHost {
     /// Whether a reported height cannot be: beyond the way that is queued, with a margin for timing, which near the limit is small.
     pub(super) fn contradicts(&self, z_um: f64, at: Instant) -> bool {
         let ago = |ms: u64| Instant::from_nanos(at.as_nanos().saturating_sub(ms * 1_000_000));
-        let places = [ago(150), ago(100), ago(50), at, at + ms(30)].map(|at| self.position.expected.position_um(at));
+        let places =
+            [ago(150), ago(100), ago(50), at, at + ms(30)].map(|at| self.position.expected.position_um(at));
         let lowest = places.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = places.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let is_near = self.is_near_limit(z_um.min(lowest));
@@ -151,7 +152,11 @@ impl GrblHost {
         } else {
             slack_um
         };
-        let hurry_um = if at < self.hurried_until { HURRY_S * self.speed_at(highest) } else { 0.0 };
+        let hurry_um = if at < self.hurried_until {
+            HURRY_S * self.speed_at(highest)
+        } else {
+            0.0
+        };
         let step_um = self.firmware.z_step_um() + hurry_um;
         !(lowest - slack_below_um - step_um..=highest + slack_um + step_um).contains(&z_um)
     }
@@ -195,7 +200,10 @@ pub(super) fn likely_cause(sent_um: f64, went_um: f64) -> String {
     // Heights are reported in whole micrometres: a factor that fits is as good as the quotient.
     let fits = |factor: &&f64| (went_um - *factor * sent_um).abs() <= REPORT_TOLERANCE_UM;
     let off = |factor: &f64| (went_um - factor * sent_um).abs();
-    let factor = FACTORS.iter().filter(fits).min_by(|a, b| off(a).total_cmp(&off(b)));
+    let factor = FACTORS
+        .iter()
+        .filter(fits)
+        .min_by(|a, b| off(a).total_cmp(&off(b)));
     let ratio = factor.copied().unwrap_or(went_um / sent_um);
     let explanation = match ratio {
         r if r.abs() < 0.02 => "it hardly moves: check the steps/mm ($102; a tenth of what is right?) and the power of the motors".to_owned(),

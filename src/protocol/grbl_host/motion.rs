@@ -58,7 +58,9 @@ impl GrblHost {
     pub(super) fn report_due(&self) -> Instant {
         let period = match self.motion {
             Motion::Rest => ms(self.config.poll_idle_ms),
-            _ if self.is_near_limit(self.expected_z_um(self.clock)) => ms(self.config.poll_moving_ms).min(NEAR_POLL),
+            _ if self.is_near_limit(self.expected_z_um(self.clock)) => {
+                ms(self.config.poll_moving_ms).min(NEAR_POLL)
+            }
             _ => ms(self.config.poll_moving_ms),
         };
         match self.asked {
@@ -182,10 +184,7 @@ impl GrblHost {
 
     /// Sends one jog, unless the controller's buffer has no room for it.
     pub(super) fn send_chunk(&mut self, step_um: f64, um_per_s: f64, now: Instant) -> bool {
-        let (Some(distance), Some(feed)) = (
-            Distance::from_um(step_um),
-            Feed::from_um_per_s(um_per_s),
-        ) else {
+        let (Some(distance), Some(feed)) = (Distance::from_um(step_um), Feed::from_um_per_s(um_per_s)) else {
             return true;
         };
         let line = Line {
@@ -235,7 +234,13 @@ impl GrblHost {
         self.position.sent_um += line.axes[2].map_or(0.0, Distance::um);
         self.position.target_um = self.position.sent_um;
         self.motion_from_um = self.axes_um[2];
-        let Profile { um_per_s2, peak_um_per_s, ramp_s, cruise_s, z_share } = profile;
+        let Profile {
+            um_per_s2,
+            peak_um_per_s,
+            ramp_s,
+            cruise_s,
+            z_share,
+        } = profile;
         let (um_per_s, um_per_s2) = (peak_um_per_s * z_share, um_per_s2 * z_share);
         let expected = &mut self.position.expected;
         expected.forget(now);

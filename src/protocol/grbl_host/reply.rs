@@ -62,7 +62,12 @@ impl GrblHost {
         }
         if self.tells_mark() && answered != Some(Sent::Look) {
             // The answer to a look was lost on the way: this one belongs to the line after it.
-            while self.pending.len() > 1 && self.pending.front().is_some_and(|pending| pending.what == Sent::Look) {
+            while self.pending.len() > 1
+                && self
+                    .pending
+                    .front()
+                    .is_some_and(|pending| pending.what == Sent::Look)
+            {
                 self.pending.pop_front();
             }
         }
@@ -274,7 +279,11 @@ impl GrblHost {
 
     /// A stage at rest that is reported elsewhere.
     fn watch_rest(&mut self, um: [f64; 3], now: Instant) {
-        let off_um = um.iter().zip(self.axes_um).map(|(now, then)| (now - then).abs()).fold(0.0, f64::max);
+        let off_um = um
+            .iter()
+            .zip(self.axes_um)
+            .map(|(now, then)| (now - then).abs())
+            .fold(0.0, f64::max);
         if off_um <= REPORT_TOLERANCE_UM + self.firmware.z_step_um() {
             self.position.contradictions = 0;
             return;
@@ -282,7 +291,10 @@ impl GrblHost {
         self.suspect_reset();
         self.position.contradictions += 1;
         if self.position.contradictions >= CONTRADICTIONS && self.fault.is_none() {
-            self.halt_in_fault("the controller's position changed while at rest; the position is lost", now);
+            self.halt_in_fault(
+                "the controller's position changed while at rest; the position is lost",
+                now,
+            );
         }
     }
 

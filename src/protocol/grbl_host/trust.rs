@@ -22,7 +22,8 @@ const MARK_PERIOD: (Duration, Duration) = (Duration::from_millis(200), Duration:
 const MARK_ROOM: Duration = Duration::from_millis(150);
 
 /// What to do about a position that is not valid.
-const REMEDY: &str = "the position is not known: call ~/home, or ~/accept_position with where the stage stands";
+const REMEDY: &str =
+    "the position is not known: call ~/home, or ~/accept_position with where the stage stands";
 
 /// The mark in the controller's volatile memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,7 +129,9 @@ impl GrblHost {
             self.distrust("this controller has not been driven from here before");
             return;
         };
-        let is_marked = memory.mark.is_some_and(|mark| self.mark.seen == Some(mark) && mark != 0);
+        let is_marked = memory
+            .mark
+            .is_some_and(|mark| self.mark.seen == Some(mark) && mark != 0);
         let is_same_place = machine_um
             .iter()
             .zip(memory.machine_um)
@@ -143,7 +146,9 @@ impl GrblHost {
             self.position.offset_um = memory.offset_um;
             self.distrust("the stage was moving when this bridge last drove it");
         } else {
-            self.lose_position("the controller may have been reset, or moved, since this bridge last knew where it stood");
+            self.lose_position(
+                "the controller may have been reset, or moved, since this bridge last knew where it stood",
+            );
         }
     }
 
@@ -251,8 +256,13 @@ impl GrblHost {
     /// `[GC:G0 G54 ... F471100 S0]`.
     pub(super) fn handle_modal_state(&mut self, text: &str, now: Instant) {
         self.answered = Some(Sent::Look);
-        let feed = text.split_ascii_whitespace().find_map(|word| word.strip_prefix('F'));
-        let Some(feed) = feed.and_then(|feed| feed.parse::<f64>().ok()).filter(|feed| (0.0..1e7).contains(feed)) else {
+        let feed = text
+            .split_ascii_whitespace()
+            .find_map(|word| word.strip_prefix('F'));
+        let Some(feed) = feed
+            .and_then(|feed| feed.parse::<f64>().ok())
+            .filter(|feed| (0.0..1e7).contains(feed))
+        else {
             return;
         };
         let seen = feed as u32;
