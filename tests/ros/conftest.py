@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import rclpy
 from hhnet.msg import FocusEstimate, FocusState, SimTruth, StageState
+from hhnet.srv import AcceptPosition
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from std_srvs.srv import SetBool, Trigger
@@ -144,6 +145,11 @@ class Client(Node):
     def trigger(self, name: str):
         return self.call(Trigger, name, Trigger.Request())
 
+    def accept_position(self, **metres: float):
+        """Says where the stage stands: accept_position(z=0.0)."""
+        request = AcceptPosition.Request(axes=list(metres), position=list(metres.values()))
+        return self.call(AcceptPosition, "stepper_bridge/accept_position", request)
+
     def is_up(self) -> bool:
         return bool(self.stages) and self.stages[-1].state == StageState.IDLE and bool(self.truth)
 
@@ -178,6 +184,8 @@ def descending(graph, client) -> None:
 def graph(tmp_path, monkeypatch):
     monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + next(DOMAINS) % 100))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    # What is remembered of a stage goes with the test.
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     graph = Graph(tmp_path)
     yield graph
     graph.stop_all()

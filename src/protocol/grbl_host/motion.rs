@@ -12,6 +12,9 @@ use crate::units::Instant;
 const MAX_QUEUED_LINES: usize = 15;
 /// A line must be acknowledged within this time.
 const ACK_TIMEOUT: Duration = Duration::from_millis(400);
+/// Reports in a row that may fail to come in motion, and at rest, where a computer that is busy for a second does no harm.
+const MISSES: u32 = 3;
+const MISSES_AT_REST: u32 = 10;
 /// Looks at the mark in a row that a stage at rest may leave unanswered.
 const UNANSWERED_LOOKS: u32 = 2;
 
@@ -79,7 +82,12 @@ impl GrblHost {
         if self.asked.take().is_some() {
             self.misses += 1;
             self.suspect_reset();
-            if self.misses >= 3 {
+            let patience = if self.motion == Motion::Rest {
+                MISSES_AT_REST
+            } else {
+                MISSES
+            };
+            if self.misses >= patience {
                 self.lose("the controller stopped answering");
                 self.start_hello(now);
                 return;
@@ -364,7 +372,7 @@ impl GrblHost {
         if lost {
             self.misses += 1;
         }
-        if self.misses >= 3 {
+        if self.misses >= MISSES {
             self.lose("the controller stopped answering");
             self.start_hello(now);
         } else if lost || (self.asked.is_none() && now.since(self.last_asked) >= STOP_POLL) {
