@@ -8,15 +8,31 @@
 //! believed: in doubt the lens first rises, where a lens that was too close comes into view, and descends only if that
 //! did not make the sign clear.
 //!
+//! Three rules stand above both laws. The picture has to follow the stage ([`follows`]): a run begins with a short step, and the
+//! lens does not descend a second time unless it was seen to descend. In focus is only what a frame says that was exposed while the
+//! stage stood. And where no estimate can be trusted, the lens looks longer and steps away from the slide before it gives up ([`search`]).
+//!
 //! [`FocusController`] holds no clock and does no I/O. What happened goes in by `handle_*`, [`FocusController::poll`] says which
-//! velocity to command now. It promises: no motion while disabled, failed, or without fresh estimates; no motion towards the
-//! slide on an untrusted estimate; no command that leads past the z limits.
+//! velocity to command now. It promises: no motion while disabled, failed, or without fresh estimates; towards the slide no motion
+//! that no trusted estimate ordered; no command that leads past the z limits.
 
+mod config;
+mod follows;
+mod heights;
+mod paper;
+mod search;
+mod stepwise;
+
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+pub use config::{FocusConfig, FocusConfigError, Law};
+use follows::{Follows, Mismatch, Sight};
+use heights::Heights;
+use search::Search;
+use stepwise::Stepwise;
 
-use crate::classes::{ClassEdges, DistanceIndex};
+use crate::classes::DistanceIndex;
 use crate::units::{Instant, Micrometres};
 
 /// How far the clock of a camera may run ahead of the controller's.
@@ -25,126 +41,27 @@ const CLOCK_SKEW: Duration = Duration::from_millis(50);
 /// Age of the stage's newest report above which nothing is known of it; more than the longest period of reports (1 s).
 const STAGE_LIMIT: Duration = Duration::from_millis(1500);
 
-/// Which control law turns estimates into motion.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Law {
-    /// Algorithm 1: index 4 at the default speed, else 0.2 x default speed x index, until index 0.
-    Paper,
-    /// The same speeds, in bounded steps with a look after each.
-    #[default]
-    Stepwise,
-}
+/// The first step towards the slide of a run, µm: a scale that is wrong by 25.4 makes 10 µm of it, and the picture tells.
+const FEELER_UM: f64 = 0.4;
+/// How long it lasts, and how long a step that is to show whether the picture follows lasts at least.
+const FEELER: Duration = Duration::from_millis(140);
+const TRIAL: Duration = Duration::from_millis(200);
 
-/// Checked settings of the controller.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FocusConfig {
-    /// The control law.
-    pub law: Law,
-    /// The paper's default speed, µm/s.
-    pub default_speed_um_per_s: f64,
-    /// Heights between the classes, which bound the steps.
-    pub edges: ClassEdges,
-    /// Lowest permitted height of the lens, stage coordinates.
-    pub z_min: Micrometres,
-    /// Highest permitted height of the lens, stage coordinates.
-    pub z_max: Micrometres,
-    /// An estimate exposed longer ago than this is not acted on.
-    pub estimate_timeout: Duration,
-    /// Paper: motion ends when the newest estimate was exposed longer ago than this. The law moves until it hears otherwise,
-    /// so this is how long it moves blind.
-    pub motion_timeout: Duration,
-    /// Rest between standstill and the first exposure that counts.
-    pub settle: Duration,
-    /// Stepwise: a move lasts at least this long, which slows short moves until timing errors no longer matter.
-    pub min_move: Duration,
-    /// Stepwise: remaining defocus that is not worth another step, µm.
-    pub tolerance_um: f64,
-    /// Stepwise: probability of the other side of focus from which the sign is in doubt, 0 to 1.
-    pub doubt: f32,
-    /// Stepwise: rise after which a sign still in doubt means that the lens was above focus all along, µm. Must exceed
-    /// the depth below focus that is to be recovered from, less the depth from which the sign is clear.
-    pub probe_um: f64,
-    /// Stepwise: untrusted looks in a row before giving up.
-    pub untrusted_limit: u32,
-    /// Time after which a run that has not reached focus is given up.
-    pub run_timeout: Duration,
-}
+/// Longest time that a stage is expected to move on after it was told to stop, and the shortest time for which it is told to move.
+const MOST_OVERRUN_S: f64 = 0.2;
+const LEAST_COMMAND_S: f64 = 0.03;
 
-impl Default for FocusConfig {
-    fn default() -> Self {
-        Self {
-            law: Law::default(),
-            default_speed_um_per_s: 223.7,
-            edges: ClassEdges::default(),
-            z_min: Micrometres(-100.0),
-            z_max: Micrometres(300.0),
-            estimate_timeout: Duration::from_millis(1000),
-            motion_timeout: Duration::from_millis(250),
-            settle: Duration::from_millis(30),
-            min_move: Duration::from_millis(250),
-            tolerance_um: 0.36,
-            doubt: 0.1,
-            probe_um: 45.0,
-            untrusted_limit: 8,
-            run_timeout: Duration::from_secs(30),
-        }
-    }
-}
+/// Steps up where no estimate can be trusted, and the length of each in depths of class 1: less than the least step down from far away
+/// by more than the error of either, so that the lens does not come back to where it was.
+const SEARCH_STEPS: usize = 2;
+const SEARCH_REACH: f64 = 4.4;
 
-impl FocusConfig {
-    /// The same settings if they make sense.
-    ///
-    /// # Errors
-    /// Names the first setting that does not.
-    pub fn checked(self) -> Result<Self, FocusConfigError> {
-        let positive = |name: &'static str, value: f64| {
-            if value.is_finite() && value > 0.0 {
-                Ok(())
-            } else {
-                Err(FocusConfigError::NotPositive { name, value })
-            }
-        };
-        positive("default_speed", self.default_speed_um_per_s)?;
-        positive("tolerance", self.tolerance_um)?;
-        positive("estimate_timeout", self.estimate_timeout.as_secs_f64())?;
-        positive("motion_timeout", self.motion_timeout.as_secs_f64())?;
-        positive("min_move", self.min_move.as_secs_f64())?;
-        positive("run_timeout", self.run_timeout.as_secs_f64())?;
-        // Written so that NaN is refused too.
-        if !(self.z_min.0.is_finite() && self.z_max.0.is_finite() && self.z_min.0 < self.z_max.0) {
-            return Err(FocusConfigError::Limits {
-                z_min_um: self.z_min.0,
-                z_max_um: self.z_max.0,
-            });
-        }
-        Ok(self)
-    }
-}
-
-/// A setting of the controller is out of range.
-#[derive(Debug, thiserror::Error)]
-pub enum FocusConfigError {
-    /// A quantity that must be positive is not.
-    #[error("{name} must be a positive number, not {value}")]
-    NotPositive {
-        /// The parameter.
-        name: &'static str,
-        /// Its value in SI units.
-        value: f64,
-    },
-    /// The permitted range is empty.
-    #[error("z_min ({z_min_um} µm) must lie below z_max ({z_max_um} µm), both finite")]
-    Limits {
-        /// Lower limit, µm.
-        z_min_um: f64,
-        /// Upper limit, µm.
-        z_max_um: f64,
-    },
-}
+/// Why nothing moves while the height is unknown.
+pub const POSITION_INVALID: &str =
+    "the position of the stage is not valid: call home or accept_position of the stepper bridge";
 
 /// What one frame says, reduced to what control needs.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Observation {
     /// Distance index.
     pub index: DistanceIndex,
@@ -154,6 +71,10 @@ pub struct Observation {
     pub other_side: f32,
     /// False: must not be acted on.
     pub trusted: bool,
+    /// Why it is not trusted, one sentence; empty when trusted or not said.
+    pub reason: Arc<str>,
+    /// Whether anything was seen that could be judged. False: index and defocus mean nothing.
+    pub has_specimen: bool,
     /// Middle of the frame's exposure.
     pub exposed: Instant,
 }
@@ -199,7 +120,26 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug)]
 struct Step {
     velocity_um_per_s: f64,
+    began: Instant,
     until: Instant,
+    from_um: f64,
+}
+
+impl Step {
+    /// For how long the stage moved on, s, by where it stands now; none where that is too small to tell.
+    fn overrun_s(&self, z_um: f64) -> Option<f64> {
+        let travel_um = (z_um - self.from_um) * self.velocity_um_per_s.signum();
+        let commanded_s = self.until.since(self.began).as_secs_f64();
+        let overrun_s = travel_um / self.velocity_um_per_s.abs() - commanded_s;
+        (travel_um > 2.0).then_some(overrun_s.clamp(0.0, MOST_OVERRUN_S))
+    }
+}
+
+/// What is wrong with the times of the estimates that arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Misdated {
+    Ahead,
+    Behind,
 }
 
 /// The state machine between estimates and velocities. See the module's documentation.
@@ -209,17 +149,28 @@ pub struct FocusController {
     phase: Phase,
     enabled_at: Instant,
     stage: Option<StageReport>,
+    heights: Heights,
     /// Since when the stage has reported standstill without a break.
     still_since: Option<Instant>,
     /// Newest velocity commanded and when motion was last commanded.
     last_motion_command: Instant,
     observation: Option<Observation>,
+    /// Exposure of the newest estimate that was held against the stage's travel.
+    compared: Instant,
     step: Option<Step>,
-    untrusted: u32,
-    /// Whether the last estimate bore a time that has yet to come.
-    is_ahead: bool,
-    /// How far the lens rose for a clear sign without finding one, µm.
-    risen_um: f64,
+    /// The newest step that is over and has not been measured.
+    ended: Option<Step>,
+    /// How long the stage goes on after the end of a command, s: its queue and its deceleration. Learnt from every step.
+    overrun_s: f64,
+    /// What is left of a distance that a trusted estimate ordered, while the picture was not yet known to follow; signed defocus, µm.
+    promised_um: f64,
+    follows: Follows,
+    is_felt: bool,
+    stepwise: Stepwise,
+    search: Search,
+    misdated: Option<Misdated>,
+    /// What the newest estimate says why it is not trusted, whatever its time.
+    complaint: Arc<str>,
 }
 
 impl FocusController {
@@ -230,13 +181,21 @@ impl FocusController {
             phase: Phase::Disabled,
             enabled_at: Instant::default(),
             stage: None,
+            heights: Heights::default(),
             still_since: None,
             last_motion_command: Instant::default(),
             observation: None,
+            compared: Instant::default(),
             step: None,
-            untrusted: 0,
-            is_ahead: false,
-            risen_um: 0.0,
+            ended: None,
+            overrun_s: 0.08,
+            promised_um: 0.0,
+            follows: Follows::default(),
+            is_felt: false,
+            stepwise: Stepwise::default(),
+            search: Search::default(),
+            misdated: None,
+            complaint: "".into(),
         }
     }
 
@@ -262,8 +221,14 @@ impl FocusController {
         self.last_motion_command = now;
         self.observation = None;
         self.step = None;
-        self.untrusted = 0;
-        self.risen_um = 0.0;
+        self.ended = None;
+        self.promised_um = 0.0;
+        self.follows = Follows::default();
+        self.is_felt = false;
+        self.stepwise = Stepwise::default();
+        self.search = Search::default();
+        self.misdated = None;
+        self.complaint = "".into();
     }
 
     /// Ends the run; the next poll commands standstill.
@@ -281,22 +246,24 @@ impl FocusController {
     /// A new estimate has arrived. Older ones than the newest known are ignored, and so are those of the future: they would
     /// look fresh long after the estimates have ended.
     pub fn handle_observation(&mut self, observation: Observation, now: Instant) {
-        self.is_ahead = observation.exposed > now + CLOCK_SKEW;
-        if self.is_ahead {
-            return;
-        }
+        self.complaint = observation.reason.clone();
+        self.misdated = if observation.exposed > now + CLOCK_SKEW {
+            Some(Misdated::Ahead)
+        } else if observation.exposed + self.config.estimate_timeout < self.enabled_at {
+            Some(Misdated::Behind)
+        } else {
+            None
+        };
         let outdated = self
             .observation
+            .as_ref()
             .is_some_and(|known| observation.exposed <= known.exposed);
-        if outdated || observation.exposed < self.enabled_at || self.phase == Phase::Disabled {
+        let is_early = outdated || observation.exposed < self.enabled_at;
+        if is_early || self.misdated.is_some() || self.phase == Phase::Disabled {
             return;
         }
-        if self.config.law == Law::Stepwise && observation.exposed >= self.counts_from() {
-            self.untrusted = if observation.trusted {
-                0
-            } else {
-                self.untrusted + 1
-            };
+        if observation.exposed >= self.counts_from() {
+            self.search.handle_look(&observation);
         }
         self.observation = Some(observation);
     }
@@ -307,6 +274,7 @@ impl FocusController {
             Motion::Still => self.still_since = self.still_since.or(Some(report.at)),
             Motion::Moving | Motion::Unavailable => self.still_since = None,
         }
+        self.heights.handle_report(report.at, report.z.map(|z| z.0));
         self.stage = Some(report);
     }
 
@@ -320,10 +288,7 @@ impl FocusController {
                 self.give_up(reason);
                 0.0
             }
-            None => match self.config.law {
-                Law::Paper => self.poll_paper(now),
-                Law::Stepwise => self.poll_stepwise(now),
-            },
+            None => self.drive(now),
         };
         if velocity != 0.0 {
             self.last_motion_command = now;
@@ -333,76 +298,69 @@ impl FocusController {
     }
 
     fn give_up_reason(&self, now: Instant) -> Option<String> {
-        let in_focus = self.phase == Phase::InFocus;
-        let run = now.since(self.enabled_at);
-        let age = now.since(
-            self.observation
-                .map_or(self.enabled_at, |observation| observation.exposed),
-        );
-        let allowance = self.config.estimate_timeout + self.longest_step();
-        let silence = self.stage.map_or(Duration::ZERO, |stage| now.since(stage.at));
-        if self
-            .stage
-            .is_some_and(|stage| stage.motion == Motion::Unavailable)
-        {
+        self.stage_reason(now).or_else(|| self.estimate_reason(now))
+    }
+
+    fn stage_reason(&self, now: Instant) -> Option<String> {
+        let stage = self.stage?;
+        let silence = now.since(stage.at);
+        if stage.motion == Motion::Unavailable {
             Some("the stage is not available: see stage_state for the reason, then enable again".to_owned())
+        } else if stage.z.is_none() {
+            Some(POSITION_INVALID.to_owned())
         } else if silence > STAGE_LIMIT {
             Some(format!(
                 "the stage has not reported for {:.1} s: check that its driver is running",
                 silence.as_secs_f64()
-            ))
-        } else if !in_focus && run > self.config.run_timeout {
-            Some(format!(
-                "no focus within {:.0} s: check light, slide and range",
-                self.config.run_timeout.as_secs_f64()
-            ))
-        } else if age > allowance.max(self.config.estimate_timeout * 5) {
-            let remedy = if self.is_ahead {
-                "what arrives bears times that have yet to come; set the clocks of camera and controller alike"
-            } else {
-                "check that camera and classifier are running"
-            };
-            Some(format!("no estimate for {:.1} s: {remedy}", age.as_secs_f64()))
-        } else if self.untrusted >= self.config.untrusted_limit {
-            Some(format!(
-                "{} frames in a row could not be judged: is there a stained slide in the light?",
-                self.untrusted
             ))
         } else {
             None
         }
     }
 
-    /// Stepwise moves are blind while they last; none takes longer than this.
-    fn longest_step(&self) -> Duration {
-        match self.config.law {
-            Law::Paper => Duration::ZERO,
-            Law::Stepwise => {
-                Duration::from_secs_f64(self.config.edges.far_um / self.config.default_speed_um_per_s)
-                    .max(self.config.min_move)
-            }
+    fn estimate_reason(&self, now: Instant) -> Option<String> {
+        let exposed = self.observation.as_ref().map(|observation| observation.exposed);
+        let age = now.since(exposed.unwrap_or(self.enabled_at));
+        let allowance = self.config.estimate_timeout + self.longest_step();
+        if self.phase != Phase::InFocus && now.since(self.enabled_at) > self.config.run_timeout {
+            let remedy = self.complaint_or("check light, slide and range");
+            let limit_s = self.config.run_timeout.as_secs_f64();
+            Some(format!("no focus within {limit_s:.0} s: {remedy}"))
+        } else if age > allowance.max(self.config.estimate_timeout * 5) {
+            let remedy = match self.misdated {
+                Some(Misdated::Ahead) => self.complaint_or(
+                    "what arrives bears times that have yet to come; set the clocks of camera and controller alike",
+                ),
+                Some(Misdated::Behind) => {
+                    self.complaint_or("what arrives bears times before the run; check the camera's stamps and clock")
+                }
+                None => self.complaint_or("check that camera and classifier are running"),
+            };
+            Some(format!("no estimate for {:.1} s: {remedy}", age.as_secs_f64()))
+        } else {
+            None
         }
+    }
+
+    /// What the estimates say themselves, else what is likely.
+    fn complaint_or<'a>(&'a self, likely: &'a str) -> &'a str {
+        if self.complaint.is_empty() {
+            likely
+        } else {
+            &self.complaint
+        }
+    }
+
+    /// Moves of a length are blind while they last; none takes longer than this.
+    fn longest_step(&self) -> Duration {
+        Duration::from_secs_f64(self.config.edges.far_um / self.config.default_speed_um_per_s)
+            .max(self.config.min_move)
     }
 
     fn fresh(&self, now: Instant) -> Option<Observation> {
         self.observation
+            .clone()
             .filter(|observation| now.since(observation.exposed) <= self.config.estimate_timeout)
-    }
-
-    /// Algorithm 1.
-    fn poll_paper(&mut self, now: Instant) -> f64 {
-        let is_usable =
-            |look: &Observation| look.trusted && now.since(look.exposed) <= self.config.motion_timeout;
-        let Some(observation) = self.fresh(now).filter(is_usable) else {
-            self.phase = Phase::Looking;
-            return 0.0;
-        };
-        if observation.index == DistanceIndex::IN_FOCUS {
-            self.phase = Phase::InFocus;
-            return 0.0;
-        }
-        self.phase = Phase::Moving;
-        self.permitted(-self.speed(observation.index))
     }
 
     /// Exposures from here on show the stage at rest.
@@ -413,103 +371,257 @@ impl FocusController {
         }
     }
 
-    fn poll_stepwise(&mut self, now: Instant) -> f64 {
-        if let Some(step) = self.step {
-            let velocity = if now < step.until {
-                self.permitted(step.velocity_um_per_s)
-            } else {
-                0.0
-            };
-            if velocity != 0.0 {
-                return velocity;
-            }
-            self.step = None;
-        }
+    /// The newest estimate, if it is fresh and the stage stood.
+    fn look_at_rest(&self, now: Instant) -> Option<Observation> {
         let counts_from = self.counts_from();
-        let look = self
-            .fresh(now)
-            .filter(|look| look.trusted && look.exposed >= counts_from);
-        let Some(look) = look else {
+        self.fresh(now).filter(|look| look.exposed >= counts_from)
+    }
+
+    fn drive(&mut self, now: Instant) -> f64 {
+        let under_way = self.go_on(now);
+        if under_way != 0.0 {
+            return under_way;
+        }
+        if let Err(mismatch) = self.compare(now) {
+            self.give_up(mismatch.sentence());
+            return 0.0;
+        }
+        if self.search.is_over(&self.config) {
+            return self.search_up(now);
+        }
+        if self.is_promise_due(now) {
+            let distance_um = std::mem::take(&mut self.promised_um);
+            let speed = distance_um.abs() / self.config.min_move.as_secs_f64();
+            return self.begin(
+                distance_um,
+                speed.min(self.config.speed(DistanceIndex::FARTHEST)),
+                now,
+            );
+        }
+        match self.config.law {
+            Law::Paper => self.poll_paper(now),
+            Law::Stepwise => self.poll_stepwise(now),
+        }
+    }
+
+    /// The velocity of the step under way.
+    fn go_on(&mut self, now: Instant) -> f64 {
+        let Some(step) = self.step else { return 0.0 };
+        let velocity = if now < step.until {
+            self.permitted(step.velocity_um_per_s)
+        } else {
+            0.0
+        };
+        if velocity == 0.0 {
+            self.ended = self.step.take();
+        }
+        velocity
+    }
+
+    /// Learns from where the stage came to stand.
+    fn measure_step(&mut self) {
+        let Some(z) = self.stage.and_then(|stage| stage.z) else {
+            return;
+        };
+        if let Some(overrun_s) = self.ended.take().and_then(|step| step.overrun_s(z.0)) {
+            self.overrun_s += 0.5 * (overrun_s - self.overrun_s);
+        }
+    }
+
+    /// Holds the newest estimate against the stage's travel. Between steps only those of a stage at rest count.
+    fn compare(&mut self, now: Instant) -> Result<(), Mismatch> {
+        let Some(look) = self.fresh(now).filter(|look| look.exposed > self.compared) else {
+            return Ok(());
+        };
+        let in_motion = look.exposed < self.counts_from();
+        let is_continuous = self.config.law == Law::Paper && self.follows.is_proven();
+        if in_motion && !is_continuous {
+            return Ok(());
+        }
+        self.compared = look.exposed;
+        if !in_motion {
+            self.measure_step();
+        }
+        match self.sight(&look, in_motion) {
+            Some(sight) => self.follows.handle_sight(sight, &self.config.edges),
+            None => Ok(()),
+        }
+    }
+
+    /// The estimate beside the height at its exposure; none if either says nothing.
+    fn sight(&self, look: &Observation, in_motion: bool) -> Option<Sight> {
+        let is_usable = look.trusted || (look.has_specimen && look.defocus.is_some());
+        let z_um = self.heights.at(look.exposed).filter(|_| is_usable)?;
+        let defocus_um = match look.defocus {
+            Some(defocus) => defocus.0,
+            None => stepwise::distance(look, &self.config.edges),
+        };
+        Some(Sight {
+            z_um,
+            defocus_um,
+            index: look.index,
+            has_distance: look.defocus.is_some(),
+            is_trusted: look.trusted,
+            is_sided: look.other_side <= self.config.doubt,
+            in_motion,
+        })
+    }
+
+    /// Nothing here can be trusted: the lens steps away from the slide and looks again, or the run ends.
+    fn search_up(&mut self, now: Instant) -> f64 {
+        let edges = self.config.edges;
+        let z_um = self.stage.and_then(|stage| stage.z).map_or(f64::NAN, |z| z.0);
+        let sent_um = self.follows.travelled_um(z_um);
+        let is_known = self.follows.is_proven();
+        if !is_known && self.search.steps() == 0 && sent_um.abs() > 0.5 * edges.near_um {
+            let way = if sent_um > 0.0 { "up" } else { "down" };
+            let remedy = self.complaint_or("check the steps per millimetre and the direction of z");
+            self.give_up(format!(
+                "the picture was lost when the lens was sent {way} by {:.1} µm: {remedy}",
+                sent_um.abs()
+            ));
+            return 0.0;
+        }
+        let most_steps = if is_known { SEARCH_STEPS } else { 1 };
+        let has_specimen = self.observation.as_ref().is_some_and(|look| look.has_specimen);
+        let step_um = SEARCH_REACH * edges.near_um;
+        let speed = self.config.speed(DistanceIndex::from_class(3));
+        let is_worth_it = self.phase != Phase::InFocus && has_specimen && self.search.steps() < most_steps;
+        if is_worth_it && self.has_room_above(step_um) {
+            self.search.handle_step(step_um);
+            self.promised_um = 0.0;
+            return self.begin(-step_um, speed, now);
+        }
+        self.give_up(self.search.sentence(&self.complaint));
+        0.0
+    }
+
+    fn has_room_above(&self, step_um: f64) -> bool {
+        self.stage
+            .and_then(|stage| stage.z)
+            .is_some_and(|z| z.0 + step_um <= self.config.z_max.0)
+    }
+
+    /// Whether the rest of an ordered distance is to be gone although the estimate at this place is not trusted: it shows that the
+    /// picture follows, and the distance was ordered by one that was.
+    fn is_promise_due(&self, now: Instant) -> bool {
+        self.promised_um != 0.0
+            && self.follows.is_proven()
+            && self
+                .look_at_rest(now)
+                .is_some_and(|look| !look.trusted && look.exposed <= self.compared)
+    }
+
+    /// Algorithm 1, once the picture is known to follow.
+    fn poll_paper(&mut self, now: Instant) -> f64 {
+        let is_usable =
+            |look: &Observation| look.trusted && now.since(look.exposed) <= self.config.motion_timeout;
+        let Some(look) = self.fresh(now).filter(is_usable) else {
             if self.phase != Phase::InFocus {
                 self.phase = Phase::Looking;
             }
             return 0.0;
         };
-        let distance_um = self.believed_distance(look);
-        if look.index == DistanceIndex::IN_FOCUS && distance_um.abs() <= self.config.tolerance_um {
-            self.phase = Phase::InFocus;
+        let is_at_rest = look.exposed >= self.counts_from();
+        if look.index == DistanceIndex::IN_FOCUS {
+            self.stand(is_at_rest);
             return 0.0;
         }
-        // Inside index 0 the law's speed is zero; what is left is trimmed at the speed of index 1.
-        let index = if look.index == DistanceIndex::IN_FOCUS {
-            DistanceIndex::from_class(3)
-        } else {
-            look.index
-        };
-        let speed = self
-            .speed(index)
-            .abs()
-            .min(distance_um.abs() / self.config.min_move.as_secs_f64());
-        let velocity = self.permitted(-speed.copysign(distance_um));
-        if velocity == 0.0 {
-            self.phase = Phase::Failed(self.limit_sentence(distance_um));
+        let distance_um = stepwise::distance(&look, &self.config.edges);
+        if !self.follows.is_proven() || (distance_um > 0.0 && self.is_leashed(&look)) {
+            if is_at_rest {
+                return self.order(&look, distance_um, now);
+            }
+            self.phase = Phase::Looking;
             return 0.0;
-        }
-        if look.other_side > self.config.doubt && distance_um < 0.0 {
-            self.risen_um -= distance_um;
         }
         self.phase = Phase::Moving;
-        self.step = Some(Step {
-            velocity_um_per_s: velocity,
-            until: now + Duration::from_secs_f64(distance_um.abs() / speed),
-        });
-        velocity
+        self.permitted(-self.config.speed(look.index))
     }
 
-    /// Signed speed of Algorithm 1 for an index, µm/s; positive indices approach the slide.
-    fn speed(&self, index: DistanceIndex) -> f64 {
-        let factor = if index == DistanceIndex::FARTHEST {
-            1.0
-        } else {
-            0.2 * f64::from(index.value())
-        };
-        factor * self.config.default_speed_um_per_s
-    }
-
-    /// The step a look orders if its sign can be believed; if not, the safe one.
-    fn believed_distance(&mut self, look: Observation) -> f64 {
-        let distance_um = self.distance(look);
-        if look.other_side <= self.config.doubt {
-            self.risen_um = 0.0;
-            distance_um
-        } else if self.risen_um < self.config.probe_um {
-            -distance_um.abs()
-        } else {
-            distance_um.abs()
+    /// In focus, if the stage stood when the frame that says so was exposed.
+    fn stand(&mut self, is_at_rest: bool) {
+        if is_at_rest {
+            self.follows.rest();
+            self.phase = Phase::InFocus;
+        } else if self.phase != Phase::InFocus {
+            self.phase = Phase::Looking;
         }
     }
 
-    /// Signed defocus to remove in one step, µm: the model's estimate, kept within what the class allows. Far away the
-    /// step is the least distance the class promises, so that no single misjudged length reaches the slide.
-    fn distance(&self, look: Observation) -> f64 {
-        let edges = &self.config.edges;
-        let (low, high) = match look.index.value() {
-            4 => (edges.far_um, edges.far_um),
-            3 => (edges.middle_um, edges.far_um),
-            2 => (edges.near_um, edges.middle_um),
-            1 => (edges.in_focus_um, edges.near_um),
-            0 => (-edges.in_focus_um, edges.in_focus_um),
-            -1 => (-edges.near_um, -edges.in_focus_um),
-            _ => (-edges.far_um, -edges.near_um),
+    fn poll_stepwise(&mut self, now: Instant) -> f64 {
+        let Some(look) = self.look_at_rest(now).filter(|look| look.trusted) else {
+            if self.phase != Phase::InFocus {
+                self.phase = Phase::Looking;
+            }
+            return 0.0;
         };
-        let fallback = if look.index == DistanceIndex::IN_FOCUS {
-            0.0
-        } else {
-            low.abs().min(high.abs()).copysign(low)
+        match self.stepwise.distance(&look, &self.config) {
+            None => {
+                self.stand(true);
+                0.0
+            }
+            Some(distance_um) => self.order(&look, distance_um, now),
+        }
+    }
+
+    /// Whether the lens must not descend before it was seen to move.
+    fn is_leashed(&self, look: &Observation) -> bool {
+        self.sight(look, true)
+            .is_none_or(|sight| self.follows.leash_um(&sight, &self.config.edges).is_none())
+    }
+
+    /// Goes a distance on a look of the stage at rest, or as much of it as may be gone before the picture is known to follow.
+    fn order(&mut self, look: &Observation, distance_um: f64, now: Instant) -> f64 {
+        let edges = self.config.edges;
+        let Some(sight) = self.sight(look, false) else {
+            // The stage has not reported since the frame was exposed, or never.
+            self.phase = match self.stage {
+                Some(_) => Phase::Looking,
+                None => Phase::Failed(POSITION_INVALID.to_owned()),
+            };
+            return 0.0;
         };
-        look.defocus
-            .map_or(fallback, |defocus| defocus.0)
-            .clamp(low, high)
+        let trial_um = Follows::trial_um(&sight, &edges);
+        let leash_um = self.follows.leash_um(&sight, &edges);
+        let is_down = distance_um > 0.0;
+        if is_down && leash_um.is_none() {
+            self.follows.lift();
+            self.promised_um = 0.0;
+            return self.begin(-trial_um, trial_um / TRIAL.as_secs_f64(), now);
+        }
+        let is_proven = self.follows.is_proven();
+        let is_feeler = is_down && !self.is_felt && !is_proven;
+        self.is_felt |= is_feeler;
+        let (most_um, least_time) = match leash_um.filter(|_| is_down && !self.follows.is_fresh()) {
+            _ if is_feeler => (FEELER_UM, FEELER),
+            Some(leash_um) if is_proven => (leash_um, self.config.min_move),
+            None if is_proven => (f64::INFINITY, self.config.min_move),
+            leash_um => (trial_um.min(leash_um.unwrap_or(trial_um)), TRIAL),
+        };
+        let part_um = distance_um.abs().min(most_um).copysign(distance_um);
+        self.promised_um = distance_um - part_um;
+        self.stepwise.handle_step(look, part_um, &self.config);
+        let speed = stepwise::speed(look, &self.config).min(part_um.abs() / least_time.as_secs_f64());
+        self.begin(part_um, speed, now)
+    }
+
+    /// Begins a step that removes so much defocus.
+    fn begin(&mut self, distance_um: f64, speed: f64, now: Instant) -> f64 {
+        let velocity = self.permitted(-speed.copysign(distance_um));
+        if velocity == 0.0 {
+            self.give_up(self.limit_sentence(distance_um));
+            return 0.0;
+        }
+        self.phase = Phase::Moving;
+        let commanded_s = (distance_um.abs() / speed - self.overrun_s).max(LEAST_COMMAND_S);
+        self.step = Some(Step {
+            velocity_um_per_s: velocity,
+            began: now,
+            until: now + Duration::from_secs_f64(commanded_s),
+            from_um: self.stage.and_then(|stage| stage.z).map_or(f64::NAN, |z| z.0),
+        });
+        velocity
     }
 
     /// The velocity if the limits permit it, else zero: nothing moves towards a limit closer than its stopping distance,
@@ -527,10 +639,7 @@ impl FocusController {
 
     fn limit_sentence(&self, distance_um: f64) -> String {
         match self.stage.and_then(|stage| stage.z) {
-            None => {
-                "the height of the lens is unknown: call ~/home or ~/accept_position of the stepper bridge"
-                    .to_owned()
-            }
+            None => POSITION_INVALID.to_owned(),
             Some(z) => format!(
                 "focus seems {:.1} µm {} but the lens is at {:.1} µm of {:.0} to {:.0} µm: check the slide and z limits",
                 distance_um.abs(),

@@ -5,7 +5,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use hhnet::focus::{FocusConfig, FocusController, Motion, Observation, Phase, StageReport};
+use hhnet::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase, StageReport};
 use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
 use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
 use hhnet::protocol::status::StageState;
@@ -21,7 +21,46 @@ const FRAME: Duration = Duration::from_millis(25);
 /// Period of stage reports and of commands.
 const TICK: Duration = Duration::from_millis(20);
 
+/// What stands between stage and estimates.
+#[derive(Clone, Copy, Debug)]
+struct World {
+    law: Law,
+    /// Travel of the lens for each µm that the stage counts.
+    scale: f64,
+    /// Whether the picture stays as it was at first.
+    is_frozen: bool,
+    /// The estimates are too long by this share, and vary by that many µm and that share from place to place.
+    stretch: f64,
+    noise_um: f64,
+    wobble: f64,
+    /// Whether the model states a distance, not only a class.
+    has_distance: bool,
+    latency: Duration,
+    frame: Duration,
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self {
+            law: Law::default(),
+            scale: 1.0,
+            is_frozen: false,
+            stretch: 0.0,
+            noise_um: 0.0,
+            wobble: 0.0,
+            has_distance: true,
+            latency: LATENCY,
+            frame: FRAME,
+        }
+    }
+}
+
 struct Loop {
+    world: World,
+    /// Where the lens was at power-up, by the motor's mechanics, µm.
+    start_um: f64,
+    first_look_um: Option<f64>,
+    exposures: u64,
     controller: FocusController,
     host: GrblHost,
     emulator: Emulator,
@@ -36,11 +75,17 @@ struct Loop {
     /// Lowest the motor's count and the lens (relative to where both started) have been, µm.
     lowest_count_um: f64,
     lowest_lens_um: f64,
+    /// Physical height of the lens at its lowest, µm.
+    lowest_physical_um: f64,
 }
 
 impl Loop {
     /// Powered up with the lens `offset_um` above focus, which the controller counts as 0.
     fn new(offset_um: f64, mechanics: MechanicsConfig) -> Self {
+        Self::in_world(World::default(), offset_um, mechanics)
+    }
+
+    fn in_world(world: World, offset_um: f64, mechanics: MechanicsConfig) -> Self {
         let focus_um = 12.3;
         let now = Instant::from_nanos(5_000_000_000);
         let host = GrblHost::new(GrblConfig {
@@ -49,11 +94,16 @@ impl Loop {
             ..GrblConfig::default()
         });
         let config = FocusConfig {
+            law: world.law,
             z_min: Micrometres(Z_RANGE_UM.0),
             z_max: Micrometres(Z_RANGE_UM.1),
             ..FocusConfig::default()
         };
         let mut this = Self {
+            world,
+            start_um: focus_um + offset_um,
+            first_look_um: None,
+            exposures: 0,
             controller: FocusController::new(config.checked().unwrap()),
             host: host.unwrap(),
             emulator: Emulator::new(EmulatorConfig {
@@ -73,6 +123,7 @@ impl Loop {
             driving: false,
             lowest_count_um: 0.0,
             lowest_lens_um: 0.0,
+            lowest_physical_um: focus_um + offset_um,
         };
         this.host.handle_open(now);
         while this.host.state().state != StageState::Idle {
@@ -88,7 +139,23 @@ impl Loop {
     }
 
     fn lens_um(&self, at: Instant) -> f64 {
-        self.emulator.position_um(Axis::Z, at)
+        let travel_um = self.emulator.position_um(Axis::Z, at) - self.start_um;
+        self.start_um + self.world.scale * travel_um
+    }
+
+    /// What the model says of the lens then, µm.
+    fn estimate_um(&mut self, at: Instant) -> f64 {
+        let true_um = self.defocus_um(at);
+        self.exposures += 1;
+        let chance = 2.0 * (0.618_033_988_749_894_9 * self.exposures as f64).fract() - 1.0;
+        let place = 1.0 + self.world.stretch + self.world.wobble * (0.9 * true_um).sin();
+        let first_um = *self.first_look_um.get_or_insert(true_um * place);
+        let shown_um = if self.world.is_frozen {
+            first_um
+        } else {
+            true_um * place
+        };
+        shown_um + self.world.noise_um * chance * (1.0 + 0.1 * true_um.abs())
     }
 
     fn defocus_um(&self, at: Instant) -> f64 {
@@ -122,6 +189,7 @@ impl Loop {
             .position_um(Instant::default());
         let count_um = self.emulator.mechanics(Axis::Z).motor().position_um(self.now) - start_um;
         self.lowest_count_um = self.lowest_count_um.min(count_um);
+        self.lowest_physical_um = self.lowest_physical_um.min(self.lens_um(self.now));
         self.lowest_lens_um = self.lowest_lens_um.min(self.lens_um(self.now) - start_um);
     }
 
@@ -129,16 +197,19 @@ impl Loop {
     fn look(&mut self) {
         if self.now >= self.next_frame {
             let exposed = self.next_frame;
-            self.next_frame = exposed + FRAME;
-            let defocus = Micrometres(self.defocus_um(exposed));
+            self.next_frame = exposed + self.world.frame;
+            let defocus = Micrometres(self.estimate_um(exposed));
             let observation = Observation {
                 index: self.controller.config().edges.classify(defocus),
-                defocus: Some(defocus),
+                defocus: self.world.has_distance.then_some(defocus),
                 other_side: 0.0,
                 trusted: true,
+                reason: "".into(),
+                has_specimen: true,
                 exposed,
             };
-            self.estimates.push_back((exposed + LATENCY, observation));
+            self.estimates
+                .push_back((exposed + self.world.latency, observation));
         }
         while self.estimates.front().is_some_and(|(due, _)| *due <= self.now) {
             if let Some((_, observation)) = self.estimates.pop_front() {
@@ -281,4 +352,166 @@ fn z_min_holds_with_play_and_ringing() {
         "lens at {}",
         run.lowest_lens_um
     );
+}
+
+/// A number in 0 to 1, different for every index and salt.
+fn chance(index: u64, salt: u64) -> f64 {
+    let mut bits =
+        (index + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ (salt + 1).wrapping_mul(0xD1B5_4A32_D192_ED03);
+    bits = (bits ^ (bits >> 31)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    (bits >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// A start 5 to 60 µm from focus, above it and below in turn.
+fn far_start_um(index: u64) -> f64 {
+    let side = if index.is_multiple_of(2) { 1.0 } else { -1.0 };
+    side * (5.0 + 55.0 * chance(index, 1))
+}
+
+/// Estimates with the errors of a real model, and a computer that is now quick, now slow.
+fn usual(law: Law, index: u64) -> World {
+    World {
+        law,
+        stretch: 0.36 * chance(index, 2) - 0.18,
+        noise_um: 0.1,
+        wobble: 0.04 * chance(index, 3),
+        latency: Duration::from_secs_f64(0.03 + 0.15 * chance(index, 4)),
+        frame: Duration::from_secs_f64(0.025 + 0.1 * chance(index, 5)),
+        ..World::default()
+    }
+}
+
+/// Runs a hundred times; how deep below its start the lens went at most, µm, and how many runs ended in focus.
+fn check_ends(
+    name: &str,
+    law: Law,
+    change: impl Fn(World) -> World,
+    cause: &str,
+    depth_um: f64,
+) -> (f64, usize) {
+    let (mut deepest_um, mut focused) = (0.0_f64, 0);
+    for index in 0..100 {
+        let offset_um = far_start_um(index);
+        let world = change(usual(law, index));
+        // The play is the lens's own, whatever the motor makes of a count.
+        let play_um = 2.0 / world.scale.abs();
+        let mechanics = MechanicsConfig::fine_focus().with_backlash(play_um).unwrap();
+        let mut run = Loop::in_world(world, offset_um, mechanics);
+        let start_um = run.lens_um(run.now);
+        let (phase, _) = run.run();
+        let depth = start_um - run.lowest_physical_um;
+        match phase {
+            Phase::Failed(reason) => assert!(
+                reason.contains(cause),
+                "{name}, {law:?} from {offset_um:.1} µm: {reason}, not {cause}"
+            ),
+            _ => focused += 1,
+        }
+        // A lens that follows is meant to go down to focus.
+        let follows = !world.is_frozen && (0.5..2.0).contains(&world.scale);
+        // Where estimates saturate, the lens goes as far as its class promises before it has to be seen to follow.
+        let saturated_um = 2.0 * run.controller.config().edges.far_um;
+        let meant_um = if follows {
+            offset_um.max(0.0)
+        } else if world.is_frozen && run.first_look_um.is_some_and(|um| um > saturated_um - 1.0) {
+            0.5 * saturated_um
+        } else {
+            0.0
+        };
+        assert!(
+            depth - meant_um <= depth_um,
+            "{name}, {law:?} from {offset_um:.1} µm: {depth:.1} µm below the start"
+        );
+        deepest_um = deepest_um.max(depth - meant_um);
+    }
+    (deepest_um, focused)
+}
+
+#[test]
+fn a_picture_that_does_not_follow_ends_the_run_with_its_cause() {
+    let reversed = |world| World { scale: -1.0, ..world };
+    let frozen = |world| World {
+        is_frozen: true,
+        ..world
+    };
+    let still = |world| World {
+        is_frozen: true,
+        noise_um: 0.0,
+        ..world
+    };
+    let inches = |world| World { scale: 25.4, ..world };
+    for law in [Law::Stepwise, Law::Paper] {
+        for (name, change, cause, depth_um) in [
+            (
+                "reversed",
+                &reversed as &dyn Fn(World) -> World,
+                "wrong way",
+                12.0,
+            ),
+            ("frozen", &frozen, "does not change", 10.0),
+            ("still", &still, "does not change", 10.0),
+            ("inches", &inches, "steps per millimetre", 25.0),
+        ] {
+            let (deepest_um, focused) = check_ends(name, law, change, cause, depth_um);
+            println!("{name}, {law:?}: at most {deepest_um:.1} µm below the start, {focused} in focus");
+            assert_eq!(focused, 0, "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_scale_that_is_half_wrong_is_named_or_does_no_harm() {
+    let wrong = |world| World { scale: 1.5, ..world };
+    let (deepest_um, focused) = check_ends("half", Law::Stepwise, wrong, "steps per millimetre", 20.0);
+    println!("{deepest_um:.1} µm deeper than meant, {focused} in focus");
+}
+
+#[test]
+fn thousands_of_usual_runs_raise_no_alarm() {
+    let mut took_s = Vec::new();
+    for index in 0..2000 {
+        let offset_um = 120.0 * chance(index, 7) - 60.0;
+        let play_um = [0.0, 1.0, 2.0, 2.0][(index % 4) as usize];
+        let mechanics = MechanicsConfig::fine_focus().with_backlash(play_um).unwrap();
+        let mut run = Loop::in_world(usual(Law::Stepwise, index), offset_um, mechanics);
+        let (phase, seconds) = run.run();
+        let defocus_um = run.defocus_um(run.now);
+        assert_eq!(
+            phase,
+            Phase::InFocus,
+            "{index}: from {offset_um} µm, ends at {defocus_um} µm"
+        );
+        assert!(
+            defocus_um.abs() <= 1.0,
+            "{index}: from {offset_um} µm, ends at {defocus_um} µm"
+        );
+        took_s.push(seconds);
+    }
+    took_s.sort_by(f64::total_cmp);
+    println!("{:.2} s median, {:.2} s at most", took_s[1000], took_s[1999]);
+}
+
+/// The paper's law may hunt until its time is over; what it declares is true, and it raises no alarm either.
+#[test]
+fn the_papers_law_declares_nothing_in_motion() {
+    let mut focused = 0;
+    for index in 0..200 {
+        let offset_um = far_start_um(index);
+        let world = usual(Law::Paper, index);
+        let mut run = Loop::in_world(world, offset_um, MechanicsConfig::fine_focus());
+        let (phase, _) = run.run();
+        let defocus_um = run.defocus_um(run.now);
+        match phase {
+            Phase::InFocus => {
+                focused += 1;
+                assert!(
+                    defocus_um.abs() <= 1.2,
+                    "{index}: from {offset_um} µm, ends at {defocus_um} µm"
+                );
+            }
+            Phase::Failed(reason) => assert!(reason.contains("no focus within"), "{index}: {reason}"),
+            _ => {}
+        }
+    }
+    println!("{focused} of 200 in focus");
 }

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::classes::ClassEdges;
 
 /// A stage, a lens and a classifier with latency, stepped every 10 ms.
 struct Loop {
@@ -12,6 +13,8 @@ struct Loop {
     focus_um: f64,
     /// Beyond this depth the sign is not in the picture and everything looks too far.
     blind_below_um: f64,
+    has_specimen: bool,
+    reason: Arc<str>,
     latency: Duration,
     now: Instant,
     pending: Vec<Observation>,
@@ -38,6 +41,8 @@ impl Loop {
             lowest_um: start_um,
             focus_um: 0.0,
             blind_below_um: 1e3,
+            has_specimen: true,
+            reason: "".into(),
             latency: Duration::from_millis(latency_ms),
             now,
             pending: Vec::new(),
@@ -63,6 +68,8 @@ impl Loop {
             defocus: Some(seen),
             other_side,
             trusted,
+            reason: self.reason.clone(),
+            has_specimen: self.has_specimen,
             exposed: self.now,
         }
     }
@@ -97,6 +104,16 @@ impl Loop {
         velocity
     }
 
+    /// Until the picture is known to follow and the law moves the lens.
+    fn run_until_free(&mut self) {
+        self.run(0.1);
+        while self.controller.step.is_some() || !self.controller.follows.is_proven() {
+            self.tick(true, true);
+        }
+        while self.tick(true, true) == 0.0 {}
+        self.tick(true, true);
+    }
+
     fn run(&mut self, seconds: f64) {
         self.controller.handle_stage(StageReport {
             z: Some(Micrometres(self.z_um)),
@@ -113,7 +130,7 @@ impl Loop {
 #[test]
 fn algorithm_1_speeds() {
     let controller = FocusController::new(FocusConfig::default());
-    let speeds = DistanceIndex::ALL.map(|index| controller.speed(index));
+    let speeds = DistanceIndex::ALL.map(|index| controller.config.speed(index));
     for (speed, expected) in speeds
         .into_iter()
         .zip([223.7, 134.22, 89.48, 44.74, 0.0, -44.74, -89.48])
@@ -163,8 +180,15 @@ fn no_motion_without_fresh_trusted_estimates() {
             at: blind.now,
         });
         assert!(
-            (0..1000).all(|_| blind.tick(true, false) == 0.0),
-            "{law:?} moved on untrusted estimates"
+            (0..1000).all(|_| blind.tick(true, false) >= 0.0),
+            "{law:?} moved towards the slide on untrusted estimates"
+        );
+        assert!(matches!(blind.controller.phase(), Phase::Failed(_)));
+        let mut empty = Loop::new(law, 40.0, 0);
+        empty.has_specimen = false;
+        assert!(
+            (0..1000).all(|_| empty.tick(true, false) == 0.0),
+            "{law:?} moved on pictures of nothing"
         );
         let mut silent = Loop::new(law, 40.0, 0);
         silent.controller.handle_stage(StageReport {
@@ -208,7 +232,7 @@ fn frames_exposed_in_motion_do_not_decide_the_next_step() {
 #[test]
 fn estimates_of_the_future_are_none() {
     let mut run = Loop::new(Law::Paper, 200.0, 0);
-    run.run(0.3);
+    run.run_until_free();
     assert_eq!(*run.controller.phase(), Phase::Moving);
     let began = run.now;
     while !matches!(run.controller.phase(), Phase::Failed(_)) {
@@ -232,7 +256,7 @@ fn estimates_of_the_future_are_none() {
 #[test]
 fn the_papers_law_stops_soon_after_the_last_estimate() {
     let mut run = Loop::new(Law::Paper, 200.0, 0);
-    run.run(0.3);
+    run.run_until_free();
     let last = run.now;
     while run.tick(false, true) != 0.0 {}
     let blind = run.now.since(last);
@@ -311,10 +335,206 @@ proptest! {
         run.controller.handle_stage(StageReport { z: Some(Micrometres(start_um)), motion: Motion::Still, at: run.now });
         for _ in 0..2000 {
             let lie = Observation { index: DistanceIndex::from_class(index), defocus: None,
-                other_side: 0.0, trusted: true, exposed: run.now };
+                other_side: 0.0, trusted: true, reason: "".into(), has_specimen: true, exposed: run.now };
             run.controller.handle_observation(lie, run.now);
             run.tick(false, true);
             prop_assert!((-100.0..=300.0).contains(&run.z_um), "reached {}", run.z_um);
         }
     }
+}
+
+/// A look at a height: stage, defocus.
+fn sight(z_um: f64, defocus_um: f64) -> Sight {
+    Sight {
+        z_um,
+        defocus_um,
+        index: ClassEdges::default().classify(Micrometres(defocus_um)),
+        has_distance: true,
+        is_trusted: true,
+        is_sided: true,
+        in_motion: false,
+    }
+}
+
+/// Looks in a row; the first mismatch, or whether the picture is known to follow.
+fn follow(sights: &[Sight]) -> Result<bool, Mismatch> {
+    let mut follows = Follows::default();
+    for sight in sights {
+        follows.handle_sight(*sight, &ClassEdges::default())?;
+    }
+    Ok(follows.is_proven())
+}
+
+#[test]
+fn a_picture_follows_or_the_cause_is_named() {
+    let check = |heights: &[(f64, f64)], expected: Result<bool, &str>| {
+        let sights: Vec<_> = heights.iter().map(|&(z, defocus)| sight(z, defocus)).collect();
+        let found = follow(&sights).map_err(Mismatch::sentence);
+        match (&found, expected) {
+            (Ok(found), Ok(expected)) => assert_eq!(*found, expected, "{heights:?}"),
+            (Err(sentence), Err(word)) => assert!(sentence.contains(word), "{heights:?}: {sentence}"),
+            _ => panic!("{heights:?}: {found:?}, not {expected:?}"),
+        }
+    };
+    check(&[(0.0, 20.0)], Ok(false));
+    check(&[(0.0, 20.0), (0.0, 20.6), (0.0, 19.4)], Ok(false));
+    check(&[(0.0, 20.0), (-5.0, 15.0)], Ok(true));
+    check(&[(0.0, 20.0), (-5.0, 17.5)], Ok(true));
+    check(&[(0.0, -20.0), (5.0, -14.0)], Ok(true));
+    // In the play of the drive.
+    check(&[(0.0, 3.0), (-2.0, 3.0)], Ok(false));
+    check(
+        &[(0.0, 20.0), (-5.0, 25.0)],
+        Err("moved up while it was sent down"),
+    );
+    check(
+        &[(0.0, -20.0), (5.0, -25.0)],
+        Err("moved down while it was sent up"),
+    );
+    check(
+        &[(0.0, -8.0), (5.0, -8.0), (10.0, -8.0), (15.0, -8.0)],
+        Err("does not change"),
+    );
+    check(&[(0.0, 40.0), (-0.4, 30.0)], Err("steps per millimetre"));
+    check(&[(0.0, 68.0), (-0.4, 58.0)], Err("steps per millimetre"));
+    check(&[(0.0, 68.0), (-0.4, 64.5)], Ok(false));
+    // Stretched once may be an error of the model, and twice it is the stage.
+    check(&[(0.0, 20.0), (-15.0, -7.0)], Ok(true));
+    check(
+        &[(0.0, 20.0), (-15.0, -7.0), (-8.0, 3.6)],
+        Err("steps per millimetre"),
+    );
+}
+
+#[test]
+fn an_estimate_that_is_not_trusted_proves_but_never_accuses() {
+    let doubted = |z, defocus| Sight {
+        is_trusted: false,
+        ..sight(z, defocus)
+    };
+    assert_eq!(follow(&[sight(0.0, 20.0), doubted(-5.0, 25.0)]), Ok(false));
+    assert_eq!(follow(&[doubted(0.0, 28.0), doubted(20.0, 47.0)]), Ok(true));
+    let sideless = |z, defocus| Sight {
+        is_sided: false,
+        ..sight(z, defocus)
+    };
+    assert_eq!(
+        follow(&[sideless(0.0, 40.0), sideless(5.0, 35.0)]),
+        Ok(true),
+        "it changes"
+    );
+}
+
+#[test]
+fn the_lens_does_not_descend_twice_unseen() {
+    let edges = ClassEdges::default();
+    let mut follows = Follows::default();
+    let frozen = |z_um| sight(z_um, 20.0);
+    follows.handle_sight(frozen(0.0), &edges).unwrap();
+    assert!(follows.leash_um(&frozen(0.0), &edges).is_some());
+    follows.handle_sight(frozen(-5.1), &edges).unwrap();
+    assert_eq!(follows.leash_um(&frozen(-5.1), &edges), None);
+    follows.lift();
+    for z_um in [0.0, 5.0] {
+        follows.handle_sight(frozen(z_um), &edges).unwrap();
+        assert_eq!(follows.leash_um(&frozen(z_um), &edges), None);
+    }
+    let mismatch = follows.handle_sight(frozen(9.0), &edges).unwrap_err();
+    assert!(mismatch.sentence().contains("does not change"), "{mismatch:?}");
+}
+
+/// Runs on estimates that are not trusted; the sentence at the end.
+fn sentence_of(law: Law, reason: &str) -> String {
+    let mut run = Loop::new(law, 40.0, 0);
+    run.reason = reason.into();
+    run.controller.handle_stage(StageReport {
+        z: Some(Micrometres(40.0)),
+        motion: Motion::Still,
+        at: run.now,
+    });
+    while *run.controller.phase() != Phase::Disabled {
+        run.tick(true, false);
+        if let Phase::Failed(reason) = run.controller.phase() {
+            assert!(
+                run.lowest_um >= 40.0 && run.z_um < 85.0,
+                "one or two steps up, none down"
+            );
+            return reason.clone();
+        }
+    }
+    String::new()
+}
+
+#[test]
+fn giving_up_says_what_was_seen_and_where() {
+    for law in [Law::Paper, Law::Stepwise] {
+        let told = sentence_of(law, "28 of 30 patches disagree about the side");
+        assert!(
+            told.contains("28 of 30 patches") && told.contains("after a step of 22 µm up"),
+            "{told}"
+        );
+        let untold = sentence_of(law, "");
+        assert!(
+            untold.contains("is there a stained slide in the light?"),
+            "{untold}"
+        );
+    }
+}
+
+#[test]
+fn estimates_of_long_ago_are_named() {
+    let mut run = Loop::new(Law::Stepwise, 40.0, 0);
+    run.now = Instant::from_nanos(5_000_000_000);
+    run.controller.enable(run.now);
+    for _ in 0..700 {
+        let exposed = Instant::from_nanos(0);
+        let behind = Observation {
+            exposed,
+            ..run.observe(true)
+        };
+        run.controller
+            .handle_observation(behind, run.now + Duration::from_secs(1));
+        run.tick(false, true);
+    }
+    assert!(
+        matches!(run.controller.phase(), Phase::Failed(reason) if reason.contains("stamps")),
+        "{:?}",
+        run.controller.phase()
+    );
+}
+
+#[test]
+fn a_position_that_does_not_count_ends_the_run() {
+    for law in [Law::Paper, Law::Stepwise] {
+        let mut run = Loop::new(law, 40.0, 0);
+        run.run(0.5);
+        run.controller.handle_stage(StageReport {
+            z: None,
+            motion: Motion::Still,
+            at: run.now,
+        });
+        assert_eq!(run.controller.poll(run.now), 0.0);
+        assert_eq!(
+            *run.controller.phase(),
+            Phase::Failed(POSITION_INVALID.to_owned())
+        );
+    }
+}
+
+#[test]
+fn focus_that_is_passed_in_motion_is_not_reached() {
+    let mut run = Loop::new(Law::Paper, 40.0, 0);
+    run.run_until_free();
+    run.controller.handle_stage(StageReport {
+        z: Some(Micrometres(0.0)),
+        motion: Motion::Moving,
+        at: run.now,
+    });
+    let passing = Observation {
+        index: DistanceIndex::IN_FOCUS,
+        ..run.observe(true)
+    };
+    run.controller.handle_observation(passing, run.now);
+    assert_eq!(run.controller.poll(run.now), 0.0);
+    assert_ne!(*run.controller.phase(), Phase::InFocus);
 }

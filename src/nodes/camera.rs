@@ -12,6 +12,7 @@ use r2r::{Publisher, QosProfile};
 use super::demand::POLL;
 use super::frame_in;
 use super::frames::{FrameInput, FrameOutlet, FrameTally, Preview, Shot, ShotReceiver, ShotSender};
+use super::recorded::RECORDED_FRAMES;
 use crate::drivers::image_files::{ImageFolder, Pixels, ZStack};
 use crate::frame::Frame;
 use crate::parameters;
@@ -65,6 +66,21 @@ impl Checked for CameraParameters {
             self.frame_id
         );
         Ok(())
+    }
+}
+
+impl CameraParameters {
+    /// What others can build on; recorded images cannot show what the stage does.
+    fn capabilities(&self) -> &'static [&'static str] {
+        match self.source.as_str() {
+            "sim" => &["image_raw", "image_raw/compressed", "camera_info"],
+            _ => &[
+                "image_raw",
+                "image_raw/compressed",
+                "camera_info",
+                RECORDED_FRAMES,
+            ],
+        }
     }
 }
 
@@ -128,7 +144,7 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
     let name = node.name().to_owned();
     let spinning = node.spin()?;
     presence.introduce(About {
-        capabilities: capabilities(&["image_raw", "image_raw/compressed", "camera_info"]),
+        capabilities: capabilities(parameters.capabilities()),
         device: parameters.device(),
         ..About::default()
     });

@@ -1,5 +1,6 @@
 //! `focus_controller`: estimates in, velocity along z out, while enabled.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,8 +15,11 @@ use r2r::{Publisher, QosProfile, ServiceRequest};
 use super::demand::Demand;
 use super::frame_in;
 use super::frames::{median, to_text};
+use super::recorded::{REFUSAL, Recorded};
 use crate::classes::{ClassEdges, DistanceIndex};
-use crate::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase, StageReport};
+use crate::focus::{
+    FocusConfig, FocusController, Law, Motion, Observation, POSITION_INVALID, Phase, StageReport,
+};
 use crate::objective::Objective;
 use crate::parameters;
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
@@ -32,8 +36,14 @@ use crate::units::{Instant, Micrometres};
 /// Period of velocity commands; a tenth of the bridge's command timeout.
 const COMMAND_PERIOD: Duration = Duration::from_millis(20);
 
-/// Time for the stage to stand before a deactivation is answered all the same.
+/// Time for the stage to stand before a stop or a deactivation is answered all the same.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// Time for a stage that goes on reporting motion to stand before a goal ends all the same.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// Calls that wait for the stage to stand; more are answered at once that it is not known.
+const MOST_PENDING: usize = 100;
 
 /// Time from a command to the first report that shows what came of it.
 const REACTION: Duration = Duration::from_millis(100);
@@ -73,6 +83,8 @@ parameters! {
         needs: Vec<String> = ["camera", "classifier", "stepper_bridge"].map(str::to_owned),
         /// Silence after which one of them counts as gone, s.
         alive_timeout: f64 [0.2..=60.0, "s"] = 1.0,
+        /// Let a camera that shows recorded images move the stage: they cannot show what it does.
+        recorded_frames_may_move: bool [live] = false,
         /// Begin to focus as soon as the stage is ready, without waiting for `~/enable`.
         enabled: bool = false,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
@@ -144,12 +156,22 @@ pub async fn run(app: App) -> Result<()> {
     let names = parameters.needs.iter().map(String::as_str);
     let silence = Duration::from_secs_f64(parameters.alive_timeout);
     let bonds = Bonds::new(&mut node, names, silence, app.clock)?;
-    let mut run = None;
+    let cameras: BTreeSet<&str> = parameters
+        .needs
+        .iter()
+        .map(String::as_str)
+        .chain(["camera"])
+        .collect();
+    let recorded = Recorded::new(&mut node, cameras)?;
+    let mut run: Option<Run> = None;
+    let mut pending: Vec<Pending> = Vec::new();
     let mut known = Known {
         index: 0,
         defocus: f64::NAN,
         z: f64::NAN,
         motion: None,
+        is_lost: false,
+        is_recorded: false,
         stops: None,
         stage_heard: Instant::default(),
         stage_at: Instant::default(),
@@ -184,8 +206,11 @@ pub async fn run(app: App) -> Result<()> {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         // A controller at rest commands nothing, and hears of the world by its messages.
-        let is_busy =
-            is_running(&controller) || outlets.stop_repeats > 0 || leaving.is_some() || run.is_some();
+        let is_busy = is_running(&controller)
+            || outlets.stop_repeats > 0
+            || leaving.is_some()
+            || run.is_some()
+            || !pending.is_empty();
         let event = tokio::select! {
             () = app.stopped() => Event::Shutdown,
             Some(estimate) = estimates.next() => Event::Estimate(estimate),
@@ -199,6 +224,7 @@ pub async fn run(app: App) -> Result<()> {
         };
         let now = app.clock.now();
         known.missing = bonds.missing(now);
+        known.is_recorded = recorded.is_recorded() && !live.borrow().recorded_frames_may_move;
         if live.has_changed().unwrap_or(false) {
             // They were checked before they were accepted.
             controller.set_config(live.borrow_and_update().config()?);
@@ -218,7 +244,7 @@ pub async fn run(app: App) -> Result<()> {
             Event::Stage(stage) => {
                 let report = to_report(&stage);
                 controller.handle_stage(report);
-                (known.motion, known.z) = (Some(report.motion), stage.z);
+                (known.motion, known.z, known.is_lost) = (Some(report.motion), stage.z, report.z.is_none());
                 (known.stage_heard, known.stage_at) = (now, report.at);
                 if known
                     .stops
@@ -228,17 +254,14 @@ pub async fn run(app: App) -> Result<()> {
                     // Whoever stopped the stage wants it to stand, not to be looked at and driven on.
                     controller.disable();
                     enable_when_ready = false;
-                    if let Some(run) = run.take() {
-                        known.end(
-                            run,
-                            End::Preempted,
-                            "~/stop of the stepper bridge was called",
-                            now,
-                        );
-                    }
+                    end_soon(
+                        &mut run,
+                        End::Preempted,
+                        "~/stop of the stepper bridge was called",
+                        now,
+                    );
                 }
-                let is_ready = report.motion != Motion::Unavailable && known.missing.is_none();
-                if enable_when_ready && is_active && is_ready {
+                if enable_when_ready && known.hindrance(is_active).is_none() {
                     enable_when_ready = false;
                     controller.enable(now);
                 }
@@ -258,55 +281,38 @@ pub async fn run(app: App) -> Result<()> {
                         run = Some(Run {
                             handle: request.accept(),
                             limit,
+                            ending: None,
                         });
                         controller.enable(now);
                     }
                 }
             }
-            Event::Enable(request) if !is_active => drop(request.respond(SetBool::Response {
-                success: false,
-                message: INACTIVE.to_owned(),
-            })),
-            Event::Enable(request) if request.message.data && known.motion == Some(Motion::Unavailable) => {
-                drop(request.respond(SetBool::Response {
-                    success: false,
-                    message: UNAVAILABLE.to_owned(),
-                }));
-            }
-            Event::Enable(request) if request.message.data && known.missing.is_some() => {
-                drop(request.respond(SetBool::Response {
-                    success: false,
-                    message: known.missing.clone().unwrap_or_default(),
-                }));
-            }
-            Event::Enable(request) => {
-                if let Some(run) = run.take() {
-                    known.end(run, End::Preempted, "~/enable was called", now);
-                }
-                enable_when_ready = false;
-                let enable = request.message.data;
-                if enable {
-                    controller.enable(now);
+            Event::Enable(request) if request.message.data => {
+                enable_when_ready &= known.hindrance(is_active).is_some();
+                if let Some(reason) = known.hindrance(is_active) {
+                    Reply::Enable(request).give(false, &reason);
                 } else {
-                    controller.disable();
+                    if let Some(run) = run.take() {
+                        known.end(run, End::Preempted, "~/enable was called", now);
+                    }
+                    controller.enable(now);
+                    Reply::Enable(request).give(true, "focusing");
                 }
-                let message = if enable { "focusing" } else { "disabled" }.to_owned();
-                drop(request.respond(SetBool::Response {
-                    success: true,
-                    message,
-                }));
             }
-            Event::Stop(request) => {
-                if let Some(run) = run.take() {
-                    known.end(run, End::Preempted, "~/stop was called", now);
-                }
+            Event::Enable(request) if !is_active => Reply::Enable(request).give(false, INACTIVE),
+            Event::Enable(request) => {
+                end_soon(&mut run, End::Preempted, "~/enable was called", now);
                 enable_when_ready = false;
                 controller.disable();
                 outlets.command(0.0, now);
-                drop(request.respond(Trigger::Response {
-                    success: true,
-                    message: "disabled and stopped".to_owned(),
-                }));
+                pending.push(Pending::new(Reply::Enable(request), now));
+            }
+            Event::Stop(request) => {
+                end_soon(&mut run, End::Preempted, "~/stop was called", now);
+                enable_when_ready = false;
+                controller.disable();
+                outlets.command(0.0, now);
+                pending.push(Pending::new(Reply::Stop(request), now));
             }
             Event::Life(wish) => match wish.change {
                 // It holds nothing but its parameters.
@@ -320,9 +326,12 @@ pub async fn run(app: App) -> Result<()> {
                     enable_when_ready = false;
                     controller.disable();
                     outlets.command(0.0, now);
-                    if let Some(run) = run.take() {
-                        known.end(run, End::Preempted, "the focus controller was deactivated", now);
-                    }
+                    end_soon(
+                        &mut run,
+                        End::Preempted,
+                        "the focus controller was deactivated",
+                        now,
+                    );
                     leaving = Some((wish, now + STOP_LIMIT));
                 }
             },
@@ -338,10 +347,9 @@ pub async fn run(app: App) -> Result<()> {
             Some(missing) if is_running(&controller) && !app.is_stopping() => {
                 is_bereft = true;
                 controller.give_up(missing.clone());
-                if let Some(run) = run.take() {
-                    known.end(run, End::NodeGone, missing, now);
-                }
+                end_soon(&mut run, End::NodeGone, missing, now);
             }
+            None if known.is_recorded && is_running(&controller) => controller.give_up(REFUSAL.to_owned()),
             // Work can be given again; nothing resumes by itself.
             None if std::mem::take(&mut is_bereft) && !is_running(&controller) => controller.disable(),
             Some(_) | None => {}
@@ -367,6 +375,13 @@ pub async fn run(app: App) -> Result<()> {
             }
         }
         run = run.and_then(|run| known.follow(run, &mut controller, now));
+        pending = known.answer(pending, now);
+    }
+    for pending in pending {
+        pending.reply.give(
+            false,
+            "disabled, but the focus controller ends before the stage is known to stand",
+        );
     }
     if let Some(run) = run {
         known.end(run, End::GaveUp, "the focus controller ends", app.clock.now());
@@ -386,6 +401,52 @@ struct Run {
     handle: GoalHandle<Autofocus::Action>,
     /// Time it may take; None for the controller's own limit.
     limit: Option<Duration>,
+    /// How it ends once the stage stands, and since when that is known.
+    ending: Option<(End, String, Instant)>,
+}
+
+/// Has a goal end when the stage stands.
+fn end_soon(run: &mut Option<Run>, end: End, message: &str, now: Instant) {
+    if let Some(run) = run {
+        run.ending.get_or_insert_with(|| (end, message.to_owned(), now));
+    }
+}
+
+/// A call to be answered.
+enum Reply {
+    Enable(ServiceRequest<SetBool::Service>),
+    Stop(ServiceRequest<Trigger::Service>),
+}
+
+impl Reply {
+    fn give(self, success: bool, message: &str) {
+        let message = message.to_owned();
+        // A client that has gone needs no answer.
+        match self {
+            Self::Enable(request) => drop(request.respond(SetBool::Response { success, message })),
+            Self::Stop(request) => drop(request.respond(Trigger::Response { success, message })),
+        }
+    }
+
+    /// What it asked for, done.
+    fn done(self) {
+        match self {
+            Self::Enable(_) => self.give(true, "disabled, the stage stands"),
+            Self::Stop(_) => self.give(true, "disabled and stopped, the stage stands"),
+        }
+    }
+}
+
+/// A call that is answered when the stage stands.
+struct Pending {
+    reply: Reply,
+    asked: Instant,
+}
+
+impl Pending {
+    fn new(reply: Reply, asked: Instant) -> Self {
+        Self { reply, asked }
+    }
 }
 
 /// How a goal ended.
@@ -405,6 +466,10 @@ struct Known {
     z: f64,
     /// None until the stage has been heard of.
     motion: Option<Motion>,
+    /// The stage was heard of, and its height does not count.
+    is_lost: bool,
+    /// The camera shows recorded images, which may not move the stage.
+    is_recorded: bool,
     /// How often the stage was stopped.
     stops: Option<u32>,
     /// When the stage was heard of last.
@@ -422,6 +487,21 @@ impl Known {
         matches!(self.motion, None | Some(Motion::Unavailable))
     }
 
+    /// Why no run can begin.
+    fn hindrance(&self, is_active: bool) -> Option<String> {
+        if !is_active {
+            Some(INACTIVE.to_owned())
+        } else if self.missing.is_some() {
+            self.missing.clone()
+        } else if self.motion == Some(Motion::Unavailable) {
+            Some(UNAVAILABLE.to_owned())
+        } else if self.is_lost {
+            Some(POSITION_INVALID.to_owned())
+        } else {
+            self.is_recorded.then(|| REFUSAL.to_owned())
+        }
+    }
+
     /// The goal's own time limit, if it has one.
     fn check(&self, goal: &Autofocus::Goal, is_active: bool) -> Result<Option<Duration>, String> {
         if !is_active {
@@ -429,8 +509,8 @@ impl Known {
         }
         let limit = Duration::try_from_secs_f64(goal.timeout)
             .map_err(|_| format!("a timeout of {} s is no time: give seconds, or 0", goal.timeout))?;
-        if let Some(missing) = &self.missing {
-            return Err(missing.clone());
+        if let Some(reason) = self.hindrance(is_active) {
+            return Err(reason);
         }
         if self.is_stageless() {
             return Err(UNAVAILABLE.to_owned());
@@ -456,41 +536,78 @@ impl Known {
         }
     }
 
-    /// Ends the goal if its end has come, and leaves the controller disabled then: nothing moves between goals.
-    fn follow(&self, run: Run, controller: &mut FocusController, now: Instant) -> Option<Run> {
-        let end = match controller.phase() {
-            Phase::InFocus => Some((End::InFocus, "in focus".to_owned())),
-            Phase::Failed(reason) => Some((End::GaveUp, reason.clone())),
-            _ => None,
-        };
-        if let Some((end, message)) = end {
-            if matches!(end, End::InFocus) {
-                controller.disable();
-            }
-            self.end(run, end, &message, now);
-            return None;
-        }
+    /// How the goal ends, if its end has come.
+    fn verdict(
+        &self,
+        run: &Run,
+        controller: &FocusController,
+        now: Instant,
+    ) -> Option<(End, String, Instant)> {
         let is_late = run
             .limit
             .is_some_and(|limit| now.since(run.handle.accepted()) > limit);
-        if run.handle.is_cancelling() || is_late {
-            controller.disable();
-            if self.may_move() && now.since(self.stage_heard.max(self.commanded)) < STOP_LIMIT {
-                return Some(run);
-            }
-            if self.may_move() {
-                let sentence = "the stage was told to stop and has not been heard of since";
-                self.end(run, End::GaveUp, sentence, now);
-                return None;
-            }
-            if run.handle.is_cancelling() {
-                self.end(run, End::Cancelled, "stopped as asked", now);
-            } else {
-                self.end(run, End::GaveUp, "not in focus within the goal's timeout", now);
-            }
-            return None;
+        let (end, message) = match controller.phase() {
+            Phase::InFocus => (End::InFocus, "in focus"),
+            Phase::Failed(reason) => (End::GaveUp, reason.as_str()),
+            _ if run.handle.is_cancelling() => (End::Cancelled, "stopped as asked"),
+            _ if is_late => (End::GaveUp, "not in focus within the goal's timeout"),
+            _ => return None,
+        };
+        Some((end, message.to_owned(), now))
+    }
+
+    /// Ends the goal if its end has come and the stage stands; the controller is left disabled: nothing moves between goals.
+    fn follow(&self, mut run: Run, controller: &mut FocusController, now: Instant) -> Option<Run> {
+        if run.ending.is_none() {
+            run.ending = self.verdict(&run, controller, now);
         }
-        Some(run)
+        let Some((end, message, since)) = run.ending.clone() else {
+            return Some(run);
+        };
+        if is_running(controller) {
+            controller.disable();
+        }
+        let silence = now.since(self.stage_heard.max(self.commanded));
+        if !self.may_move() {
+            self.end(run, end, &message, now);
+        } else if silence < STOP_LIMIT && now.since(since) < END_LIMIT {
+            return Some(run);
+        } else if matches!(end, End::InFocus | End::Cancelled) {
+            let sentence = "the stage was told to stop and has not been heard of since";
+            self.end(run, End::GaveUp, sentence, now);
+        } else {
+            let sentence = format!("{message}; the stage was told to stop and has not been heard of since");
+            self.end(run, end, &sentence, now);
+        }
+        None
+    }
+
+    /// Answers the calls that waited for the stage to stand, as far as that is known; returns the others.
+    fn answer(&self, pending: Vec<Pending>, now: Instant) -> Vec<Pending> {
+        let is_crowded = pending.len() > MOST_PENDING;
+        let mut waiting = Vec::new();
+        for call in pending {
+            let is_late = now.since(call.asked) >= STOP_LIMIT || is_crowded;
+            match self.motion {
+                Some(Motion::Still) if self.stage_at > call.asked.max(self.commanded + REACTION) => {
+                    call.reply.done();
+                }
+                Some(Motion::Unavailable) | None => call.reply.give(
+                    false,
+                    "disabled, but the stage is not ready and may move: look at stage_state for the reason",
+                ),
+                Some(Motion::Moving) if is_late => call.reply.give(
+                    false,
+                    "disabled, but the stage still moves: call stop of the stepper bridge",
+                ),
+                Some(Motion::Still) if is_late => call.reply.give(
+                    false,
+                    "disabled, but the stage has not reported since: check that its driver is running",
+                ),
+                Some(Motion::Moving | Motion::Still) => waiting.push(call),
+            }
+        }
+        waiting
     }
 
     fn end(&self, run: Run, end: End, message: &str, now: Instant) {
@@ -537,6 +654,8 @@ fn to_observation(estimate: &FocusEstimate) -> Option<Observation> {
         defocus,
         other_side,
         trusted: estimate.trusted,
+        reason: estimate.reason.as_str().into(),
+        has_specimen: estimate.patches_used > 0,
         exposed,
     })
 }
@@ -638,6 +757,8 @@ impl Outlets {
             (Phase::Disabled | Phase::InFocus, None) if known.is_stageless() => {
                 Work::Fault(UNAVAILABLE.into())
             }
+            (Phase::Disabled | Phase::InFocus, None) if known.is_lost => Work::Fault(POSITION_INVALID.into()),
+            (Phase::Disabled | Phase::InFocus, None) if known.is_recorded => Work::Fault(REFUSAL.into()),
             (Phase::Disabled | Phase::InFocus, None) => Work::Idle("".into()),
         });
     }

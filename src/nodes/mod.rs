@@ -7,6 +7,7 @@ pub mod demand;
 pub mod focus_controller;
 pub mod frames;
 mod move_goals;
+mod recorded;
 pub mod sim_microscope;
 mod stage_waits;
 pub mod stepper_bridge;

@@ -1,0 +1,129 @@
+//! The settings of a run, checked in one place.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::classes::ClassEdges;
+use crate::units::Micrometres;
+
+/// Which control law turns estimates into motion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Law {
+    /// Algorithm 1: index 4 at the default speed, else 0.2 x default speed x index, until index 0.
+    Paper,
+    /// The same speeds, in bounded steps with a look after each.
+    #[default]
+    Stepwise,
+}
+
+/// Checked settings of the controller.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FocusConfig {
+    /// The control law.
+    pub law: Law,
+    /// The paper's default speed, µm/s.
+    pub default_speed_um_per_s: f64,
+    /// Heights between the classes, which bound the steps.
+    pub edges: ClassEdges,
+    /// Lowest permitted height of the lens, stage coordinates.
+    pub z_min: Micrometres,
+    /// Highest permitted height of the lens, stage coordinates.
+    pub z_max: Micrometres,
+    /// An estimate exposed longer ago than this is not acted on.
+    pub estimate_timeout: Duration,
+    /// Paper: motion ends when the newest estimate was exposed longer ago than this. The law moves until it hears otherwise,
+    /// so this is how long it moves blind.
+    pub motion_timeout: Duration,
+    /// Rest between standstill and the first exposure that counts.
+    pub settle: Duration,
+    /// Stepwise: a move lasts at least this long, which slows short moves until timing errors no longer matter.
+    pub min_move: Duration,
+    /// Stepwise: remaining defocus that is not worth another step, µm.
+    pub tolerance_um: f64,
+    /// Stepwise: probability of the other side of focus from which the sign is in doubt, 0 to 1.
+    pub doubt: f32,
+    /// Stepwise: rise after which a sign still in doubt means that the lens was above focus all along, µm. Must exceed
+    /// the depth below focus that is to be recovered from, less the depth from which the sign is clear.
+    pub probe_um: f64,
+    /// Untrusted looks in a row before looking elsewhere or giving up, and how long they are watched at least.
+    pub untrusted_limit: u32,
+    /// See `untrusted_limit`.
+    pub search_look: Duration,
+    /// Time after which a run that has not reached focus is given up.
+    pub run_timeout: Duration,
+}
+
+impl Default for FocusConfig {
+    fn default() -> Self {
+        Self {
+            law: Law::default(),
+            default_speed_um_per_s: 223.7,
+            edges: ClassEdges::default(),
+            z_min: Micrometres(-100.0),
+            z_max: Micrometres(300.0),
+            estimate_timeout: Duration::from_millis(1000),
+            motion_timeout: Duration::from_millis(250),
+            settle: Duration::from_millis(30),
+            min_move: Duration::from_millis(250),
+            tolerance_um: 0.36,
+            doubt: 0.1,
+            probe_um: 45.0,
+            untrusted_limit: 12,
+            search_look: Duration::from_millis(1200),
+            run_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl FocusConfig {
+    /// The same settings if they make sense.
+    ///
+    /// # Errors
+    /// Names the first setting that does not.
+    pub fn checked(self) -> Result<Self, FocusConfigError> {
+        let positive = |name: &'static str, value: f64| {
+            if value.is_finite() && value > 0.0 {
+                Ok(())
+            } else {
+                Err(FocusConfigError::NotPositive { name, value })
+            }
+        };
+        positive("default_speed", self.default_speed_um_per_s)?;
+        positive("tolerance", self.tolerance_um)?;
+        positive("estimate_timeout", self.estimate_timeout.as_secs_f64())?;
+        positive("motion_timeout", self.motion_timeout.as_secs_f64())?;
+        positive("min_move", self.min_move.as_secs_f64())?;
+        positive("run_timeout", self.run_timeout.as_secs_f64())?;
+        // Written so that NaN is refused too.
+        if !(self.z_min.0.is_finite() && self.z_max.0.is_finite() && self.z_min.0 < self.z_max.0) {
+            return Err(FocusConfigError::Limits {
+                z_min_um: self.z_min.0,
+                z_max_um: self.z_max.0,
+            });
+        }
+        Ok(self)
+    }
+}
+
+/// A setting of the controller is out of range.
+#[derive(Debug, thiserror::Error)]
+pub enum FocusConfigError {
+    /// A quantity that must be positive is not.
+    #[error("{name} must be a positive number, not {value}")]
+    NotPositive {
+        /// The parameter.
+        name: &'static str,
+        /// Its value in SI units.
+        value: f64,
+    },
+    /// The permitted range is empty.
+    #[error("z_min ({z_min_um} µm) must lie below z_max ({z_max_um} µm), both finite")]
+    Limits {
+        /// Lower limit, µm.
+        z_min_um: f64,
+        /// Upper limit, µm.
+        z_max_um: f64,
+    },
+}

@@ -1,0 +1,64 @@
+//! Heights that the stage reported lately, to know where the lens was when a frame was exposed.
+
+use std::collections::VecDeque;
+
+use crate::units::Instant;
+
+/// Reports kept: two seconds of a stage in motion.
+const KEPT: usize = 100;
+
+/// The newest reports, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Heights(VecDeque<(Instant, f64)>);
+
+impl Heights {
+    /// A report; one that is older than the newest begins anew, for the clock was set.
+    pub fn handle_report(&mut self, at: Instant, z_um: Option<f64>) {
+        let Some(z_um) = z_um else {
+            return self.0.clear();
+        };
+        if self.0.back().is_some_and(|newest| newest.0 > at) {
+            self.0.clear();
+        }
+        if self.0.len() == KEPT {
+            self.0.pop_front();
+        }
+        self.0.push_back((at, z_um));
+    }
+
+    /// The height then, µm: between two reports in proportion, after the newest as in the newest, before the oldest unknown.
+    pub fn at(&self, then: Instant) -> Option<f64> {
+        let after = self.0.iter().position(|(at, _)| *at > then);
+        let Some(after) = after else {
+            return self.0.back().map(|newest| newest.1);
+        };
+        let (before, after) = (self.0.get(after.checked_sub(1)?)?, self.0.get(after)?);
+        let share = then.since(before.0).as_secs_f64() / after.0.since(before.0).as_secs_f64();
+        Some(before.1 + share * (after.1 - before.1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn heights_between_reports_are_in_proportion() {
+        let mut heights = Heights::default();
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        for (ms, z_um) in [(100, 1.0), (120, 5.0), (140, 5.0)] {
+            heights.handle_report(at(ms), Some(z_um));
+        }
+        for (ms, expected) in [
+            (90, None),
+            (100, Some(1.0)),
+            (105, Some(2.0)),
+            (130, Some(5.0)),
+            (900, Some(5.0)),
+        ] {
+            assert_eq!(heights.at(at(ms)), expected, "{ms} ms");
+        }
+        heights.handle_report(at(160), None);
+        assert_eq!(heights.at(at(160)), None);
+    }
+}

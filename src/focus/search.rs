@@ -1,0 +1,69 @@
+//! What is done while no estimate can be trusted: look for longer, step away from the slide, look again.
+
+use std::time::Duration;
+
+use super::{FocusConfig, Observation};
+use crate::units::Instant;
+
+/// Untrusted looks of a stage at rest.
+#[derive(Debug, Default)]
+pub(super) struct Search {
+    /// How many in a row, here.
+    doubtful: u32,
+    /// Exposures of the first and the newest of them.
+    span: Option<(Instant, Instant)>,
+    /// How many there were before each step up, of this length.
+    before: Vec<u32>,
+    step_um: f64,
+}
+
+impl Search {
+    /// A look of the stage at rest.
+    pub fn handle_look(&mut self, look: &Observation) {
+        if look.trusted {
+            (self.doubtful, self.span) = (0, None);
+            return;
+        }
+        self.doubtful += 1;
+        let first = self.span.map_or(look.exposed, |(first, _)| first);
+        self.span = Some((first, look.exposed));
+    }
+
+    /// Whether nothing more is to be expected from looking on here.
+    pub fn is_over(&self, config: &FocusConfig) -> bool {
+        let watched = self
+            .span
+            .map_or(Duration::ZERO, |(first, last)| last.since(first));
+        self.doubtful >= config.untrusted_limit && watched >= config.search_look
+    }
+
+    /// The lens goes up by that much, to look again.
+    pub fn handle_step(&mut self, step_um: f64) {
+        self.before.push(self.doubtful);
+        self.step_um = step_um;
+        (self.doubtful, self.span) = (0, None);
+    }
+
+    /// Steps up so far.
+    pub fn steps(&self) -> usize {
+        self.before.len()
+    }
+
+    /// Why the run ends; `reason` is what the estimates say themselves, empty if they do not.
+    pub fn sentence(&self, reason: &str) -> String {
+        let mut places = self.before.iter().chain([&self.doubtful]);
+        let mut text = format!(
+            "{} frames in a row could not be judged",
+            places.next().unwrap_or(&0)
+        );
+        for count in places {
+            text += &format!(", nor {count} after a step of {:.0} µm up", self.step_um);
+        }
+        let reason = if reason.is_empty() {
+            "is there a stained slide in the light?"
+        } else {
+            reason
+        };
+        format!("{text}: {reason}")
+    }
+}
