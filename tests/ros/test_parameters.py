@@ -244,10 +244,14 @@ def test_a_limit_under_a_pattern_is_in_force_and_a_stray_section_is_told(graph, 
     assert rate.double_value == 7.0
     (certainty,) = values(client, "lab1/classifier", "min_certainty")
     assert certainty.double_value == 0.5
-    for section in ("'camera' in", "'/lab2/**' in", "'classifier' in -p classifier:min_certainty:=0.9"):
-        client.spin_until(lambda: f"the section {section}" in graph.log("lab1autofocus"), 20, f"a warning about {section}")
-    warnings = [line for line in graph.log("lab1autofocus").splitlines() if "matches no node" in line]
-    assert len(warnings) == 3 and sum(str(path) in line for line in warnings) == 2, warnings
+
+    def warnings():
+        return [line for line in graph.log("lab1autofocus").splitlines() if "matches no node" in line]
+
+    client.spin_until(lambda: len(warnings()) == 3, 20, "a warning about each section that matches none")
+    for line, words in zip(warnings(), ("'camera' in", "'/lab2/**' in", "'classifier' in -p classifier:min_certainty:=0.9")):
+        assert f"the section {words}" in line, line
+    assert sum(str(path) in line for line in warnings()) == 2
 
 
 def test_a_rule_for_one_node_reaches_it(graph, client):
