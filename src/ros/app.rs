@@ -242,9 +242,10 @@ fn run(add: impl FnOnce(&mut Process)) -> Result<()> {
     outcome
 }
 
-/// The process's connection to ROS. r2r panics where rcl refuses something, for example a ROS_DOMAIN_ID that is no number; here
-/// that is one sentence too.
+/// The process's connection to ROS. r2r panics where rcl refuses something, here that is one sentence too.
 fn ros_context() -> Result<r2r::Context> {
+    let domain = std::env::var_os("ROS_DOMAIN_ID");
+    arguments::check_domain(domain.as_ref().map(|text| text.to_string_lossy()).as_deref())?;
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let outcome = std::panic::catch_unwind(r2r::Context::create);

@@ -13,6 +13,9 @@ use super::params::Overrides;
 /// Longest name of a node and longest namespace; ROS takes 245 letters and wants room for topics below it.
 const MOST_LETTERS: usize = 200;
 
+/// The last domain whose ports exist, with the port numbers that DDS has by default.
+const LAST_DOMAIN: u8 = 232;
+
 /// What the command line and its files say about parameters.
 static OVERRIDES: OnceLock<Overrides> = OnceLock::new();
 
@@ -47,6 +50,23 @@ pub(super) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Wish
         }
     }
     Ok(Wish::Run(overrides))
+}
+
+/// Checks what `ROS_DOMAIN_ID` says: the middleware ends the process without a word of ours where its ports run out, and reads
+/// other texts as other numbers.
+///
+/// # Errors
+/// A sentence that names the variable and the remedy.
+pub(super) fn check_domain(given: Option<&str>) -> Result<()> {
+    let is_domain = |text: &str| text.parse::<u8>().is_ok_and(|number| number <= LAST_DOMAIN);
+    match given {
+        Some(text) if !text.is_empty() && !is_domain(text) => {
+            bail!(
+                "ROS_DOMAIN_ID is '{text}': set it to a number from 0 to {LAST_DOMAIN}, or leave it out for 0"
+            )
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Keeps the parameters for the nodes of this process.
@@ -278,6 +298,17 @@ mod tests {
             assert!(refusal.contains(word), "{line}: {refusal}");
         }
         assert!(read([OsString::new()]).is_err());
+    }
+
+    #[test]
+    fn a_domain_is_a_number_that_has_ports() {
+        for domain in [None, Some(""), Some("0"), Some("232")] {
+            assert!(check_domain(domain).is_ok(), "{domain:?}");
+        }
+        for domain in ["-1", "233", "99999", "many", " 1", "1 "] {
+            let refusal = check_domain(Some(domain)).unwrap_err().to_string();
+            assert!(refusal.contains("ROS_DOMAIN_ID"), "{refusal}");
+        }
     }
 
     proptest! {

@@ -113,9 +113,13 @@ impl Overrides {
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut watch);
         if watch.expected == Some(watch.nodes.len()) {
-            self.strays(&watch.nodes).for_each(|(section, sources)| {
-                tracing::warn!("{}", stray_sentence(section, sources, &watch.nodes))
-            });
+            let node = watch
+                .nodes
+                .first()
+                .map_or("", |node| node.trim_start_matches('/'));
+            for (section, sources) in self.strays(&watch.nodes) {
+                tracing::warn!(node, "{}", stray_sentence(section, sources, &watch.nodes));
+            }
         }
     }
 
