@@ -76,6 +76,7 @@ def start(context: LaunchContext) -> list[Node]:
     given = arguments(context)
     sim = given["sim"] == "true"
     refuse_half_real_hardware(given, sim)
+    refuse_absent_file(given["params_file"])
     parameters = [given["params_file"], overrides(given, sim)]
     if given["composed"] == "true":
         return [process("autofocus", parameters, given)]
@@ -135,6 +136,12 @@ def refuse_half_real_hardware(given: dict[str, str], sim: bool) -> None:
         raise RuntimeError("camera_source:=sim is the virtual microscope's camera: choose folder or zstack, or sim:=true")
     if given["params_file"] == CONFIG and not (given["camera_source"] and given["serial_port"]):
         raise RuntimeError("sim:=false needs camera_source and serial_port, or a params_file that names them")
+
+
+def refuse_absent_file(path: str) -> None:
+    """Every process would refuse it on its own, after it has started."""
+    if not (Path(path).is_file() and os.access(path, os.R_OK)):
+        raise RuntimeError(f"params_file:={path} cannot be read: name a parameter file, or leave it out for the one that ships")
 
 
 def overrides(given: dict[str, str], sim: bool) -> dict[str, object]:

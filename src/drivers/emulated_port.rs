@@ -5,8 +5,10 @@
 //! name; the port can be closed and opened any number of times.
 
 use std::fs::{self, File, TryLockError};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +20,9 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::openpty;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-use nix::unistd::ttyname;
+use nix::unistd::{geteuid, ttyname};
 
+use super::runtime_dir::{RuntimeDirError, runtime_dir};
 use super::serial::Clock;
 use crate::protocol::grbl_emulator::{Emulator, EmulatorConfig};
 use crate::stage::Axis;
@@ -47,7 +50,7 @@ pub enum EmulatedPortError {
         source: io::Error,
     },
     /// Something else is there.
-    #[error("cannot link the emulated port at {}: something that is not a link is there; remove it", path.display())]
+    #[error("cannot link the emulated port at {}: something that is not the name of a virtual stage is there; remove it or choose another port", path.display())]
     InTheWay {
         /// Where the link should be.
         path: PathBuf,
@@ -58,6 +61,9 @@ pub enum EmulatedPortError {
         /// Where the link should be.
         path: PathBuf,
     },
+    /// No folder for its lock.
+    #[error("cannot lock the name of the emulated port: {0}")]
+    Folder(#[from] RuntimeDirError),
     /// No thread.
     #[error("cannot start the emulation thread: {0}")]
     Thread(io::Error),
@@ -143,6 +149,7 @@ impl EmulatedPort {
     /// # Errors
     /// As [`Self::open`].
     pub fn attach(link: &Path, stage: EmulatedStage) -> Result<Self, EmulatedPortError> {
+        refuse_others(link)?;
         let claim = claim(link)?;
         let ends = openpty(None, None)?;
         let mut settings = tcgetattr(&ends.slave)?;
@@ -210,17 +217,42 @@ impl Drop for EmulatedPort {
     }
 }
 
-/// The file beside a link that whoever offers the port holds locked.
-fn claim_path(link: &Path) -> PathBuf {
-    let mut path = link.as_os_str().to_owned();
-    path.push(".lock");
-    path.into()
+/// The file that whoever offers a port at `link` holds locked. It is not beside the link, which may stand in a folder of devices.
+fn claim_path(link: &Path) -> Result<PathBuf, RuntimeDirError> {
+    let folder = link.parent().and_then(|folder| folder.canonicalize().ok());
+    let place = match (folder, link.file_name()) {
+        (Some(folder), Some(name)) => folder.join(name),
+        _ => link.to_owned(),
+    };
+    let mut hasher = DefaultHasher::new();
+    place.hash(&mut hasher);
+    Ok(runtime_dir()?.join(format!("{:016x}.lock", hasher.finish())))
+}
+
+/// The claim's file if it is a plain one of this user: a link is not followed, a FIFO not waited for.
+fn open_claim(path: &Path, create: bool) -> io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let file = File::options()
+        .read(true)
+        .write(true)
+        .create(create)
+        .mode(0o600)
+        .custom_flags(flags.bits())
+        .open(path)?;
+    let metadata = file.metadata()?;
+    let is_ours = metadata.is_file() && metadata.uid() == geteuid().as_raw();
+    match is_ours {
+        true => Ok(file),
+        false => Err(io::Error::other(
+            "its lock is not a plain file of this user; remove it",
+        )),
+    }
 }
 
 /// Takes the name for this process.
 fn claim(link: &Path) -> Result<File, EmulatedPortError> {
     let path = link.to_owned();
-    let file = match File::options().create(true).append(true).open(claim_path(link)) {
+    let file = match open_claim(&claim_path(link)?, true) {
         Ok(file) => file,
         Err(source) => return Err(EmulatedPortError::Link { path, source }),
     };
@@ -237,19 +269,32 @@ fn claim(link: &Path) -> Result<File, EmulatedPortError> {
 
 /// Whether `link` is the name of a virtual stage whose process has ended without removing it.
 pub(super) fn is_abandoned(link: &Path) -> bool {
-    File::open(claim_path(link)).is_ok_and(|claim| claim.try_lock_shared().is_ok())
+    let claim = claim_path(link)
+        .ok()
+        .and_then(|path| open_claim(&path, false).ok());
+    link.is_symlink() && claim.is_some_and(|claim| claim.try_lock_shared().is_ok())
+}
+
+/// Refuses a name that something else has: a file, a device, or a link that leads to no pseudo-terminal.
+fn refuse_others(link: &Path) -> Result<(), EmulatedPortError> {
+    let is_ours = match link.symlink_metadata() {
+        Ok(metadata) if metadata.is_symlink() => {
+            fs::read_link(link).is_ok_and(|target| target.starts_with("/dev/pts"))
+        }
+        Ok(_) => false,
+        Err(_) => true,
+    };
+    match is_ours {
+        true => Ok(()),
+        false => Err(EmulatedPortError::InTheWay {
+            path: link.to_owned(),
+        }),
+    }
 }
 
 /// Makes `link` point to `device`, at once and not in steps.
 fn place_link(device: &Path, link: &Path) -> Result<(), EmulatedPortError> {
-    if link
-        .symlink_metadata()
-        .is_ok_and(|metadata| !metadata.is_symlink())
-    {
-        return Err(EmulatedPortError::InTheWay {
-            path: link.to_owned(),
-        });
-    }
+    refuse_others(link)?;
     let mut aside = link.as_os_str().to_owned();
     aside.push(format!(".{}", std::process::id()));
     let aside = PathBuf::from(aside);

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use r2r::sensor_msgs::msg::JointState;
 
 use crate::drivers::position_store::PositionStore;
-use crate::drivers::runtime_dir::state_dir;
+use crate::drivers::runtime_dir::{RuntimeDirError, runtime_dir, state_dir};
 use crate::units::Micrometres;
 
 /// Height of the lens in a joint state: position of joint `z`, m, if it is there and known.
@@ -38,13 +38,12 @@ fn frame_in(namespace: &str, frame: &str) -> Arc<str> {
 }
 
 /// Where the virtual stage of a namespace offers its port, unless a parameter says otherwise: a name that two microscopes,
-/// two users or two ROS domains do not share.
-fn virtual_port(namespace: &str) -> PathBuf {
+/// two users or two ROS domains do not share, in a folder where no other user can lay a link.
+fn virtual_port(namespace: &str) -> Result<PathBuf, RuntimeDirError> {
     let domain = std::env::var("ROS_DOMAIN_ID").unwrap_or_else(|_| "0".to_owned());
-    let user = nix::unistd::getuid();
     let scope = namespace.trim_matches('/').replace('/', "-");
     let separator = if scope.is_empty() { "" } else { "-" };
-    std::env::temp_dir().join(format!("hhnet-{user}-{domain}{separator}{scope}-stage"))
+    Ok(runtime_dir()?.join(format!("{domain}{separator}{scope}-stage")))
 }
 
 /// What is remembered of the motion controller on a port; nothing, and a line in the log, where there is no place for it.

@@ -125,7 +125,7 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
         return Ok(());
     }
     let link = match parameters.port.as_str() {
-        "" => virtual_port(&node.namespace()?),
+        "" => virtual_port(&node.namespace()?)?,
         path => PathBuf::from(path),
     };
     let outlets = Outlets {

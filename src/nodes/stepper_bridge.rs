@@ -127,7 +127,7 @@ pub async fn run(app: App) -> Result<()> {
         .clone();
     let config = parameters.host_config()?;
     let path = match parameters.port.as_str() {
-        "" => virtual_port(&node.namespace()?),
+        "" => virtual_port(&node.namespace()?)?,
         path => PathBuf::from(path),
     };
     let mut inlets = Inlets {

@@ -27,11 +27,11 @@ use r2r::unique_identifier_msgs::msg::UUID;
 use r2r::{Publisher, QosProfile, ServiceRequest, WrappedActionTypeSupport, WrappedServiceTypeSupport};
 use tokio::sync::{Notify, mpsc, watch};
 
-use self::goals::{GoalId, Goals, ResultAnswer, Status};
+use self::goals::{CancelCode, GoalId, Goals, ResultAnswer, Status};
 pub use self::goals::{MOST_PENDING, MOST_WAITING};
 use super::app::Clock;
 use super::convert::{from_time, to_time};
-use super::node::{Builder, latched};
+use super::node::{Builder, latched, services_deep};
 use crate::units::Instant;
 
 /// How long a result can be asked for after its goal has ended.
@@ -73,9 +73,22 @@ impl<A: Action> ActionServer<A> {
     /// # Errors
     /// If ROS refuses the name.
     pub fn new(node: &mut Builder, name: &str, clock: Clock) -> Result<Self> {
-        let mut sends = node.service::<A::SendGoal>(&format!("{name}/_action/send_goal"))?;
-        let mut cancels = node.service::<CancelGoal::Service>(&format!("{name}/_action/cancel_goal"))?;
-        let mut results = node.service::<A::GetResult>(&format!("{name}/_action/get_result"))?;
+        let service = |part| format!("{name}/_action/{part}");
+        let mut sends =
+            node.service_with::<A::SendGoal>(&service("send_goal"), services_deep(), move |_| {
+                A::make_goal_response_msg(false, to_time(clock.now()))
+            })?;
+        let mut cancels =
+            node.service_with::<CancelGoal::Service>(&service("cancel_goal"), services_deep(), |_| {
+                CancelGoal::Response {
+                    return_code: CancelCode::Rejected as i8,
+                    ..CancelGoal::Response::default()
+                }
+            })?;
+        let mut results =
+            node.service_with::<A::GetResult>(&service("get_result"), services_deep(), |_| {
+                A::make_result_response_msg(Status::Unknown as i8, A::Result::default())
+            })?;
         let shared = Arc::new(Shared::<A> {
             title: format!("{name} of {}", node.name()),
             node: node.name().to_owned(),

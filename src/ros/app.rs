@@ -1,6 +1,7 @@
 //! One process: its clock, its end, and the nodes that run in it.
 
 use std::future::Future;
+use std::io::Write as _;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
@@ -8,6 +9,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use super::arguments::{self, Wish};
 use crate::units::Instant;
 
 /// How long nodes may take to stop the motor and leave their loops after a signal. What is left of the second in which a process
@@ -104,9 +106,7 @@ impl Process {
     /// If ROS refuses the command line.
     pub fn new() -> Result<Self> {
         refuse_sim_time()?;
-        let context = r2r::Context::create()
-            .context("ROS did not start: check the arguments after --ros-args and the parameter file")?;
-        super::log::start(context)?;
+        super::log::start(ros_context()?)?;
         Ok(Self {
             clock: Clock::start(),
             nodes: Group::new(),
@@ -142,6 +142,7 @@ impl Process {
     /// # Errors
     /// The first node's error, or nodes that did not stop in time.
     pub async fn run(mut self) -> Result<()> {
+        arguments::overrides().expect(self.nodes.nodes.len() + self.last.nodes.len());
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         // The terminal or the session it was started from is closed; started by nohup, it is to outlive them.
@@ -199,24 +200,21 @@ fn flatten(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
     ended.context("a node panicked").flatten()
 }
 
-/// The body of every executable: a runtime, the nodes that `add` puts in, one sentence on the console and on `/rosout` and
-/// status 1 on failure.
+/// The body of every executable: arguments, a runtime, the nodes that `add` puts in, one sentence on the console and on `/rosout`
+/// and status 1 on failure.
 pub fn main(add: impl FnOnce(&mut Process)) -> std::process::ExitCode {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build();
-    let outcome = runtime
-        .context("the async runtime did not start")
-        .and_then(|runtime| {
-            let outcome = runtime.block_on(async {
-                let mut process = Process::new()?;
-                add(&mut process);
-                process.run().await
-            });
-            runtime.shutdown_timeout(RUNTIME_LIMIT);
-            outcome
-        });
+    let mut arguments = std::env::args_os();
+    let program = arguments.next().unwrap_or_default();
+    let outcome = arguments::read(arguments).and_then(|wish| match wish {
+        Wish::Run(overrides) => {
+            arguments::keep(overrides);
+            run(add)
+        }
+        Wish::Help => {
+            let usage = arguments::usage(&program.to_string_lossy());
+            Ok(writeln!(std::io::stdout(), "{usage}")?)
+        }
+    });
     match outcome {
         Ok(()) => {
             super::log::end(None, Duration::ZERO);
@@ -225,6 +223,39 @@ pub fn main(add: impl FnOnce(&mut Process)) -> std::process::ExitCode {
         Err(error) => {
             super::log::end(Some(&format!("{error:#}")), LAST_WORDS_LIMIT);
             std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(add: impl FnOnce(&mut Process)) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("the async runtime did not start")?;
+    let outcome = runtime.block_on(async {
+        let mut process = Process::new()?;
+        add(&mut process);
+        process.run().await
+    });
+    runtime.shutdown_timeout(RUNTIME_LIMIT);
+    outcome
+}
+
+/// The process's connection to ROS. r2r panics where rcl refuses something, here that is one sentence too.
+fn ros_context() -> Result<r2r::Context> {
+    let domain = std::env::var_os("ROS_DOMAIN_ID");
+    arguments::check_domain(domain.as_ref().map(|text| text.to_string_lossy()).as_deref())?;
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let outcome = std::panic::catch_unwind(r2r::Context::create);
+    std::panic::set_hook(hook);
+    const REMEDY: &str = "check the arguments after --ros-args and the variables ROS_* and RMW_*";
+    match outcome {
+        Ok(context) => context.with_context(|| format!("ROS did not start: {REMEDY}")),
+        Err(panic) => {
+            let reason = panic.downcast_ref::<String>().map_or("", String::as_str);
+            bail!("ROS did not start: {REMEDY}: {}", reason.replace('\n', " "))
         }
     }
 }

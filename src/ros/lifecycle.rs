@@ -24,7 +24,7 @@ use anyhow::{Result, anyhow};
 use futures::{Stream, StreamExt as _};
 use r2r::lifecycle_msgs::msg::{State as StateMsg, Transition, TransitionDescription, TransitionEvent};
 use r2r::lifecycle_msgs::srv::{ChangeState, GetAvailableStates, GetAvailableTransitions, GetState};
-use r2r::{Publisher, QosProfile, ServiceRequest};
+use r2r::{Publisher, QosProfile, ServiceRequest, WrappedServiceTypeSupport};
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::machine::{Change, State};
@@ -32,7 +32,7 @@ use self::machine::{EDGES, Edge, End, Machine};
 use super::app::{App, Clock};
 use super::bond;
 use super::diagnostics::{Diagnostics, Severity};
-use super::node::Builder;
+use super::node::{Builder, Requests, services_deep};
 use super::presence::Work;
 
 /// How often a broken node looks whether a change that was just answered has ended, and a node that is not configured says so.
@@ -299,11 +299,11 @@ impl Server {
 
 /// The five services, each in a task of its own: a change takes as long as the motion it ends, and the others go on answering.
 fn serve(node: &mut Builder, server: &Arc<Server>) -> Result<()> {
-    let changes = node.service::<ChangeState::Service>("~/change_state")?;
-    let states = node.service::<GetState::Service>("~/get_state")?;
-    let all_states = node.service::<GetAvailableStates::Service>("~/get_available_states")?;
-    let transitions = node.service::<GetAvailableTransitions::Service>("~/get_available_transitions")?;
-    let graph = node.service::<GetAvailableTransitions::Service>("~/get_transition_graph")?;
+    let changes = quick::<ChangeState::Service>(node, "~/change_state")?;
+    let states = quick::<GetState::Service>(node, "~/get_state")?;
+    let all_states = quick::<GetAvailableStates::Service>(node, "~/get_available_states")?;
+    let transitions = quick::<GetAvailableTransitions::Service>(node, "~/get_available_transitions")?;
+    let graph = quick::<GetAvailableTransitions::Service>(node, "~/get_transition_graph")?;
     let one = server.clone();
     tokio::spawn(async move {
         let mut changes = changes;
@@ -341,6 +341,14 @@ fn serve(node: &mut Builder, server: &Arc<Server>) -> Result<()> {
         },
     );
     Ok(())
+}
+
+/// A service that is answered at once; whoever finds its queue full all the same gets no state and no success.
+fn quick<T>(node: &mut Builder, name: &str) -> Result<Requests<T>>
+where
+    T: WrappedServiceTypeSupport<Request: Send, Response: Default> + 'static,
+{
+    node.service_with::<T>(name, services_deep(), |_| T::Response::default())
 }
 
 fn each<R: Send + 'static>(

@@ -184,8 +184,22 @@ pub(super) fn serve(node: &mut super::node::Builder) -> Result<()> {
     use r2r::rcl_interfaces::msg::{LoggerLevel, SetLoggerLevelsResult};
     use r2r::rcl_interfaces::srv::{GetLoggerLevels, SetLoggerLevels};
 
-    let mut gets = node.service::<GetLoggerLevels::Service>("~/get_logger_levels")?;
-    let mut sets = node.service::<SetLoggerLevels::Service>("~/set_logger_levels")?;
+    use super::node::{busy_sentence, services_deep};
+
+    let mut gets =
+        node.service_with::<GetLoggerLevels::Service>("~/get_logger_levels", services_deep(), |_| {
+            GetLoggerLevels::Response::default()
+        })?;
+    let mut sets =
+        node.service_with::<SetLoggerLevels::Service>("~/set_logger_levels", services_deep(), |request| {
+            let busy = || SetLoggerLevelsResult {
+                successful: false,
+                reason: busy_sentence(),
+            };
+            SetLoggerLevels::Response {
+                results: request.levels.iter().map(|_| busy()).collect(),
+            }
+        })?;
     let level = |name: &String| LoggerLevel {
         name: name.clone(),
         level: levels().as_ref().map_or(0, |levels| levels.of(name) as u32),

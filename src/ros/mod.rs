@@ -2,6 +2,7 @@
 //!
 //! * [`app`]: one process. Clock, shutdown, running nodes together.
 //! * [`node`]: one node. Handles first, then a thread of its own for `spin_once`.
+//! * `arguments`: the command line, checked before ROS sees it.
 //! * [`action`]: an action server that reaches every state and rests between goals.
 //! * [`params`]: declared parameters. Unknown and mistyped overrides are refused with a sentence.
 //! * [`lifecycle`]: managed nodes, their five services and events.
@@ -92,6 +93,7 @@
 
 pub mod action;
 pub mod app;
+mod arguments;
 pub mod bond;
 pub mod convert;
 pub mod diagnostics;

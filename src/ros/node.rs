@@ -5,9 +5,11 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
+use futures::channel::mpsc;
 use futures::{Stream, StreamExt};
 use r2r::{Publisher, QosProfile, ServiceRequest, WrappedServiceTypeSupport, WrappedTypesupport};
 use tokio::sync::{Notify, watch};
@@ -22,6 +24,10 @@ const SPIN_TIMEOUT: Duration = Duration::from_millis(20);
 /// must not burn a core. The one known case, r2r's own action server, returns every 62 µs (16 000 times a second).
 const BUSY_SPINS: u32 = 64;
 const BUSY_SPIN: Duration = Duration::from_micros(200);
+/// Requests of one service that may wait for the node.
+pub const MOST_REQUESTS: usize = 64;
+/// Requests and answers of one service that the middleware keeps.
+const DEPTH: usize = 1000;
 /// How long it pauses then.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -38,11 +44,65 @@ pub fn latched() -> QosProfile {
 /// Calls of a service.
 pub type Requests<T> = Box<dyn Stream<Item = ServiceRequest<T>> + Unpin + Send>;
 
+/// A service whose clients can be told that too many requests wait.
+pub trait Busy: WrappedServiceTypeSupport {
+    /// What a request gets that finds the queue full.
+    fn busy(request: &Self::Request) -> Self::Response;
+}
+
+/// What a request gets that finds the queue full, where the answer has room for a sentence.
+pub(super) fn busy_sentence() -> String {
+    format!("busy: {MOST_REQUESTS} requests wait already; ask again when they are answered")
+}
+
+/// `success` and `message`, as most services answer.
+macro_rules! busy_with_message {
+    ($($service:ident in $($path:ident)::+;)*) => { $(
+        impl Busy for r2r::$($path)::+::$service::Service {
+            fn busy(_: &Self::Request) -> Self::Response {
+                r2r::$($path)::+::$service::Response {
+                    success: false,
+                    message: busy_sentence(),
+                }
+            }
+        }
+    )* };
+}
+
+busy_with_message! {
+    Trigger in std_srvs::srv;
+    SetBool in std_srvs::srv;
+    AcceptPosition in hhnet::srv;
+}
+
+/// As services have it by default, with room for a burst of clients: r2r takes one request a turn.
+pub(super) fn services_deep() -> QosProfile {
+    QosProfile::services_default().keep_last(DEPTH)
+}
+
+/// Empties `requests` into the node's queue; `refuse` answers what it does not take.
+fn forward<R>(
+    requests: &mut (impl Stream<Item = R> + Unpin),
+    queue: &mut mpsc::Sender<R>,
+    refuse: impl Fn(R),
+) {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    while let Poll::Ready(Some(request)) = requests.poll_next_unpin(&mut context) {
+        if let Err(full) = queue.try_send(request) {
+            refuse(full.into_inner());
+        }
+    }
+}
+
 /// A node whose handles are being made.
 pub struct Builder {
     node: r2r::Node,
     name: String,
+    services: Vec<Forward>,
 }
+
+/// Moves the requests of one service from r2r's queue to the node's.
+type Forward = Box<dyn FnMut() + Send>;
 
 impl Builder {
     /// A node of this name (remappable) in the process's namespace. Must be called inside a tokio runtime.
@@ -55,7 +115,11 @@ impl Builder {
             .with_context(|| format!("node {name} could not be created"))?;
         let name = node.fully_qualified_name()?.trim_start_matches('/').to_owned();
         #[allow(unused_mut, reason = "not where ROS has no logger services")]
-        let mut builder = Self { node, name };
+        let mut builder = Self {
+            node,
+            name,
+            services: Vec::new(),
+        };
         #[cfg(logger_services)]
         super::log::serve(&mut builder)?;
         Ok(builder)
@@ -77,7 +141,7 @@ impl Builder {
     /// # Errors
     /// Unknown or mistyped overrides, values out of range, each with a remedy.
     pub fn parameters<P: Parameters>(&mut self, clock: Clock) -> Result<watch::Receiver<P>> {
-        let store = params::declare::<P>(&self.node)?;
+        let store = params::declare::<P>(&format!("/{}", self.name))?;
         let values = store.subscribe();
         params::serve(self, store, clock)?;
         Ok(values)
@@ -113,15 +177,18 @@ impl Builder {
         Ok(Newest::pumped(stream))
     }
 
-    /// A service, as a stream of requests.
+    /// A service, as a stream of requests. More than [`MOST_REQUESTS`] that wait are answered as [`Busy`] says.
     ///
     /// # Errors
     /// If ROS refuses the service name.
-    pub fn service<T: WrappedServiceTypeSupport + 'static>(&mut self, name: &str) -> Result<Requests<T>> {
-        self.service_with(name, QosProfile::services_default())
+    pub fn service<T: Busy + 'static>(&mut self, name: &str) -> Result<Requests<T>>
+    where
+        T::Request: Send,
+    {
+        self.service_with(name, services_deep(), T::busy)
     }
 
-    /// A service with a quality of service of its own.
+    /// A service with a quality of service of its own, and what those get that find its queue full.
     ///
     /// # Errors
     /// If ROS refuses the service name.
@@ -129,11 +196,22 @@ impl Builder {
         &mut self,
         name: &str,
         qos: QosProfile,
-    ) -> Result<Requests<T>> {
+        busy: impl Fn(&T::Request) -> T::Response + Send + 'static,
+    ) -> Result<Requests<T>>
+    where
+        T::Request: Send,
+    {
         let requests = self.node.create_service::<T>(name, qos);
-        Ok(Box::new(
-            requests.with_context(|| format!("service {name} cannot be served"))?,
-        ))
+        let mut requests = requests.with_context(|| format!("service {name} cannot be served"))?;
+        let (mut sender, arrived) = mpsc::channel(MOST_REQUESTS);
+        self.services.push(Box::new(move || {
+            forward(&mut requests, &mut sender, |request: ServiceRequest<T>| {
+                let answer = busy(&request.message);
+                // Replies fail only while the node ends.
+                drop(request.respond(answer));
+            });
+        }));
+        Ok(Box::new(arrived))
     }
 
     /// Starts the node's thread. Dropping the returned guard ends it.
@@ -149,6 +227,8 @@ impl Builder {
             while !stopped.load(Ordering::Relaxed) {
                 let before = Instant::now();
                 self.node.spin_once(SPIN_TIMEOUT);
+                // r2r takes one request of each service a turn, and drops it when ten wait: so none waits there.
+                self.services.iter_mut().for_each(|forward| forward());
                 if let Some(pause) = guard.after(before.elapsed()) {
                     std::thread::sleep(pause);
                 }
@@ -269,8 +349,6 @@ impl<T> Slot<T> {
 
 #[cfg(test)]
 mod tests {
-    use futures::channel::mpsc;
-
     use super::*;
 
     /// Whether the guard pauses the thread within `spins` returns that each take this long.
@@ -296,6 +374,27 @@ mod tests {
         assert_eq!(guard.after(Duration::from_micros(10)), Some(PAUSE));
         assert_eq!(guard.after(SPIN_TIMEOUT), None);
         assert_eq!(guard.after(Duration::from_micros(10)), None);
+    }
+
+    #[test]
+    fn a_full_queue_answers_busy_and_a_closed_one_as_well() {
+        let (mut queue, mut arrived) = mpsc::channel(MOST_REQUESTS);
+        let refused = std::cell::RefCell::new(Vec::new());
+        let mut all = futures::stream::iter(0..200);
+        forward(&mut all, &mut queue, |request| refused.borrow_mut().push(request));
+        let mut waiting = Vec::new();
+        while let Ok(request) = arrived.try_recv() {
+            waiting.push(request);
+        }
+        // The queue holds one more for each sender.
+        assert_eq!(waiting, Vec::from_iter(0..=64));
+        assert_eq!(refused.take(), Vec::from_iter(65..200));
+        drop(arrived);
+        let mut late = futures::stream::iter([7]);
+        forward(&mut late, &mut queue, |request| {
+            refused.borrow_mut().push(request)
+        });
+        assert_eq!(refused.take(), [7]);
     }
 
     #[tokio::test]

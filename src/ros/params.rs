@@ -6,22 +6,23 @@
 //! declared or that are out of range, and `docs/parameters.md`.
 //!
 //! In a parameter file they stand under `/**` in a section named after the node, so that one file serves all nodes of a
-//! process; on a node's own command line (`-p rate:=10.0`) the section is left out. A key that nobody declared is an error:
-//! a typing mistake must not quietly leave a default in force.
+//! process; on a node's own command line (`-p rate:=10.0`) the section is left out, and so it is below a node's name or a pattern
+//! of names (`/lab1/camera`, `/**/camera`), which mean what they mean to rclcpp and rclpy ([`Overrides`]). A key that nobody
+//! declared is an error: a typing mistake must not quietly leave a default in force.
 
 mod declaration;
+mod file;
+mod sections;
 mod server;
 
-use std::sync::PoisonError;
-
 use anyhow::{Result, anyhow, bail};
-use r2r::ParameterValue;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 pub use self::declaration::{Declaration, Kind, Typed};
+pub use self::sections::Overrides;
 pub(super) use self::server::serve;
 
 /// Sections of a parameter file: one for each node.
@@ -235,13 +236,12 @@ fn defaults<P: Parameters>() -> Result<Map<String, Value>> {
     }
 }
 
-/// The node's parameters with its overrides applied.
-pub(super) fn declare<P: Parameters>(node: &r2r::Node) -> Result<Store<P>> {
-    let mut params = node.params.lock().unwrap_or_else(PoisonError::into_inner);
-    let given = params
-        .drain(..)
-        .map(|(key, parameter)| (key, from_ros(&parameter.value)));
-    Store::new(own_overrides(P::SECTION, given)?)
+/// The parameters of the node of this full name, with the overrides that are meant for it.
+pub(super) fn declare<P: Parameters>(node: &str) -> Result<Store<P>> {
+    let overrides = super::arguments::overrides();
+    let store = Store::new(overrides.of(node, P::SECTION)?)?;
+    overrides.came(node);
+    Ok(store)
 }
 
 /// The rows of `docs/parameters.md` for one node.
@@ -266,25 +266,6 @@ pub fn to_markdown<P: Parameters>() -> Result<String> {
         );
     }
     Ok(text)
-}
-
-/// The overrides that are meant for the node of a section, by the names of its parameters.
-fn own_overrides(
-    section: &str,
-    given: impl IntoIterator<Item = (String, Value)>,
-) -> Result<Map<String, Value>> {
-    let mut overrides = Map::new();
-    for (key, value) in given {
-        let Some(name) = own_key(section, &key) else {
-            continue;
-        };
-        if overrides.insert(name.to_owned(), value).is_some() {
-            bail!(
-                "parameter '{name}' of node {section} was given twice, as '{name}' and as '{section}.{name}': remove one of them"
-            );
-        }
-    }
-    Ok(overrides)
 }
 
 /// The parameter's own name if an override is meant for this node: `camera.rate` in a shared file, or plain `rate`.
@@ -327,21 +308,6 @@ fn edit_distance(left: &str, right: &str) -> usize {
         }
     }
     row[right.len()]
-}
-
-fn from_ros(value: &ParameterValue) -> Value {
-    match value {
-        ParameterValue::NotSet => Value::Null,
-        ParameterValue::Bool(value) => (*value).into(),
-        ParameterValue::Integer(value) => (*value).into(),
-        ParameterValue::Double(value) => (*value).into(),
-        ParameterValue::String(value) => value.as_str().into(),
-        ParameterValue::BoolArray(values) => values.as_slice().into(),
-        ParameterValue::ByteArray(values) => values.as_slice().into(),
-        ParameterValue::IntegerArray(values) => values.as_slice().into(),
-        ParameterValue::DoubleArray(values) => values.as_slice().into(),
-        ParameterValue::StringArray(values) => values.as_slice().into(),
-    }
 }
 
 #[cfg(test)]
@@ -424,17 +390,6 @@ mod tests {
             "integers serve as numbers"
         );
         store(&[("use_sim_time", false.into())]).unwrap();
-    }
-
-    #[test]
-    fn a_parameter_given_under_both_its_names_is_refused() {
-        let given = |keys: &[&str]| {
-            let pairs = keys.iter().map(|&key| (key.to_owned(), Value::from(5.0)));
-            own_overrides("camera", pairs.collect::<Vec<_>>())
-        };
-        let refusal = given(&["rate", "camera.rate"]).unwrap_err().to_string();
-        assert!(refusal.contains("'rate' and as 'camera.rate'"), "{refusal}");
-        assert_eq!(given(&["rate", "classifier.rate"]).unwrap().len(), 1);
     }
 
     #[test]

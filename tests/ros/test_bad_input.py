@@ -1,7 +1,10 @@
 """Mistakes of an operator: one sentence that names the thing, status 1, nothing left running."""
 
+import os
+import subprocess
+
 import pytest
-from conftest import ROOT
+from conftest import ROOT, RUN
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from PIL import Image as Picture
 from sensor_msgs.msg import Image
@@ -125,3 +128,124 @@ def test_a_port_that_is_taken(graph, client):
     second = graph.start("stepper_bridge_node")
     last = refused(graph, second, "stepper_bridge_node")
     assert str(graph.port) in last, last
+
+
+NODES = ("autofocus", "camera_node", "classifier_node", "focus_controller_node", "sim_microscope_node", "stepper_bridge_node")
+
+
+def run(executable: str, *arguments, **environment: str) -> subprocess.CompletedProcess:
+    """An executable that has to end by itself."""
+    command = [str(RUN), executable, *arguments]
+    return subprocess.run(
+        command, capture_output=True, timeout=LIMIT_S, errors="replace", env={**os.environ, **environment}, check=False
+    )
+
+
+def sentence(result: subprocess.CompletedProcess) -> str:
+    """What a process says that refuses to start."""
+    assert result.returncode == 1, (result.returncode, result.stderr)
+    assert "panicked" not in result.stderr
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: "), result.stderr
+    return last
+
+
+@pytest.mark.parametrize("executable", NODES)
+def test_help_is_told_and_a_mistyped_argument_refused(graph, executable):
+    told = run(executable, "--help")
+    assert told.returncode == 0 and told.stdout.startswith(f"Usage: {executable} "), told
+    assert "'--hlep'" in sentence(run(executable, "--hlep"))
+    assert "missing.yaml" in sentence(run(executable, "--ros-args", "--params-file", "missing.yaml"))
+
+
+ARGUMENTS = [
+    (["rate:=5"], "rate:=5"),
+    ([""], "unknown argument ''"),
+    ([b"\xff"], "UTF-8"),
+    (["--ros-args", "--foo"], "--foo"),
+    (["--ros-args", "--params-file"], "--params-file is the last argument"),
+    (["--ros-args", "--params-file", "/"], "not a plain file"),
+    (["--ros-args", "--params-file", "/dev/zero"], "not a plain file"),
+    (["--ros-args", "--params-file", b"\xff.yaml"], "UTF-8"),
+    (["--ros-args", "-r", "__ns:=lab1"], "'lab1' is no namespace"),
+    (["--ros-args", "-r", "__ns:=/1a"], "'/1a' is no namespace"),
+    (["--ros-args", "-r", "__node:=a b"], "'a b' is no node's name"),
+    (["--ros-args", "-r", "__node:=" + 300 * "a"], "aaa"),
+    (["--ros-args", "-r", "__ns:=/" + 300 * "a"], "aaa"),
+    (["--ros-args", "-r", "cmd_vel"], "-r cmd_vel"),
+    (["--ros-args", "-r", "/**/a:=b"], "/**/a:=b"),
+    (["--ros-args", "-p", "x"], "-p x"),
+    (["--ros-args", "-p", "rate:=[1, a]"], "one type"),
+    (["--ros-args", "-p", "rate:=nan"], "rate"),
+    (["--ros-args", "--log-level", "loud"], "loud"),
+    (["--ros-args", "--enclave", "a"], "--enclave a"),
+    (["--ros-args", "--log-config-file", "/nowhere"], "/nowhere"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "word"), ARGUMENTS)
+def test_arguments_that_ros_cannot_read(graph, arguments, word):
+    assert word in sentence(run("camera_node", *arguments))
+
+
+FILES = {
+    "not YAML": b"/**: [",
+    "binary": bytes(range(256)),
+    "a tab": b"/**:\n\tros__parameters: {}\n",
+    "an alias": b"a:\n  ros__parameters: &a {x: 1}\nb:\n  ros__parameters: *a\n",
+    "no section": b"rate: 5\n",
+    "no value": b"/**:\n  ros__parameters:\n    rate:\n",
+    "another YAML": b"%YAML 1.2\n---\n/**:\n  ros__parameters: {}\n",
+    "deep": b"{a: " * 3000,
+    "long": b"#" * (2 << 20),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_broken_parameter_file(graph, tmp_path, case):
+    path = tmp_path / "broken.yaml"
+    path.write_bytes(FILES[case])
+    assert "broken.yaml" in sentence(run("camera_node", "--ros-args", "--params-file", path))
+
+
+def test_a_fifo_as_parameter_file_is_not_waited_for(graph, tmp_path):
+    path = tmp_path / "fifo.yaml"
+    os.mkfifo(path)
+    assert "fifo.yaml" in sentence(run("camera_node", "--ros-args", "--params-file", path))
+
+
+@pytest.mark.parametrize("domain", ["many", "-1", "233", "99999"])
+def test_a_bad_domain_is_one_sentence(graph, domain):
+    assert f"ROS_DOMAIN_ID is '{domain}'" in sentence(run("camera_node", ROS_DOMAIN_ID=domain))
+
+
+def test_a_folder_that_somebody_else_could_have_laid_is_refused(graph, tmp_path):
+    runtime, elsewhere = tmp_path / "runtime", tmp_path / "elsewhere"
+    runtime.mkdir(mode=0o700)
+    elsewhere.mkdir()
+    (runtime / "hhnet").symlink_to(elsewhere)
+    for executable in ("sim_microscope_node", "stepper_bridge_node"):
+        assert "is not a folder" in sentence(run(executable, XDG_RUNTIME_DIR=str(runtime)))
+    assert not list(elsewhere.iterdir())
+    (runtime / "hhnet").unlink()
+    (runtime / "hhnet").mkdir()
+    (runtime / "hhnet").chmod(0o777)
+    assert "chmod 700" in sentence(run("sim_microscope_node", XDG_RUNTIME_DIR=str(runtime)))
+
+
+def test_a_device_is_no_name_for_a_virtual_port(graph):
+    assert "/dev/null" in sentence(run("sim_microscope_node", "--ros-args", "-p", "port:=/dev/null"))
+    assert not os.path.exists("/dev/null.lock")
+
+
+def test_the_virtual_port_is_in_a_folder_of_this_user_alone(graph, client, tmp_path):
+    runtime = tmp_path / "runtime"
+    runtime.mkdir(mode=0o700)
+    environment = {**os.environ, "XDG_RUNTIME_DIR": str(runtime)}
+    process = subprocess.Popen([str(RUN), "autofocus"], env=environment)
+    graph.processes.append(("autofocus", process))
+    client.spin_until(client.is_up, 30, "the stage")
+    folder = runtime / "hhnet"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    link = folder / f"{os.environ['ROS_DOMAIN_ID']}-stage"
+    assert os.readlink(link).startswith("/dev/pts/")

@@ -63,6 +63,7 @@ def test_half_real_hardware_is_refused():
         ({"sim": "false"}, "camera_source and serial_port"),
         ({"sim": "false", "camera_source": "sim"}, "choose folder or zstack"),
         ({"seed": "many"}, "not a whole number"),
+        ({"params_file": "missing.yaml"}, "params_file:=missing.yaml cannot be read"),
     ]:
         with pytest.raises(RuntimeError, match=words):
             executables(**arguments)

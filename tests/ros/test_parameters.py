@@ -1,6 +1,9 @@
 """The parameters as `ros2 param`, rqt and rclpy see them: descriptors, vetoes with a reason, atomic sets, events, live changes."""
 
+import csv
+
 import pytest
+import rclpy
 import yaml
 from conftest import CONFIG, ROOT
 from hhnet.msg import About
@@ -13,6 +16,8 @@ from rcl_interfaces.srv import (
     SetParameters,
     SetParametersAtomically,
 )
+from rclpy.context import Context
+from rclpy.node import Node
 from rclpy.parameter import parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
@@ -168,3 +173,98 @@ def test_about_follows_a_change(graph, client):
     client.spin_until(lambda: limit() == "0.5", 20, "what the classifier is")
     assert change(client, "classifier", double("min_certainty", 0.75))[0].successful
     client.spin_until(lambda: limit() == "0.75", 20, "the new limit")
+
+
+def rows(name: str) -> list[list[str]]:
+    with open(ROOT / "tests" / "data" / name) as file:
+        return list(csv.reader(file))
+
+
+def rate_in_rclpy(arguments: list, namespace: str = "") -> int | None:
+    """The rate that a node `camera` of rclpy gets."""
+    remap = ["-r", f"__ns:={namespace}"] if namespace else []
+    context = Context()
+    rclpy.init(args=["--ros-args", *remap, *map(str, arguments)], context=context)
+    try:
+        node = Node("camera", context=context, automatically_declare_parameters_from_overrides=True)
+        value = node.get_parameter("rate").value if node.has_parameter("rate") else None
+        node.destroy_node()
+        return value
+    finally:
+        rclpy.shutdown(context=context)
+
+
+def section_file(path, section: str, rate: int):
+    path.write_text(f'"{section}":\n  ros__parameters: {{rate: {rate}}}\n')
+    return path
+
+
+def test_the_table_of_sections_is_what_rclpy_does(graph, tmp_path):
+    """The nodes are held against the same table, in src/ros/params/sections.rs."""
+    header, *table = rows("parameter_sections.csv")
+    for section, *expected in table:
+        file = section_file(tmp_path / "section.yaml", section, 1)
+        for node, matches in zip(header[1:], expected):
+            rate = rate_in_rclpy(["--params-file", file], node.removesuffix("/camera"))
+            assert (rate == 1) == (matches == "yes"), (section, node)
+
+
+def test_the_table_of_precedence_is_what_rclpy_does(graph, tmp_path):
+    for given, expected in rows("parameter_order.csv")[1:]:
+        arguments = []
+        for number, part in enumerate(given.split(" | ")):
+            if part.startswith("-p "):
+                arguments += part.split()
+            else:
+                section, rate = part.split("=")
+                arguments += ["--params-file", section_file(tmp_path / f"{number}.yaml", section, int(rate))]
+        assert rate_in_rclpy(arguments) == int(expected), given
+
+
+SECTIONS = """
+/**/stepper_bridge:
+  ros__parameters: {z_min: -5.0e-6}
+/lab1/*:
+  ros__parameters: {camera: {preview_rate: 7.0}}
+camera:
+  ros__parameters: {preview_rate: 3.0}
+/lab2/**:
+  ros__parameters: {classifier: {min_certainty: 0.9}}
+"""
+
+
+def test_a_limit_under_a_pattern_is_in_force_and_a_stray_section_is_told(graph, client, tmp_path):
+    path = tmp_path / "sections.yaml"
+    path.write_text(SECTIONS)
+    rule = ("-p", "classifier:min_certainty:=0.9")
+    graph.start("autofocus", namespace="lab1", file=path, extra=rule)
+    (z_min,) = values(client, "lab1/stepper_bridge", "z_min")
+    assert z_min.double_value == -5.0e-6
+    (rate,) = values(client, "lab1/camera", "preview_rate")
+    assert rate.double_value == 7.0
+    (certainty,) = values(client, "lab1/classifier", "min_certainty")
+    assert certainty.double_value == 0.5
+
+    def warnings():
+        return [line for line in graph.log("lab1autofocus").splitlines() if "matches no node" in line]
+
+    client.spin_until(lambda: len(warnings()) == 3, 20, "a warning about each section that matches none")
+    told = "\n".join(warnings())
+    for words in ("'camera' in", "'/lab2/**' in", "'classifier' in -p classifier:min_certainty:=0.9"):
+        assert f"the section {words}" in told, told
+    assert sum(str(path) in line for line in warnings()) == 2
+
+
+def test_a_rule_for_one_node_reaches_it(graph, client):
+    graph.start("autofocus", extra=("-p", "stepper_bridge:z_min:=-4.0e-6"))
+    assert values(client, "stepper_bridge", "z_min")[0].double_value == -4.0e-6
+
+
+def test_a_duplicate_key_is_refused_with_both_lines(graph, tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("/**:\n  ros__parameters:\n    stepper_bridge:\n      z_min: -1.0e-6\n      z_min: -9.0e-6\n")
+    process = graph.start("stepper_bridge_node", file=path)
+    assert process.wait(20) == 1
+    last = graph.log("stepper_bridge_node").strip().splitlines()[-1]
+    for word in ("twice.yaml", "'stepper_bridge.z_min' is given twice", "in line 4 and in line 5"):
+        assert word in last, last

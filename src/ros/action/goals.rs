@@ -46,6 +46,8 @@ impl Status {
 pub enum CancelCode {
     /// The goals that match will be stopped, be it none.
     Accepted = 0,
+    /// Nothing will be stopped: too many requests wait.
+    Rejected = 1,
     /// The goal named is not known.
     UnknownGoal = 2,
     /// The goal named is over.

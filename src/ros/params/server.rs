@@ -18,24 +18,35 @@ use serde_json::Value;
 use super::{Declaration, Kind, Parameters, Store};
 use crate::ros::app::Clock;
 use crate::ros::convert::to_time;
-use crate::ros::node::Builder;
+use crate::ros::node::{Builder, busy_sentence};
 
 /// Serves a node's parameters. Must be called inside a tokio runtime, before the node spins.
 pub(in crate::ros) fn serve<P: Parameters>(node: &mut Builder, store: Store<P>, clock: Clock) -> Result<()> {
+    let qos = QosProfile::parameters;
+    // A read that finds the queue full gets nothing, a change a reason.
     let mut describe =
-        node.service_with::<DescribeParameters::Service>("~/describe_parameters", QosProfile::parameters())?;
-    let mut get =
-        node.service_with::<GetParameters::Service>("~/get_parameters", QosProfile::parameters())?;
+        node.service_with::<DescribeParameters::Service>("~/describe_parameters", qos(), |_| {
+            DescribeParameters::Response::default()
+        })?;
+    let mut get = node.service_with::<GetParameters::Service>("~/get_parameters", qos(), |_| {
+        GetParameters::Response::default()
+    })?;
     let mut types =
-        node.service_with::<GetParameterTypes::Service>("~/get_parameter_types", QosProfile::parameters())?;
-    let mut list =
-        node.service_with::<ListParameters::Service>("~/list_parameters", QosProfile::parameters())?;
-    let mut set =
-        node.service_with::<SetParameters::Service>("~/set_parameters", QosProfile::parameters())?;
-    let mut set_all = node.service_with::<SetParametersAtomically::Service>(
-        "~/set_parameters_atomically",
-        QosProfile::parameters(),
-    )?;
+        node.service_with::<GetParameterTypes::Service>("~/get_parameter_types", qos(), |_| {
+            GetParameterTypes::Response::default()
+        })?;
+    let mut list = node.service_with::<ListParameters::Service>("~/list_parameters", qos(), |_| {
+        ListParameters::Response::default()
+    })?;
+    let mut set = node.service_with::<SetParameters::Service>("~/set_parameters", qos(), |request| {
+        SetParameters::Response {
+            results: vec![busy(); request.parameters.len()],
+        }
+    })?;
+    let mut set_all =
+        node.service_with::<SetParametersAtomically::Service>("~/set_parameters_atomically", qos(), |_| {
+            SetParametersAtomically::Response { result: busy() }
+        })?;
     let server = Server {
         store: Mutex::new(store),
         events: Mutex::new(node.publisher("/parameter_events", QosProfile::parameter_events())?),
@@ -83,6 +94,13 @@ pub(in crate::ros) fn serve<P: Parameters>(node: &mut Builder, store: Store<P>, 
         }
     });
     Ok(())
+}
+
+fn busy() -> SetParametersResult {
+    SetParametersResult {
+        successful: false,
+        reason: busy_sentence(),
+    }
 }
 
 struct Server<P> {
