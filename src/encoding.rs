@@ -14,6 +14,8 @@ use std::borrow::Cow;
 
 use rayon::prelude::*;
 
+use crate::frame::FrameError;
+
 /// Most pixels of an image, against sizes that are mistakes.
 pub const MAX_PIXELS: usize = 200_000_000;
 
@@ -100,6 +102,9 @@ pub enum ImageError {
         /// Bytes that the image needs.
         needed: usize,
     },
+    /// Bytes and size do not agree.
+    #[error(transparent)]
+    Frame(#[from] FrameError),
 }
 
 /// Where an encoding keeps red, green and blue.

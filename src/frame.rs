@@ -102,7 +102,7 @@ impl std::fmt::Debug for Frame {
 }
 
 /// The bytes do not make an image of that size.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("an RGB image of {width}x{height} needs three bytes a pixel, got {bytes} bytes")]
 pub struct FrameError {
     width: usize,

@@ -8,6 +8,7 @@ pub mod focus_controller;
 pub mod frames;
 mod move_goals;
 pub mod sim_microscope;
+pub mod stamps;
 pub mod stepper_bridge;
 
 use std::path::PathBuf;
