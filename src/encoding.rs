@@ -223,13 +223,17 @@ const ENCODINGS: [(&str, Sample, Layout); 31] = [
 ];
 
 /// How many bits the samples of a source really use: the least of 8, 10, 12, 14 and 16 that holds all but one sample in ten thousand.
-/// It only grows from image to image, so that the brightness does not flicker.
+/// It only grows from image to image of one encoding, so that the brightness does not flicker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Depth(u32);
+pub struct Depth {
+    bits: u32,
+    /// Encoding of the images so far; empty for files.
+    encoding: &'static str,
+}
 
 impl Default for Depth {
     fn default() -> Self {
-        Self(8)
+        Self::of("")
     }
 }
 
@@ -237,26 +241,30 @@ impl Depth {
     /// Samples of an image that may lie beyond, one in so many: hot pixels and broken bits.
     const OUTLIERS: usize = 10_000;
 
+    const fn of(encoding: &'static str) -> Self {
+        Self { bits: 8, encoding }
+    }
+
     /// Takes an image into account.
     pub fn grow(&mut self, samples: impl ExactSizeIterator<Item = u16> + Clone) {
         let allowed = samples.len() / Self::OUTLIERS;
-        while self.0 < 16 {
-            let limit = 1 << self.0;
+        while self.bits < 16 {
+            let limit = 1 << self.bits;
             if samples.clone().filter(|&sample| sample >= limit).count() <= allowed {
                 return;
             }
-            self.0 += 2;
+            self.bits += 2;
         }
     }
 
     /// A sample in 8 bits.
     pub fn narrow(self, sample: u16) -> u8 {
-        u8::try_from(sample >> (self.0 - 8)).unwrap_or(u8::MAX)
+        u8::try_from(sample >> (self.bits - 8)).unwrap_or(u8::MAX)
     }
 
     /// The greater of two.
     pub fn max(self, other: Self) -> Self {
-        Self(self.0.max(other.0))
+        if self.bits < other.bits { other } else { self }
     }
 }
 
@@ -296,6 +304,9 @@ pub fn decode(image: RawImage, depth: &mut Depth) -> Result<Vec<u8>, ImageError>
     let (data, step) = match sample {
         Sample::Byte => (Cow::Borrowed(&image.data[..]), image.step),
         Sample::Word => {
+            if depth.encoding != name {
+                *depth = Depth::of(name);
+            }
             let samples = layout.row_bytes(width);
             (Cow::Owned(narrowed(&image, samples, depth)), samples)
         }

@@ -27,8 +27,7 @@ pub enum Doubt {
     },
     /// No colour, and the model needs it.
     #[error(
-        "the image is grey, and this model tells the side of focus by colour: send colour images, or use a model that was \
-         trained on grey ones"
+        "the image is grey, and this model tells the side of focus by colour: send colour images, or use a model that was trained on grey ones"
     )]
     Grey,
     /// Nothing but glass.
@@ -93,8 +92,7 @@ pub enum Doubt {
     },
     /// Pixels of another size.
     #[error(
-        "a pixel of the image shows {pixel_um:.3} µm of the slide and the model was trained for {model_um:.3} µm: change binning or \
-         objective, or correct classifier.pixel_size"
+        "a pixel of the image shows {pixel_um:.3} µm of the slide and the model was trained for {model_um:.3} µm: change binning or objective, or correct classifier.pixel_size"
     )]
     PixelSize {
         /// Side of a pixel on the slide, µm.

@@ -97,7 +97,7 @@ fn a_depth_grows_with_the_source_and_never_shrinks() {
         (65_535, 16),
     ] {
         depth.grow([most, 0].into_iter());
-        assert_eq!(depth, Depth(bits), "{most}");
+        assert_eq!(depth.bits, bits, "{most}");
     }
     assert_eq!((depth.narrow(0xffff), depth.narrow(0x00ff)), (255, 0));
     // One hot pixel does not make a picture dark.
@@ -105,7 +105,18 @@ fn a_depth_grows_with_the_source_and_never_shrinks() {
     let mut picture = vec![4000; 20_000];
     picture[77] = 65_000;
     hot.grow(picture.iter().copied());
-    assert_eq!((hot, hot.narrow(65_000)), (Depth(12), 255));
+    assert_eq!((hot.bits, hot.narrow(65_000)), (12, 255));
+}
+
+#[test]
+fn another_encoding_begins_with_a_depth_of_its_own() {
+    let mut depth = Depth::default();
+    let mut grey = |encoding: &str, word: u16| {
+        let data = word.to_le_bytes().repeat(4);
+        decode(raw(encoding, (2, 2), 4, data), &mut depth).unwrap()[0]
+    };
+    assert_eq!((grey("mono16", 0x4000), grey("mono16", 0x0400)), (64, 4));
+    assert_eq!((grey("bayer_rggb16", 0x0400), grey("mono16", 0x0400)), (64, 64));
 }
 
 #[test]

@@ -45,14 +45,12 @@ pub enum StampError {
     Missing,
     /// Of the past.
     #[error(
-        "the images are stamped {} before they arrive: synchronise the clocks of camera and computer, or set classifier.stamp to \
-         arrival", text(*.0)
+        "the images are stamped {} before they arrive: synchronise the clocks of camera and computer, or set classifier.stamp to arrival", text(*.0)
     )]
     Past(Duration),
     /// Of the future.
     #[error(
-        "the images are stamped {} after they arrive: synchronise the clocks of camera and computer, or set classifier.stamp to \
-         arrival", text(*.0)
+        "the images are stamped {} after they arrive: synchronise the clocks of camera and computer, or set classifier.stamp to arrival", text(*.0)
     )]
     Future(Duration),
 }

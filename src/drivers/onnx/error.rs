@@ -33,8 +33,7 @@ pub enum OnnxError {
     },
     /// Not the file that was released.
     #[error(
-        "the model {path} is not the one that ships, a byte of it has changed: install the package again, or name the file in \
-         classifier.model if it is meant to be another"
+        "the model {path} is not the one that ships, a byte of it has changed: install the package again, or name the file in classifier.model if it is meant to be another"
     )]
     Changed {
         /// Path of the model.
