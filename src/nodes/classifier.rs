@@ -6,11 +6,12 @@ use std::time::{Duration, Instant as MonotonicInstant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use r2r::hhnet::msg::{About, FocusEstimate};
+use r2r::std_msgs::msg::Header;
 use r2r::{Publisher, QosProfile};
 
 use super::demand::{POLL, Taker};
-use super::frames::{FrameInput, FrameTally, Preview, Shot, ShotReceiver, median, to_text};
-use super::stamps::{self, StampSource};
+use super::frames::{BadShot, FrameInput, FrameTally, Preview, Shot, ShotReceiver, median, to_text};
+use super::stamps::{self, StampError, StampSource};
 use crate::classes::ClassEdges;
 use crate::classifier::{CONDENSER_NA, Classifier, ClassifierConfig, Doubt, Estimate};
 use crate::drivers::onnx::{Interrupt, OnnxNetwork};
@@ -147,7 +148,10 @@ impl Judge {
         parameters: &ClassifierParameters,
     ) -> Result<Vec<PatchPrediction>> {
         self.doubt = None;
-        if parameters.identical_frames == DISTRUST && self.classifier.network().looks() {
+        if !self.classifier.network().looks() {
+            return Ok(self.classifier.judge_patches(&shot.frame)?);
+        }
+        if parameters.identical_frames == DISTRUST {
             let apart = self.frozen.handle_frame(&shot.frame);
             self.doubt = apart.map(|apart| Doubt::Frozen {
                 apart_s: apart.as_secs_f64(),
@@ -222,22 +226,39 @@ impl Tally {
     }
 }
 
-/// What is said of a frame that cannot be judged.
-struct Refused {
-    stamp: Instant,
-    frame_id: Arc<str>,
-    model_id: Arc<str>,
+/// How a frame came.
+struct Arrival {
+    at: Instant,
+    /// Whether from another process, where clocks may differ.
+    is_foreign: bool,
 }
 
-impl Refused {
-    /// The stamp is that of the frame, or of its arrival where it makes no sense.
-    fn new(stamp: Instant, frame_id: &Arc<str>, arrived: Instant, card: &ModelCard) -> Self {
-        let is_sane = stamps::check(stamp, arrived).is_ok();
+impl Arrival {
+    /// Of the frame that the input gave last.
+    fn of(input: &FrameInput, now: Instant) -> Self {
+        let since = input.since_arrival();
         Self {
-            stamp: if is_sane { stamp } else { arrived },
-            frame_id: frame_id.clone(),
-            model_id: card.model_id.clone(),
+            at: now.before(since.unwrap_or_default()),
+            is_foreign: since.is_some(),
         }
+    }
+
+    /// The stamp that counts, if it makes sense.
+    fn stamp(&self, frame: Instant, source: StampSource) -> Result<Instant, StampError> {
+        match (self.is_foreign, source) {
+            // Frames of this process have its clock, however late they are.
+            (false, _) => Ok(frame),
+            (true, StampSource::Arrival) => Ok(self.at),
+            (true, StampSource::Message) => stamps::check(frame, self.at).map(|()| frame),
+        }
+    }
+
+    /// The header of what is said of a frame that cannot be judged: its stamp, or its arrival where that makes no sense.
+    fn stamped(&self, frame: Instant, frame_id: &str) -> Header {
+        header(
+            self.stamp(frame, StampSource::Message).unwrap_or(self.at),
+            frame_id,
+        )
     }
 }
 
@@ -252,6 +273,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
     let mut input = FrameInput::new(frames, &mut node, "image_raw")?.with_infos(&mut node, "camera_info")?;
     let stamp_source = StampSource::by_name(&parameters.stamp)?;
     let mut outlets = Outlets {
+        name: node.name().to_owned(),
         estimates: node.publisher("focus", QosProfile::default())?,
         taker: Taker::new(&mut node, "focus")?,
         overlay: Preview::new(&mut node, "focus/overlay/compressed")?,
@@ -331,36 +353,16 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
             // The camera has ended, and says itself why.
             let Some(shot) = shot else { return Ok(()) };
             let received = MonotonicInstant::now();
-            let now = app.clock.now();
-            let since_arrival = input.since_arrival();
-            let arrived = now.before(since_arrival.unwrap_or_default());
-            let mut shot = match shot {
-                Ok(shot) => shot,
-                Err(bad) => {
-                    let of = Refused::new(bad.stamp, &bad.frame_id, arrived, &card);
-                    outlets.refuse(&mut tally, &name, bad.to_string(), &of);
-                    continue;
-                }
-            };
-            let binning = input.binning(&shot.frame).await;
-            if stamp_source == StampSource::Arrival && since_arrival.is_some() {
-                Arc::make_mut(&mut shot.frame).stamp = arrived;
-                tally.restamped += 1;
-            }
-            // Frames of this process have its clock, however late they are.
-            if since_arrival.is_some()
-                && let Err(error) = stamps::check(shot.frame.stamp, arrived)
-            {
-                tally.bad_stamps += 1;
-                let of = Refused::new(shot.frame.stamp, &shot.frame_id, arrived, &card);
-                outlets.refuse(&mut tally, &name, error.to_string(), &of);
+            let arrival = Arrival::of(&input, app.clock.now());
+            let Some(mut shot) = outlets.admit(shot, &arrival, stamp_source, &mut tally, &card) else {
                 continue;
-            }
+            };
             // Exposed before: it says nothing about now. It may have been on its way while the node was activated.
             if shot.frame.stamp < active_since {
                 tally.outdated += 1;
                 continue;
             }
+            let binning = input.binning(&shot.frame).await;
             let current = live.borrow().clone();
             let ratios = current.pixel_ratios(binning, &card);
             let judged = tokio::task::block_in_place(|| judge.judge_patches(&mut shot, ratios, &current));
@@ -371,20 +373,8 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                         take_over(&live.borrow(), &mut judge.classifier, &card)?;
                     }
                     let estimate = judge.estimate(&patches);
-                    let decision = received.elapsed();
-                    tally.decision_ms.push(1e3 * decision.as_secs_f64());
                     tally.frames.handle_frame(&shot.frame, app.clock.now());
-                    if tally.handle_estimate(&estimate)
-                        && let Some(doubt) = estimate.doubt.filter(Doubt::is_about_camera)
-                    {
-                        tracing::warn!(node = name, "frames are not trusted: {doubt}");
-                    }
-                    let message = FocusEstimate {
-                        header: header(shot.frame.stamp, &shot.frame_id),
-                        ..to_message(&estimate, decision, &card.model_id)
-                    };
-                    // Publishing fails only while the process ends.
-                    drop(outlets.estimates.publish(&message));
+                    outlets.publish(&shot, &estimate, received.elapsed(), &mut tally, &card);
                     outlets.overlay.show(&shot, live.borrow().overlay_rate, |frame| {
                         let mut picture = Picture::of(frame);
                         for (origin, patch) in judge.classifier.judged_origins().zip(&patches) {
@@ -395,8 +385,8 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                 }
                 Err(_) if app.is_stopping() => break None,
                 Err(error) => {
-                    let of = Refused::new(shot.frame.stamp, &shot.frame_id, arrived, &card);
-                    outlets.refuse(&mut tally, &name, format!("{error:#}"), &of);
+                    let of = arrival.stamped(shot.frame.stamp, &shot.frame_id);
+                    outlets.refuse(format!("{error:#}"), of, &mut tally, &card);
                 }
             }
         };
@@ -503,6 +493,8 @@ fn to_message(estimate: &Estimate, decision: Duration, model_id: &Arc<str>) -> F
 }
 
 struct Outlets {
+    /// The node's, for log lines.
+    name: String,
     estimates: Publisher<FocusEstimate>,
     /// The focus controller.
     taker: Taker,
@@ -518,18 +510,74 @@ impl Outlets {
         self.taker.is_wanted(subscriptions) || self.overlay.is_wanted()
     }
 
+    /// The shot with the stamp that counts; one that cannot be judged is refused.
+    fn admit(
+        &self,
+        shot: Result<Shot, BadShot>,
+        arrival: &Arrival,
+        source: StampSource,
+        tally: &mut Tally,
+        card: &ModelCard,
+    ) -> Option<Shot> {
+        let mut shot = match shot {
+            Ok(shot) => shot,
+            Err(bad) => {
+                let of = arrival.stamped(bad.stamp, &bad.frame_id);
+                self.refuse(bad.to_string(), of, tally, card);
+                return None;
+            }
+        };
+        match arrival.stamp(shot.frame.stamp, source) {
+            Ok(stamp) if stamp == shot.frame.stamp => (),
+            Ok(stamp) => {
+                tally.restamped += 1;
+                Arc::make_mut(&mut shot.frame).stamp = stamp;
+            }
+            Err(error) => {
+                tally.bad_stamps += 1;
+                let of = arrival.stamped(shot.frame.stamp, &shot.frame_id);
+                self.refuse(error.to_string(), of, tally, card);
+                return None;
+            }
+        }
+        Some(shot)
+    }
+
     /// Counts and tells a frame that cannot be judged, in the log and to whoever waits for an estimate.
-    fn refuse(&self, tally: &mut Tally, node: &str, reason: String, of: &Refused) {
-        tracing::warn!(node, "frame refused: {reason}");
+    fn refuse(&self, reason: String, header: Header, tally: &mut Tally, card: &ModelCard) {
+        tracing::warn!(node = self.name, "frame refused: {reason}");
         let estimate = FocusEstimate {
-            header: header(of.stamp, &of.frame_id),
+            header,
             reason: reason.clone(),
-            ..to_message(&Estimate::UNKNOWN, Duration::ZERO, &of.model_id)
+            ..to_message(&Estimate::UNKNOWN, Duration::ZERO, &card.model_id)
         };
         tally.refused += 1;
         tally.last_refusal = reason;
         // Publishing fails only while the process ends.
         drop(self.estimates.publish(&estimate));
+    }
+
+    /// Counts and publishes an estimate; what is wrong with the camera is told once.
+    fn publish(
+        &self,
+        shot: &Shot,
+        estimate: &Estimate,
+        decision: Duration,
+        tally: &mut Tally,
+        card: &ModelCard,
+    ) {
+        tally.decision_ms.push(1e3 * decision.as_secs_f64());
+        if tally.handle_estimate(estimate)
+            && let Some(doubt) = estimate.doubt.filter(Doubt::is_about_camera)
+        {
+            tracing::warn!(node = self.name, "frames are not trusted: {doubt}");
+        }
+        let message = FocusEstimate {
+            header: header(shot.frame.stamp, &shot.frame_id),
+            ..to_message(estimate, decision, &card.model_id)
+        };
+        // Publishing fails only while the process ends.
+        drop(self.estimates.publish(&message));
     }
 
     fn introduce(&mut self, parameters: &ClassifierParameters, card: &ModelCard) {
