@@ -1,7 +1,10 @@
 //! The classifier: one frame in, one [`Estimate`] out, by a network that keeps the contract of [`crate::network`].
 
+mod doubt;
+
 use ndarray::Array2;
 
+pub use self::doubt::Doubt;
 use crate::calibration::CondenserLaw;
 use crate::classes::{CLASSES, ClassEdges, DistanceIndex};
 use crate::features::{FEATURES, Handcrafted};
@@ -56,6 +59,8 @@ pub struct ClassifierConfig {
     pub patch_correlation: f64,
     /// Seed of the places of the four crops whose correlations are features 13 to 18.
     pub crop_seed: u64,
+    /// Whether the model tells the side of focus by colour: then a grey frame is not judged.
+    pub needs_colour: bool,
 }
 
 impl Default for ClassifierConfig {
@@ -71,6 +76,7 @@ impl ClassifierConfig {
             range_um: card.range_um,
             sharpness: card.sharpness.unwrap_or(1.0),
             condenser: card.condenser,
+            needs_colour: card.needs_colour,
             ..Self::for_edges(&card.class_edges)
         }
     }
@@ -92,6 +98,7 @@ impl ClassifierConfig {
             condenser_na: None,
             patch_correlation: 0.5,
             crop_seed: 0,
+            needs_colour: false,
         }
     }
 
@@ -159,19 +166,36 @@ pub struct Estimate {
     pub patches_used: usize,
     /// False: the frame holds too little to judge, or the answer is too uncertain to act on.
     pub trusted: bool,
+    /// Why it is not trusted; None if it is.
+    pub doubt: Option<Doubt>,
 }
 
 impl Estimate {
     /// "I do not know": every class equally likely, not trusted.
-    pub const UNKNOWN: Self = Self {
-        index: DistanceIndex::IN_FOCUS,
-        certainty: 0.0,
-        probabilities: [1.0 / CLASSES as f32; CLASSES],
-        defocus: None,
-        defocus_stddev: None,
-        patches_used: 0,
-        trusted: false,
-    };
+    pub const UNKNOWN: Self = Self::unknown(Doubt::NoAnswer);
+
+    /// "I do not know", for this reason.
+    pub const fn unknown(doubt: Doubt) -> Self {
+        Self {
+            index: DistanceIndex::IN_FOCUS,
+            certainty: 0.0,
+            probabilities: [1.0 / CLASSES as f32; CLASSES],
+            defocus: None,
+            defocus_stddev: None,
+            patches_used: 0,
+            trusted: false,
+            doubt: Some(doubt),
+        }
+    }
+
+    /// The same, not trusted for this reason, whatever it was before.
+    pub fn doubted(self, doubt: Doubt) -> Self {
+        Self {
+            trusted: false,
+            doubt: Some(doubt),
+            ..self
+        }
+    }
 
     /// The estimate that these patches of one frame make.
     pub fn from_patches(predictions: &[PatchPrediction], config: &ClassifierConfig) -> Self {
@@ -195,18 +219,24 @@ impl Estimate {
                 ..fusion
             }
         });
-        let is_plausible = |fusion: &Fusion| {
-            let class = config.edges.classify(Micrometres(fusion.defocus_um));
-            let relative_um = config.max_relative_stddev * fusion.defocus_um.abs();
-            let is_known = fusion.stddev_um <= relative_um.max(config.edges.near_um);
-            let is_in_range = config
-                .range_um
-                .is_none_or(|[least_um, most_um]| (least_um..=most_um).contains(&fusion.defocus_um));
-            let is_one_sided = opposed(&measurements, config.edges.near_um) <= config.max_opposed;
-            is_known && is_in_range && is_one_sided && (class.value() - vote.index.value()).abs() <= 1
+        let needed = if vote.index.value().abs() > 1 {
+            config.min_patches.max(config.min_far_patches)
+        } else {
+            config.min_patches
         };
-        let is_far = vote.index.value().abs() > 1;
-        let needed = if is_far { config.min_far_patches } else { 1 };
+        let doubt = if vote.voters < needed {
+            Some(Doubt::TooFewPatches {
+                used: vote.voters,
+                needed,
+            })
+        } else if certainty < config.min_certainty {
+            Some(Doubt::Uncertain {
+                certainty,
+                least: config.min_certainty,
+            })
+        } else {
+            fusion.and_then(|fusion| doubt_of_height(&fusion, vote.index, &measurements, config))
+        };
         Self {
             index: vote.index,
             certainty,
@@ -214,22 +244,61 @@ impl Estimate {
             defocus: fusion.map(|fusion| Micrometres(fusion.defocus_um)),
             defocus_stddev: fusion.map(|fusion| Micrometres(fusion.stddev_um)),
             patches_used: vote.voters,
-            trusted: vote.voters >= config.min_patches.max(needed)
-                && certainty >= config.min_certainty
-                && fusion.as_ref().is_none_or(is_plausible),
+            trusted: doubt.is_none(),
+            doubt,
         }
     }
 }
 
-/// The smaller of the shares of measurements beyond `far_um` on one side of focus and on the other.
-fn opposed(measurements: &[Measurement], far_um: f64) -> f64 {
+/// Why a height does not count: its patches fall apart, it is uncertain, it is beyond the model's range, or it contradicts the vote.
+fn doubt_of_height(
+    fusion: &Fusion,
+    voted: DistanceIndex,
+    measurements: &[Measurement],
+    config: &ClassifierConfig,
+) -> Option<Doubt> {
+    let &Fusion {
+        defocus_um,
+        stddev_um,
+        ..
+    } = fusion;
+    let opposed = opposed(measurements, config.edges.near_um);
+    let of = measurements.len();
+    if opposed as f64 / of.max(1) as f64 > config.max_opposed {
+        return Some(Doubt::Opposed { opposed, of });
+    }
+    let relative_um = config.max_relative_stddev * defocus_um.abs();
+    if stddev_um > relative_um.max(config.edges.near_um) {
+        return Some(Doubt::Vague {
+            defocus_um,
+            stddev_um,
+        });
+    }
+    if let Some([least_um, most_um]) = config.range_um
+        && !(least_um..=most_um).contains(&defocus_um)
+    {
+        return Some(Doubt::OutOfRange {
+            defocus_um,
+            least_um,
+            most_um,
+        });
+    }
+    let class = config.edges.classify(Micrometres(defocus_um));
+    ((class.value() - voted.value()).abs() > 1).then_some(Doubt::Contradiction {
+        voted: voted.value(),
+        defocus_um,
+    })
+}
+
+/// The smaller of the numbers of measurements beyond `far_um` on one side of focus and on the other.
+fn opposed(measurements: &[Measurement], far_um: f64) -> usize {
     let beyond = |side: f64| {
         measurements
             .iter()
             .filter(|measurement| side * measurement.defocus_um > far_um)
             .count()
     };
-    beyond(1.0).min(beyond(-1.0)) as f64 / measurements.len().max(1) as f64
+    beyond(1.0).min(beyond(-1.0))
 }
 
 /// The distribution with its entries raised to a power; the likeliest stays the likeliest.
@@ -246,6 +315,8 @@ pub struct Classifier<N> {
     grid: Option<Grid>,
     /// Patches of the grid that had a vote last.
     chosen: Vec<usize>,
+    /// Why the last frame was not shown to the network.
+    doubt: Option<Doubt>,
     pixels: Vec<u8>,
 }
 
@@ -261,6 +332,7 @@ impl<N: Network> Classifier<N> {
             config,
             grid: None,
             chosen: Vec::new(),
+            doubt: None,
             pixels: Vec::new(),
         })
     }
@@ -293,7 +365,7 @@ impl<N: Network> Classifier<N> {
 
     /// Judges one frame: grid, features, network, blank patches dropped, vote and fusion.
     ///
-    /// A frame without a usable patch (empty glass, black, saturated) is not an error but [`Estimate::UNKNOWN`].
+    /// A frame without a usable patch (empty glass, black, saturated, grey) is not an error but [unknown](Estimate::unknown).
     ///
     /// # Errors
     /// If the frame is smaller than a patch, or the network fails.
@@ -304,6 +376,9 @@ impl<N: Network> Classifier<N> {
 
     /// The estimate that the patches judged last make.
     pub fn estimate(&self, patches: &[PatchPrediction]) -> Estimate {
+        if let Some(doubt) = self.doubt {
+            return Estimate::unknown(doubt);
+        }
         let there_are = self.grid.as_ref().map_or(usize::MAX, |grid| grid.origins().len());
         let config = ClassifierConfig {
             min_far_patches: self.config.min_far_patches.min(there_are),
@@ -319,7 +394,9 @@ impl<N: Network> Classifier<N> {
     /// As for [`Self::classify`].
     pub fn judge_patches(&mut self, frame: &Frame) -> Result<Vec<PatchPrediction>, ClassifyError> {
         self.chosen.clear();
+        self.doubt = None;
         if !self.network.looks() {
+            self.doubt = Some(Doubt::NoModel);
             return Ok(Vec::new());
         }
         // First, because a frame without a single patch is an error however dark it is.
@@ -328,13 +405,16 @@ impl<N: Network> Classifier<N> {
             _ => Grid::centred(frame.width(), frame.height())?,
         };
         let grid = self.grid.insert(grid);
-        if !EXPOSED.contains(&patches::mean_luminance(frame)) {
+        self.doubt = Self::doubt_of_frame(frame, &self.config);
+        if self.doubt.is_some() {
             return Ok(Vec::new());
         }
         let contrast = |at: &usize| patches::contrast(frame, grid.origins()[*at]);
         self.chosen
             .extend((0..grid.origins().len()).filter(|at| contrast(at) >= self.config.min_contrast));
         if self.chosen.is_empty() {
+            let of = grid.origins().len();
+            self.doubt = Some(Doubt::Blank { of });
             return Ok(Vec::new());
         }
         let whole_frame = self.network.card().whole_frames;
@@ -360,6 +440,20 @@ impl<N: Network> Classifier<N> {
             predictions = self.chosen.iter().map(|&at| predictions[at]).collect();
         }
         Ok(predictions)
+    }
+
+    /// What keeps a frame from the network before its patches are looked at.
+    fn doubt_of_frame(frame: &Frame, config: &ClassifierConfig) -> Option<Doubt> {
+        let mean = patches::mean_luminance(frame);
+        if mean < *EXPOSED.start() {
+            Some(Doubt::Dark { mean })
+        } else if mean > *EXPOSED.end() {
+            Some(Doubt::Clipped { mean })
+        } else if config.needs_colour && frame.is_grey() {
+            Some(Doubt::Grey)
+        } else {
+            None
+        }
     }
 }
 

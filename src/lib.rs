@@ -3,6 +3,7 @@
 //! The crate map, in reading order:
 //!
 //! * [`units`], [`objective`], [`classes`], [`frame`]: the vocabulary. Time, lenses, the seven distance classes, images.
+//! * [`encoding`], [`resample`], [`frozen`]: images of foreign cameras, as the network knows them; cameras that stand still.
 //! * [`patches`], [`features`], [`vote`], [`network`], [`classifier`]: HH-Net. A frame becomes patches and 18 numbers, the network's
 //!   answer per patch becomes one [`classifier::Estimate`].
 //! * [`calibration`]: how sure it may say it is.
@@ -20,9 +21,11 @@ pub mod calibration;
 pub mod classes;
 pub mod classifier;
 pub mod dataset;
+pub mod encoding;
 pub mod features;
 pub mod focus;
 pub mod frame;
+pub mod frozen;
 pub mod jpeg;
 pub mod microscope;
 pub mod network;
@@ -31,6 +34,7 @@ pub mod optics;
 pub mod patches;
 pub mod preview;
 pub mod protocol;
+pub mod resample;
 pub mod sensor;
 pub mod slide;
 pub mod stage;

@@ -60,6 +60,8 @@ pub struct ModelCard {
     pub sharpness: Option<f64>,
     /// How its heights depend on the condenser; None if the model does not say.
     pub condenser: Option<CondenserLaw>,
+    /// Whether it tells the side of focus by colour; a model that says nothing of it does.
+    pub needs_colour: bool,
     /// Whether it judges a patch by all patches of the frame: then it is given those of one frame at once, the blank ones too.
     pub whole_frames: bool,
 }
@@ -126,6 +128,7 @@ impl NoNetwork {
                 range_um: None,
                 sharpness: None,
                 condenser: None,
+                needs_colour: true,
                 whole_frames: false,
             },
         }

@@ -27,6 +27,12 @@ impl Instant {
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+
+    /// The instant this long ago; the epoch if that is before it.
+    pub fn before(self, duration: Duration) -> Self {
+        let nanos = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(nanos))
+    }
 }
 
 impl Add<Duration> for Instant {
@@ -94,6 +100,8 @@ mod tests {
         let late = early + Duration::from_nanos(7);
         assert_eq!(late.since(early), Duration::from_nanos(7));
         assert_eq!(early.since(late), Duration::ZERO);
+        assert_eq!(late.before(Duration::from_nanos(7)), early);
+        assert_eq!(early.before(Duration::from_secs(1)), Instant::default());
     }
 
     #[test]

@@ -46,10 +46,54 @@ fn files_that_are_no_model_are_refused_without_a_runtime() {
     let whole = std::fs::read(model("good.onnx")).unwrap();
     std::fs::write(&cut, &whole[..whole.len() / 2]).unwrap();
     refusal(&folder.path().join("absent.onnx"), &["there is no model"]);
-    refusal(folder.path(), &["cannot read"]);
+    refusal(folder.path(), &["is not a regular file"]);
+    refusal(Path::new("/dev/zero"), &["is not a regular file"]);
+    let endless = folder.path().join("endless.onnx");
+    std::fs::File::create(&endless)
+        .unwrap()
+        .set_len((1 << 30) + 1)
+        .unwrap();
+    refusal(&endless, &["is larger than 1024 MiB"]);
     refusal(&text, &["is not an ONNX file"]);
     refusal(&cut, &["is not an ONNX file"]);
     refusal(&model("external.onnx"), &["another file", "one file"]);
+}
+
+/// What `models/SHA256SUMS` says is true of every model, and of no other file.
+#[test]
+fn a_model_that_ships_is_opened_only_as_it_was_released() {
+    let models = Path::new(env!("CARGO_MANIFEST_DIR")).join("models");
+    let pins = std::fs::read_to_string(models.join("SHA256SUMS")).unwrap();
+    let names: Vec<_> = pins
+        .lines()
+        .map(|line| line.split_once("  ").unwrap().1)
+        .collect();
+    let mut there: Vec<_> = std::fs::read_dir(&models)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".onnx"))
+        .collect();
+    there.sort();
+    assert_eq!(
+        names, there,
+        "write it anew: cd models && sha256sum *.onnx > SHA256SUMS"
+    );
+    let folder = tempfile::tempdir().unwrap();
+    for name in names {
+        let mut bytes = std::fs::read(models.join(name)).unwrap();
+        let copy = folder.path().join(name);
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&copy, bytes).unwrap();
+        let message = OnnxNetwork::open_shipped(&copy, 1).err().unwrap().to_string();
+        assert!(
+            message.contains("is not the one that ships") && message.contains(name),
+            "{message}"
+        );
+        if runtime() {
+            OnnxNetwork::open_shipped(models.join(name), 1).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -7,12 +7,13 @@
 use std::path::Path;
 
 use anyhow::Result;
-use hhnet::classifier::{Classifier, ClassifierConfig, Estimate};
+use hhnet::classifier::{Classifier, ClassifierConfig, Doubt, Estimate};
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::frame::Frame;
 use hhnet::microscope::{Microscope, MicroscopeConfig};
 use hhnet::network::Network as _;
 use hhnet::objective::Objective;
+use hhnet::resample::to_model_pixels;
 use hhnet::slide::Appearance;
 use hhnet::units::Instant;
 
@@ -101,5 +102,70 @@ fn frames_from_beyond_the_range_never_mislead() -> Result<()> {
         }
     }
     assert!(trusted <= 4, "{trusted} of 48 were trusted");
+    Ok(())
+}
+
+/// Every two by two pixels as one, as a camera bins them.
+fn binned(frame: &Frame) -> Result<Frame> {
+    let (width, height) = (frame.width() / 2, frame.height() / 2);
+    let at = |x: usize, y: usize, c: usize| u16::from(frame.rgb()[3 * (y * frame.width() + x) + c]);
+    let mean = |x: usize, y: usize, c: usize| {
+        ((at(2 * x, 2 * y, c)
+            + at(2 * x + 1, 2 * y, c)
+            + at(2 * x, 2 * y + 1, c)
+            + at(2 * x + 1, 2 * y + 1, c)
+            + 2)
+            / 4) as u8
+    };
+    let pixel = |at: usize| [0, 1, 2].map(|c| mean(at % width, at / width, c));
+    let rgb = (0..width * height).flat_map(pixel).collect();
+    Ok(Frame::new(width, height, rgb, frame.stamp, frame.sequence)?)
+}
+
+/// A camera binned 2x2 is judged as if it were not, once its frames have the model's pixels; a grey one is not judged.
+#[test]
+fn binned_frames_are_mended_and_grey_ones_refused() -> Result<()> {
+    let Some(mut classifier) = classifier()? else {
+        return Ok(());
+    };
+    let (mut trusted, mut wrong) = (0, 0);
+    for seed in 7_000_000..7_000_004 {
+        let mut microscope = Microscope::new(MicroscopeConfig::randomised(Objective::default(), seed))?;
+        for defocus_um in [-20.0, -8.0, -3.0, 0.0, 3.0, 8.0, 20.0] {
+            let rgb = microscope.expose_defocused(0.0, 0.0, defocus_um, seed)?;
+            let frame = Frame::new(2048, 1536, rgb, Instant::default(), seed)?;
+            let raw = classifier.classify(&binned(&frame)?)?;
+            let mended = classifier.classify(&to_model_pixels(&binned(&frame)?, [2.0; 2])?)?;
+            let whole = classifier.classify(&frame)?;
+            let text = |estimate: &Estimate| {
+                let z = estimate.defocus.map_or(f64::NAN, |z| z.0);
+                format!("{:+} {z:+.1} {}", estimate.index.value(), estimate.trusted)
+            };
+            eprintln!(
+                "{seed} {defocus_um:+.0}: whole {} binned {} mended {}",
+                text(&whole),
+                text(&raw),
+                text(&mended)
+            );
+            let error_um = mended.defocus.map_or(f64::INFINITY, |z| (z.0 - defocus_um).abs());
+            trusted += usize::from(mended.trusted);
+            wrong += usize::from(mended.trusted && error_um > 1.5_f64.max(0.35 * defocus_um.abs()));
+            let grey = frame
+                .rgb()
+                .chunks_exact(3)
+                .flat_map(|pixel| [pixel[1]; 3])
+                .collect();
+            let grey = classifier.classify(&Frame::new(2048, 1536, grey, Instant::default(), seed)?)?;
+            assert_eq!(
+                (grey.trusted, grey.doubt),
+                (false, Some(Doubt::Grey)),
+                "{seed}, {defocus_um} µm"
+            );
+        }
+    }
+    assert!(
+        trusted >= 20 && wrong == 0,
+        "{trusted} of 28 trusted, {wrong} of them wrong"
+    );
     Ok(())
 }

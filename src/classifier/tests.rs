@@ -54,6 +54,7 @@ fn classifier(answer: PatchPrediction) -> Classifier<Parrot> {
         range_um: None,
         sharpness: None,
         condenser: None,
+        needs_colour: false,
         whole_frames: false,
     };
     let parrot = Parrot {
@@ -114,7 +115,7 @@ fn a_model_of_whole_frames_sees_blank_patches_which_have_no_vote() {
     let estimate = classifier.classify(&frame(900, 600, 220, |column| column != 1));
     assert_eq!(estimate.unwrap().patches_used, 4);
     let nothing = classifier.classify(&frame(900, 600, 220, |_| false)).unwrap();
-    assert_eq!(nothing, Estimate::UNKNOWN);
+    assert_eq!(nothing, Estimate::unknown(Doubt::Blank { of: 6 }));
     assert_eq!(classifier.network().shown, [6]);
     classifier.network.answers = Some(4);
     let message = classifier.classify(&frame(900, 600, 220, |_| true)).unwrap_err();
@@ -134,7 +135,7 @@ fn without_a_network_nothing_is_ever_trusted() {
     };
     let mut classifier = Classifier::new(NoNetwork::new("40x0.65", config.edges), config).unwrap();
     let estimate = classifier.classify(&frame(900, 600, 220, |_| true)).unwrap();
-    assert_eq!(estimate, Estimate::UNKNOWN);
+    assert_eq!(estimate, Estimate::unknown(Doubt::NoModel));
 }
 
 #[test]
@@ -224,10 +225,14 @@ fn a_model_brings_its_range_and_sharpness() {
 #[test]
 fn frames_that_show_nothing_are_unknown_and_never_reach_the_network() {
     let mut classifier = classifier(sure(0, 60.0));
-    for ground in [0, 200, 255] {
+    for (ground, doubt) in [
+        (0, Doubt::Dark { mean: 0.0 }),
+        (200, Doubt::Blank { of: 4 }),
+        (255, Doubt::Clipped { mean: 255.0 }),
+    ] {
         assert_eq!(
             classifier.classify(&frame(600, 600, ground, |_| false)).unwrap(),
-            Estimate::UNKNOWN
+            Estimate::unknown(doubt)
         );
     }
     assert!(classifier.network().shown.is_empty());
@@ -385,4 +390,75 @@ fn heights_are_corrected_for_a_condenser_that_is_known() {
         ..ClassifierConfig::default()
     };
     assert!(classifier(sure(3, 2.5)).set_config(config).is_err());
+}
+
+#[test]
+fn a_grey_frame_is_not_judged_by_a_model_that_needs_colour() {
+    let mut classifier = classifier(sure(3, 2.5));
+    let grey = frame(600, 600, 220, |_| true);
+    assert!(classifier.classify(&grey).unwrap().trusted);
+    let config = ClassifierConfig {
+        needs_colour: true,
+        ..ClassifierConfig::default()
+    };
+    classifier.set_config(config).unwrap();
+    assert_eq!(
+        classifier.classify(&grey).unwrap(),
+        Estimate::unknown(Doubt::Grey)
+    );
+    let mut rgb = grey.into_rgb();
+    rgb.chunks_exact_mut(3).step_by(7).for_each(|pixel| pixel[0] += 1);
+    let coloured = Frame::new(600, 600, rgb, Instant::default(), 0).unwrap();
+    assert!(classifier.classify(&coloured).unwrap().trusted);
+}
+
+#[test]
+fn every_doubt_says_what_was_seen() {
+    let check = |patches: &[PatchPrediction], range_um: Option<[f64; 2]>, expected: &str| {
+        let config = ClassifierConfig {
+            range_um,
+            ..ClassifierConfig::default()
+        };
+        let estimate = Estimate::from_patches(patches, &config);
+        let said = estimate.doubt.map_or_else(String::new, |doubt| doubt.to_string());
+        assert_eq!(
+            (estimate.trusted, said.contains(expected)),
+            (false, true),
+            "{said}"
+        );
+    };
+    let sides: Vec<_> = (0..30)
+        .map(|at| sure(0, if at < 28 { 59.0 } else { -55.0 }))
+        .collect();
+    check(&sides, None, "2 of 30 patches disagree about the side of focus");
+    check(
+        &[sure(0, 59.0); 3],
+        None,
+        "too few patches with a specimen: 3, an answer this far from focus takes 5",
+    );
+    check(
+        &[sure(0, 70.0); 8],
+        Some([-65.0, 65.0]),
+        "the defocus of 70.0 µm is outside the range of the model, -65 to 65 µm",
+    );
+    check(
+        &[sure(0, 2.4); 8],
+        None,
+        "vote for index 4 and state a defocus of 2.4 µm",
+    );
+    let vague = PatchPrediction {
+        log_variance: 8.0,
+        ..sure(3, 2.0)
+    };
+    check(&[vague; 8], None, "the defocus of 2.0 µm is uncertain by");
+    let doubtful = PatchPrediction {
+        probabilities: [0.1, 0.1, 0.1, 0.4, 0.1, 0.1, 0.1],
+        ..sure(3, 2.0)
+    };
+    check(&[doubtful; 8], None, "is below min_certainty 0.50");
+    check(&[], None, "no patch has an answer");
+    assert_eq!(
+        Estimate::from_patches(&[sure(3, 2.0); 8], &ClassifierConfig::default()).doubt,
+        None
+    );
 }

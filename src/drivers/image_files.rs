@@ -1,17 +1,27 @@
 //! Images on disk as camera sources: a folder replayed in name order, and a recorded z-stack read at the stage's height.
 //!
 //! Every image is decoded once when the source is opened, on all cores: a folder with one that is unreadable, or that ends
-//! behind an intact header, is refused at once, by name, rather than found out in the middle of a run.
+//! behind an intact header, is refused at once, by name, rather than found out in the middle of a run. What a file holds is told by
+//! its content; hidden files, as other systems leave them beside images, and folders in the folder are left out.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use image::{DynamicImage, ImageFormat, ImageReader, Limits};
 use rayon::prelude::*;
 use serde::Deserialize;
 
+use crate::encoding::Depth;
 use crate::patches::PATCH;
 use crate::units::Micrometres;
 
-/// File endings that are taken for images.
+/// Most pixels of an image, so that all cores can decode one at a time.
+const MAX_PIXELS: u64 = 80_000_000;
+
+/// Most bytes that decoding one may take: four samples of 32 bits a pixel.
+const MAX_BYTES: u64 = 16 * MAX_PIXELS;
+
+/// File endings of images: a file that has one and holds none is refused.
 const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "tif", "tiff"];
 
 /// Index of a stack's images, beside them.
@@ -40,7 +50,7 @@ pub enum SourceError {
         reason: String,
     },
     /// The folder holds no image.
-    #[error("{path} holds no PNG, JPEG or TIFF image")]
+    #[error("{path} holds no PNG, JPEG or TIFF image: give a folder with some")]
     Empty {
         /// The folder.
         path: PathBuf,
@@ -52,6 +62,16 @@ pub enum SourceError {
         path: PathBuf,
         /// What the decoder said.
         reason: String,
+    },
+    /// One of the images is larger than a camera's.
+    #[error("image {path} is too large: {width}x{height} pixels, the limit is {} megapixels; cut it", MAX_PIXELS / 1_000_000)]
+    TooLarge {
+        /// The image.
+        path: PathBuf,
+        /// Pixels per row.
+        width: u32,
+        /// Rows.
+        height: u32,
     },
     /// One of the images is too small for a single patch.
     #[error("image {path} is {width}x{height}: at least {PATCH}x{PATCH} pixels are needed")]
@@ -77,6 +97,7 @@ pub enum SourceError {
 #[derive(Debug)]
 pub struct ImageFolder {
     files: Vec<PathBuf>,
+    depth: Depth,
     next: usize,
 }
 
@@ -86,25 +107,16 @@ impl ImageFolder {
     /// # Errors
     /// If the folder is unreadable or empty, or an image is unreadable or too small.
     pub fn open(folder: &Path) -> Result<Self, SourceError> {
-        let unreadable = |error: std::io::Error| SourceError::Folder {
-            path: folder.into(),
-            reason: error.to_string(),
-        };
-        let entries = std::fs::read_dir(folder)
-            .map_err(unreadable)?
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(unreadable)?;
-        let mut files: Vec<PathBuf> = entries
-            .into_iter()
-            .map(|entry| entry.path())
-            .filter(|path| is_image(path))
-            .collect();
-        files.sort();
+        let files = images_in(folder)?;
         if files.is_empty() {
             return Err(SourceError::Empty { path: folder.into() });
         }
-        check_all(&files)?;
-        Ok(Self { files, next: 0 })
+        let depth = check_all(&files)?;
+        Ok(Self {
+            files,
+            depth,
+            next: 0,
+        })
     }
 
     /// Number of images.
@@ -124,7 +136,7 @@ impl ImageFolder {
     pub fn next_image(&mut self) -> Result<Pixels, SourceError> {
         let file = &self.files[self.next];
         self.next = (self.next + 1) % self.files.len();
-        decode(file)
+        decode(file, &mut self.depth)
     }
 }
 
@@ -133,6 +145,7 @@ impl ImageFolder {
 pub struct ZStack {
     /// Sorted by height.
     planes: Vec<Plane>,
+    depth: Depth,
     decoded: Option<(usize, Pixels)>,
 }
 
@@ -176,13 +189,14 @@ impl ZStack {
             });
         }
         let files: Vec<_> = planes.iter().map(|plane| &plane.file).collect();
-        check_all(&files)?;
+        let depth = check_all(&files)?;
         if planes.is_empty() {
             return Err(SourceError::Empty { path: folder.into() });
         }
         planes.sort_by(|a, b| a.z.0.total_cmp(&b.z.0));
         Ok(Self {
             planes,
+            depth,
             decoded: None,
         })
     }
@@ -202,89 +216,139 @@ impl ZStack {
         let plane = &self.planes[nearest];
         let (_, pixels) = match &mut self.decoded {
             Some(decoded) => decoded,
-            none => none.insert((nearest, decode(&plane.file)?)),
+            none => none.insert((nearest, decode(&plane.file, &mut self.depth)?)),
         };
         Ok((plane.z, pixels))
     }
 }
 
-fn is_image(path: &Path) -> bool {
-    let ending = path
-        .extension()
-        .and_then(|ending| ending.to_str())
-        .unwrap_or_default()
-        .to_lowercase();
-    ENDINGS.contains(&ending.as_str())
+/// Whether a file is one that its system does not show, or that a file browser left behind: `._a.png`, `.DS_Store`, `Thumbs.db`.
+pub fn is_hidden(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.') || ["thumbs.db", "desktop.ini"].contains(&name.to_lowercase().as_str())
 }
 
-/// Decodes all images and forgets them; the error is that of the first bad one.
-fn check_all(files: &[impl AsRef<Path> + Sync]) -> Result<(), SourceError> {
-    let bad = files
-        .par_iter()
-        .find_map_first(|file| read_image(file.as_ref()).err());
-    bad.map_or(Ok(()), Err)
+/// The images of a folder in name order: regular files that are not hidden and that are images by their content, or should be by their
+/// ending.
+fn images_in(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
+    let unreadable = |error: std::io::Error| SourceError::Folder {
+        path: folder.into(),
+        reason: error.to_string(),
+    };
+    let entries: Result<Vec<_>, _> = std::fs::read_dir(folder).map_err(unreadable)?.collect();
+    let paths = entries.map_err(unreadable)?.into_iter().map(|entry| entry.path());
+    let mut files: Vec<PathBuf> = paths
+        .filter(|path| !is_hidden(path) && path.is_file() && (has_ending(path) || format_of(path).is_some()))
+        .collect();
+    files.sort();
+    Ok(files)
+}
+
+fn has_ending(path: &Path) -> bool {
+    let ending = path.extension().unwrap_or_default().to_string_lossy();
+    ENDINGS.contains(&ending.to_lowercase().as_str())
+}
+
+/// What a file's first bytes say it is.
+fn format_of(path: &Path) -> Option<ImageFormat> {
+    let mut head = Vec::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(16).read_to_end(&mut head))
+        .ok()?;
+    let known = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Tiff];
+    image::guess_format(&head)
+        .ok()
+        .filter(|format| known.contains(format))
+}
+
+/// Decodes all images and forgets them: what the samples of all together use. The error is that of the first bad one.
+fn check_all(files: &[impl AsRef<Path> + Sync]) -> Result<Depth, SourceError> {
+    let depths = files.par_iter().map(|file| {
+        let mut depth = Depth::default();
+        read_image_of(file.as_ref(), &mut depth).map(|_| depth)
+    });
+    let every: Vec<_> = depths.collect();
+    every
+        .into_iter()
+        .try_fold(Depth::default(), |all, depth| Ok(all.max(depth?)))
+}
+
+/// A decoder for a file, by its content.
+fn reader(path: &Path) -> Result<ImageReader<std::io::BufReader<std::fs::File>>, SourceError> {
+    let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format);
+    let mut reader = reader.map_err(|error| broken(path, error))?;
+    let mut limits = Limits::default();
+    limits.max_alloc = Some(MAX_BYTES);
+    reader.limits(limits);
+    Ok(reader)
+}
+
+fn broken(path: &Path, reason: impl std::fmt::Display) -> SourceError {
+    SourceError::Image {
+        path: path.into(),
+        reason: reason.to_string(),
+    }
 }
 
 /// Size and format from the first bytes, without decoding.
 fn check_head(path: &Path) -> Result<(), SourceError> {
-    let broken = |reason: String| SourceError::Image {
-        path: path.into(),
-        reason,
-    };
-    let reader = image::ImageReader::open(path).and_then(image::ImageReader::with_guessed_format);
-    let size = reader
-        .map_err(|error| broken(error.to_string()))?
-        .into_dimensions();
-    let (width, height) = size.map_err(|error| broken(error.to_string()))?;
+    let size = reader(path)?.into_dimensions();
+    let (width, height) = size.map_err(|error| broken(path, error))?;
+    let path = path.to_path_buf();
     if (width as usize) < PATCH || (height as usize) < PATCH {
-        return Err(SourceError::TooSmall {
-            path: path.into(),
-            width,
-            height,
-        });
+        return Err(SourceError::TooSmall { path, width, height });
+    }
+    if u64::from(width) * u64::from(height) > MAX_PIXELS {
+        return Err(SourceError::TooLarge { path, width, height });
     }
     Ok(())
 }
 
-/// One image file as 8-bit RGB, at least one patch large.
+/// One image file as 8-bit RGB, at least one patch large; of 16 bits a sample, as many as it uses.
 ///
 /// # Errors
-/// If it cannot be read or is too small.
+/// If it cannot be read, is too small or too large.
 pub fn read_image(path: &Path) -> Result<Pixels, SourceError> {
+    read_image_of(path, &mut Depth::default())
+}
+
+/// The same for one of several images of a camera, which share the `depth` of their samples.
+///
+/// # Errors
+/// As for [`read_image`].
+pub fn read_image_of(path: &Path, depth: &mut Depth) -> Result<Pixels, SourceError> {
     check_head(path)?;
     check_tail(path)?;
-    decode(path)
+    decode(path, depth)
 }
 
 /// The decoder makes up what a JPEG that was cut off lacks: behind its last start of a scan must stand the end of the image.
 /// Both marks cannot occur in a scan's data (ITU T.81, B.1.1).
 fn check_tail(path: &Path) -> Result<(), SourceError> {
-    let broken = |reason: String| SourceError::Image {
-        path: path.into(),
-        reason,
-    };
-    let bytes = std::fs::read(path).map_err(|error| broken(error.to_string()))?;
+    let bytes = std::fs::read(path).map_err(|error| broken(path, error))?;
     let last = |mark: [u8; 2]| bytes.windows(2).rposition(|pair| pair == mark);
     let is_jpeg = bytes.starts_with(&[0xff, 0xd8]);
     if is_jpeg && last([0xff, 0xd9]) < last([0xff, 0xda]) {
-        return Err(broken(
-            "it was cut off: the mark of its end is missing".to_owned(),
-        ));
+        return Err(broken(path, "it was cut off: the mark of its end is missing"));
     }
     Ok(())
 }
 
-fn decode(path: &Path) -> Result<Pixels, SourceError> {
-    let image = image::open(path).map_err(|error| SourceError::Image {
-        path: path.into(),
-        reason: error.to_string(),
-    })?;
-    let rgb = image.into_rgb8();
-    Ok(Pixels {
-        width: rgb.width() as usize,
-        height: rgb.height() as usize,
-        rgb: rgb.into_raw(),
-    })
+fn decode(path: &Path, depth: &mut Depth) -> Result<Pixels, SourceError> {
+    let image = reader(path)?.decode().map_err(|error| broken(path, error))?;
+    let (width, height) = (image.width() as usize, image.height() as usize);
+    let rgb = match image {
+        DynamicImage::ImageLuma16(_)
+        | DynamicImage::ImageLumaA16(_)
+        | DynamicImage::ImageRgb16(_)
+        | DynamicImage::ImageRgba16(_) => {
+            let samples = image.into_rgb16().into_raw();
+            depth.grow(samples.iter().copied());
+            samples.into_iter().map(|sample| depth.narrow(sample)).collect()
+        }
+        image => image.into_rgb8().into_raw(),
+    };
+    Ok(Pixels { width, height, rgb })
 }
 
 #[cfg(test)]
@@ -311,6 +375,69 @@ mod tests {
         let mut source = ImageFolder::open(folder.path()).unwrap();
         let greys: Vec<u8> = (0..3).map(|_| source.next_image().unwrap().rgb[0]).collect();
         assert_eq!(greys, [1, 2, 1]);
+    }
+
+    #[test]
+    fn files_are_told_by_their_content_and_hidden_ones_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        write(folder.path(), "a.png", 300, 1);
+        write(folder.path(), "b.jpg", 300, 2);
+        std::fs::rename(at("b.jpg"), at("b.png")).unwrap();
+        write(folder.path(), "c.tif", 300, 3);
+        std::fs::rename(at("c.tif"), at("c")).unwrap();
+        std::fs::write(at("._a.png"), "resource fork").unwrap();
+        std::fs::write(at(".hidden.png"), "").unwrap();
+        std::fs::write(at("Thumbs.db"), [0; 300]).unwrap();
+        std::fs::write(at("notes.txt"), "ignored").unwrap();
+        std::fs::create_dir(at("folder.png")).unwrap();
+        let mut source = ImageFolder::open(folder.path()).unwrap();
+        let greys: Vec<u8> = (0..4).map(|_| source.next_image().unwrap().rgb[0]).collect();
+        assert_eq!(greys, [1, 2, 3, 1]);
+    }
+
+    #[test]
+    fn twelve_bits_of_sixteen_keep_their_brightness_in_every_image() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, grey) in [("a.tif", 3200_u16), ("b.png", 160)] {
+            image::ImageBuffer::from_pixel(300, 300, image::Luma([grey]))
+                .save(folder.path().join(name))
+                .unwrap();
+        }
+        let mut source = ImageFolder::open(folder.path()).unwrap();
+        let greys: Vec<u8> = (0..2).map(|_| source.next_image().unwrap().rgb[0]).collect();
+        assert_eq!(greys, [200, 10]);
+        assert_eq!(
+            read_image(&folder.path().join("a.tif")).unwrap().rgb[..3],
+            [200; 3]
+        );
+    }
+
+    #[test]
+    fn an_image_that_is_too_large_is_refused_with_its_size() {
+        let folder = tempfile::tempdir().unwrap();
+        // The header of a PNG of 20000x5000 pixels: nothing is decoded before the size is known.
+        let mut png = Vec::new();
+        image::RgbImage::new(1, 1)
+            .write_to(&mut std::io::Cursor::new(&mut png), ImageFormat::Png)
+            .unwrap();
+        png[16..24].copy_from_slice(&[20_000_u32.to_be_bytes(), 5_000_u32.to_be_bytes()].concat());
+        let crc = crc32(&png[12..29]);
+        png[29..33].copy_from_slice(&crc.to_be_bytes());
+        std::fs::write(folder.path().join("wide.png"), png).unwrap();
+        check_refused(
+            folder.path(),
+            ["wide.png is too large: 20000x5000", "80 megapixels"],
+        );
+    }
+
+    /// The check sum of PNG, bit by bit.
+    fn crc32(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(u32::MAX, |sum, &byte| {
+            (0..8).fold(sum ^ u32::from(byte), |sum, _| {
+                (sum >> 1) ^ (0xedb8_8320 * (sum & 1))
+            })
+        })
     }
 
     #[test]

@@ -9,7 +9,7 @@ use r2r::hhnet::msg::About;
 use r2r::sensor_msgs::msg::{CameraInfo, JointState};
 use r2r::{Publisher, QosProfile};
 
-use super::demand::POLL;
+use super::demand::{POLL, Taker};
 use super::frame_in;
 use super::frames::{FrameInput, FrameOutlet, FrameTally, Preview, Shot, ShotReceiver, ShotSender};
 use super::recorded::RECORDED_FRAMES;
@@ -32,7 +32,8 @@ const MICROSCOPE_END_LIMIT: Duration = Duration::from_secs(1);
 parameters! {
     /// Parameters of the camera node.
     CameraParameters in "camera" {
-        /// Where frames come from: `sim`, `folder` or `zstack`.
+        /// Where frames come from: `sim`, `folder` or `zstack`. What is recorded is shown again and again: see `identical_frames` of the
+        /// classifier.
         source: String = "sim",
         /// Folder of images, for sources `folder` and `zstack`.
         path: String = "",
@@ -135,6 +136,7 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
     let mut outlets = Outlets {
         frames: FrameOutlet::new(out, &mut node, "image_raw")?,
         infos: node.publisher("camera_info", newest_reliable())?,
+        info_taker: Taker::new(&mut node, "camera_info")?,
         preview: Preview::new(&mut node, "image_raw/compressed")?,
         frame_id: frame_in(&node.namespace()?, &parameters.frame_id),
     };
@@ -333,6 +335,8 @@ fn to_frame(pixels: Pixels, stamp: Instant, sequence: u64) -> Result<Arc<Frame>>
 struct Outlets {
     frames: FrameOutlet,
     infos: Publisher<CameraInfo>,
+    /// The classifier, where it is in another process.
+    info_taker: Taker,
     preview: Preview,
     frame_id: Arc<str>,
 }
@@ -340,9 +344,8 @@ struct Outlets {
 impl Outlets {
     /// Whether anybody takes frames, pictures of them, or what is said of them.
     fn is_wanted(&self) -> bool {
-        self.frames.is_wanted()
-            || self.preview.is_wanted()
-            || self.infos.get_inter_process_subscription_count().unwrap_or(0) > 0
+        let subscriptions = self.infos.get_inter_process_subscription_count().unwrap_or(0);
+        self.frames.is_wanted() || self.preview.is_wanted() || self.info_taker.is_wanted(subscriptions)
     }
 
     /// The image in step with its info, same stamp and frame; a small picture of it at most `preview_rate` times a second.

@@ -6,17 +6,21 @@ use std::time::{Duration, Instant as MonotonicInstant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use r2r::hhnet::msg::{About, FocusEstimate};
+use r2r::std_msgs::msg::Header;
 use r2r::{Publisher, QosProfile};
 
 use super::demand::{POLL, Taker};
-use super::frames::{FrameInput, FrameTally, Preview, ShotReceiver, median, to_text};
+use super::frames::{BadShot, FrameInput, FrameTally, Preview, Shot, ShotReceiver, median, to_text};
+use super::stamps::{self, StampError, StampSource};
 use crate::classes::ClassEdges;
-use crate::classifier::{CONDENSER_NA, Classifier, ClassifierConfig, Estimate};
+use crate::classifier::{CONDENSER_NA, Classifier, ClassifierConfig, Doubt, Estimate};
 use crate::drivers::onnx::{Interrupt, OnnxNetwork};
-use crate::network::{ModelCard, Network, NoNetwork};
+use crate::frozen::FrozenCamera;
+use crate::network::{ModelCard, Network, NoNetwork, PatchPrediction};
 use crate::objective::Objective;
 use crate::parameters;
 use crate::preview::Picture;
+use crate::resample::{ALIKE, MENDABLE, to_model_pixels};
 use crate::ros::app::App;
 use crate::ros::convert::header;
 use crate::ros::diagnostics::{Diagnostics, Severity};
@@ -51,6 +55,16 @@ parameters! {
         condenser_na: f64 [0.0..=1.5, live] = 0.0,
         /// Seed of the places of the four crops whose correlations are features 13 to 18.
         crop_seed: i64 [0.0..=9007199254740991.0, live] = 0,
+        /// Side of a pixel of the unbinned camera on the slide, m; 0 for that of the model. Images of other pixels are resampled to the
+        /// model's, also those that `camera_info` says are binned; from 0.4 to 4 times as large, or no estimate is trusted.
+        pixel_size: f64 [0.0..=0.0001, "m", live] = 0.0,
+        /// Whose time images carry: `message`, that of their stamp, or `arrival`, that at which they arrive from another process, for
+        /// cameras without a clock. Arrival is a guess of the exposure that is late by exposure and transport: let the stage settle
+        /// longer than these take.
+        stamp: String = "message",
+        /// What to do with a frame that is equal to the one before in every byte: `distrust`, because the camera is frozen, or `allow`
+        /// for sources without noise, like recorded images.
+        identical_frames: String = "distrust",
         /// Most pictures per second on `focus/overlay/compressed`.
         overlay_rate: f64 [0.1..=60.0, "1/s", live] = 5.0,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
@@ -61,6 +75,12 @@ parameters! {
 impl Checked for ClassifierParameters {
     fn check(&self) -> Result<()> {
         Objective::by_name(&self.objective).context("classifier objective")?;
+        StampSource::by_name(&self.stamp)?;
+        ensure!(
+            [ALLOW, DISTRUST].contains(&self.identical_frames.as_str()),
+            "classifier identical_frames is '{}': choose {DISTRUST} or {ALLOW}",
+            self.identical_frames
+        );
         ensure!(
             self.condenser_na == 0.0 || CONDENSER_NA.contains(&self.condenser_na),
             "classifier condenser_na is {}: give an aperture from {} to {}, or 0 if it is not known",
@@ -71,6 +91,10 @@ impl Checked for ClassifierParameters {
         Ok(())
     }
 }
+
+/// What identical frames may be.
+const DISTRUST: &str = "distrust";
+const ALLOW: &str = "allow";
 
 /// The model that is none.
 const NO_MODEL: &str = "none";
@@ -87,6 +111,79 @@ impl ClassifierParameters {
             ..ClassifierConfig::for_model(card)
         }
     }
+
+    /// Sides of a pixel across and down, in that of the model, of a camera with this binning.
+    fn pixel_ratios(&self, binning: [u32; 2], card: &ModelCard) -> [f64; 2] {
+        let unbinned = if self.pixel_size > 0.0 {
+            1e6 * self.pixel_size / card.pixel_size_um
+        } else {
+            1.0
+        };
+        binning.map(|pixels| unbinned * f64::from(pixels))
+    }
+}
+
+/// The classifier, and what frames are compared with before it sees them.
+struct Judge {
+    classifier: Classifier<AnyNetwork>,
+    frozen: FrozenCamera,
+    /// Why the last frame is not trusted, whatever its patches say.
+    doubt: Option<Doubt>,
+}
+
+impl Judge {
+    fn new(classifier: Classifier<AnyNetwork>) -> Self {
+        Self {
+            classifier,
+            frozen: FrozenCamera::default(),
+            doubt: None,
+        }
+    }
+
+    /// The answers for the patches of a shot, whose frame becomes one of the model's pixel size.
+    fn judge_patches(
+        &mut self,
+        shot: &mut Shot,
+        ratios: [f64; 2],
+        parameters: &ClassifierParameters,
+    ) -> Result<Vec<PatchPrediction>> {
+        self.doubt = None;
+        if !self.classifier.network().looks() {
+            return Ok(self.classifier.judge_patches(&shot.frame)?);
+        }
+        if parameters.identical_frames == DISTRUST {
+            let apart = self.frozen.handle_frame(&shot.frame);
+            self.doubt = apart.map(|apart| Doubt::Frozen {
+                apart_s: apart.as_secs_f64(),
+            });
+        }
+        if let Some(&ratio) = ratios.iter().find(|ratio| !MENDABLE.contains(ratio)) {
+            let model_um = self.classifier.network().card().pixel_size_um;
+            let pixel_um = ratio * model_um;
+            self.doubt = Some(Doubt::PixelSize { pixel_um, model_um });
+            return Ok(Vec::new());
+        }
+        if !ratios.iter().all(|ratio| ALIKE.contains(ratio)) {
+            shot.frame = Arc::new(to_model_pixels(&shot.frame, ratios)?);
+        }
+        Ok(self.classifier.judge_patches(&shot.frame)?)
+    }
+
+    /// The estimate that the patches judged last make.
+    fn estimate(&self, patches: &[PatchPrediction]) -> Estimate {
+        match self.doubt {
+            Some(doubt @ Doubt::PixelSize { .. }) => Estimate::unknown(doubt),
+            Some(doubt) => match self.classifier.estimate(patches) {
+                // Black, white and grey pictures may well be equal.
+                known @ Estimate {
+                    doubt: Some(Doubt::Dark { .. } | Doubt::Clipped { .. } | Doubt::Grey),
+                    ..
+                } => known,
+                estimate => estimate.doubted(doubt),
+            },
+            None => self.classifier.estimate(patches),
+        }
+    }
 }
 
 /// Numbers for the diagnostics of one second.
@@ -94,10 +191,75 @@ impl ClassifierParameters {
 struct Tally {
     frames: FrameTally,
     refused: u64,
+    /// Of them, for their stamps.
+    bad_stamps: u64,
+    /// Stamps replaced by the time of arrival.
+    restamped: u64,
     /// Exposed before the node was activated.
     outdated: u64,
+    /// Judged, but not trusted, and why last.
+    untrusted: u64,
     last_refusal: String,
+    last_doubt: Option<Doubt>,
     decision_ms: Vec<f64>,
+}
+
+impl Tally {
+    /// Counts an estimate; whether its doubt is of another kind than the one before.
+    fn handle_estimate(&mut self, estimate: &Estimate) -> bool {
+        let kind = |doubt: &Option<Doubt>| doubt.as_ref().map(std::mem::discriminant);
+        self.untrusted += u64::from(!estimate.trusted);
+        let is_news = kind(&self.last_doubt) != kind(&estimate.doubt);
+        self.last_doubt = estimate.doubt;
+        is_news
+    }
+
+    /// Bad stamps, replaced ones, outdated frames and untrusted estimates of this second.
+    fn take_counts(&mut self) -> [u64; 4] {
+        [
+            &mut self.bad_stamps,
+            &mut self.restamped,
+            &mut self.outdated,
+            &mut self.untrusted,
+        ]
+        .map(std::mem::take)
+    }
+}
+
+/// How a frame came.
+struct Arrival {
+    at: Instant,
+    /// Whether from another process, where clocks may differ.
+    is_foreign: bool,
+}
+
+impl Arrival {
+    /// Of the frame that the input gave last.
+    fn of(input: &FrameInput, now: Instant) -> Self {
+        let since = input.since_arrival();
+        Self {
+            at: now.before(since.unwrap_or_default()),
+            is_foreign: since.is_some(),
+        }
+    }
+
+    /// The stamp that counts, if it makes sense.
+    fn stamp(&self, frame: Instant, source: StampSource) -> Result<Instant, StampError> {
+        match (self.is_foreign, source) {
+            // Frames of this process have its clock, however late they are.
+            (false, _) => Ok(frame),
+            (true, StampSource::Arrival) => Ok(self.at),
+            (true, StampSource::Message) => stamps::check(frame, self.at).map(|()| frame),
+        }
+    }
+
+    /// The header of what is said of a frame that cannot be judged: its stamp, or its arrival where that makes no sense.
+    fn stamped(&self, frame: Instant, frame_id: &str) -> Header {
+        header(
+            self.stamp(frame, StampSource::Message).unwrap_or(self.at),
+            frame_id,
+        )
+    }
 }
 
 /// Runs the node; `frames` are the camera's if it is in this process.
@@ -108,8 +270,10 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
     let mut node = Builder::new("classifier")?;
     let mut live = node.parameters::<ClassifierParameters>(app.clock)?;
     let parameters = live.borrow_and_update().clone();
-    let mut input = FrameInput::new(frames, &mut node, "image_raw")?;
+    let mut input = FrameInput::new(frames, &mut node, "image_raw")?.with_infos(&mut node, "camera_info")?;
+    let stamp_source = StampSource::by_name(&parameters.stamp)?;
     let mut outlets = Outlets {
+        name: node.name().to_owned(),
         estimates: node.publisher("focus", QosProfile::default())?,
         taker: Taker::new(&mut node, "focus")?,
         overlay: Preview::new(&mut node, "focus/overlay/compressed")?,
@@ -132,10 +296,11 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
             opened = tokio::task::spawn_blocking(move || open_classifier(&wanted)) => opened,
         };
         let opened = opened.context("loading the model panicked")?;
-        let Some((mut classifier, interrupt)) = wish.settle(opened)? else {
+        let Some((classifier, interrupt)) = wish.settle(opened)? else {
             continue;
         };
         let card = classifier.network().card().clone();
+        let mut judge = Judge::new(classifier);
         // On a busy computer an inference takes longer than the process may take to end.
         let ending = app.clone();
         let ending = tokio::spawn(async move {
@@ -158,6 +323,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                 wish = lifecycle.next() => {
                     if wish.change == Change::Activate {
                         active_since = app.clock.now();
+                        judge.frozen.reset();
                     }
                     if let Some(wish) = wish.switch(&mut is_active) {
                         break Some(wish);
@@ -173,7 +339,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                 changed = live.changed() => {
                     // The sender lives as long as the node.
                     if changed.is_ok() {
-                        take_over(&live.borrow(), &mut classifier, &card)?;
+                        take_over(&live.borrow(), &mut judge.classifier, &card)?;
                         outlets.introduce(&live.borrow(), &card);
                         warn_if_unused(&name, &live.borrow(), &card);
                     }
@@ -186,35 +352,32 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
             };
             // The camera has ended, and says itself why.
             let Some(shot) = shot else { return Ok(()) };
+            let received = MonotonicInstant::now();
+            let arrival = Arrival::of(&input, app.clock.now());
+            let Some(mut shot) = outlets.admit(shot, &arrival, stamp_source, &mut tally, &card) else {
+                continue;
+            };
             // Exposed before: it says nothing about now. It may have been on its way while the node was activated.
-            if shot.as_ref().is_ok_and(|shot| shot.frame.stamp < active_since) {
+            if shot.frame.stamp < active_since {
                 tally.outdated += 1;
                 continue;
             }
-            let received = MonotonicInstant::now();
-            let outcome = shot.and_then(|shot| {
-                let patches = tokio::task::block_in_place(|| classifier.judge_patches(&shot.frame))?;
-                Ok((shot, patches))
-            });
-            match outcome {
-                Ok((shot, patches)) => {
+            let binning = input.binning(&shot.frame).await;
+            let current = live.borrow().clone();
+            let ratios = current.pixel_ratios(binning, &card);
+            let judged = tokio::task::block_in_place(|| judge.judge_patches(&mut shot, ratios, &current));
+            match judged {
+                Ok(patches) => {
                     if live.has_changed().unwrap_or(false) {
                         // How sure an estimate has to be is decided now, not when the frame came.
-                        take_over(&live.borrow(), &mut classifier, &card)?;
+                        take_over(&live.borrow(), &mut judge.classifier, &card)?;
                     }
-                    let estimate = classifier.estimate(&patches);
-                    let decision = received.elapsed();
-                    tally.decision_ms.push(1e3 * decision.as_secs_f64());
+                    let estimate = judge.estimate(&patches);
                     tally.frames.handle_frame(&shot.frame, app.clock.now());
-                    let message = FocusEstimate {
-                        header: header(shot.frame.stamp, &shot.frame_id),
-                        ..to_message(&estimate, decision, &card.model_id)
-                    };
-                    // Publishing fails only while the process ends.
-                    drop(outlets.estimates.publish(&message));
+                    outlets.publish(&shot, &estimate, received.elapsed(), &mut tally, &card);
                     outlets.overlay.show(&shot, live.borrow().overlay_rate, |frame| {
                         let mut picture = Picture::of(frame);
-                        for (origin, patch) in classifier.judged_origins().zip(&patches) {
+                        for (origin, patch) in judge.classifier.judged_origins().zip(&patches) {
                             picture.mark(origin, &patch.probabilities);
                         }
                         picture
@@ -222,15 +385,14 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                 }
                 Err(_) if app.is_stopping() => break None,
                 Err(error) => {
-                    tally.refused += 1;
-                    tally.last_refusal = format!("{error:#}");
-                    tracing::warn!(node = name, "frame refused: {}", tally.last_refusal);
+                    let of = arrival.stamped(shot.frame.stamp, &shot.frame_id);
+                    outlets.refuse(format!("{error:#}"), of, &mut tally, &card);
                 }
             }
         };
         input.look(false);
         ending.abort();
-        drop(classifier);
+        drop(judge);
         outlets.presence.set(Work::inactive());
         if let Some(wish) = leaving {
             wish.done();
@@ -286,7 +448,11 @@ fn open_model(parameters: &ClassifierParameters) -> Result<OnnxNetwork> {
         .filter(|threads| (1..=64).contains(threads));
     let threads =
         threads.with_context(|| format!("classifier threads must be 1 to 64, not {}", parameters.threads))?;
-    let network = OnnxNetwork::open(&path, threads)?;
+    let network = if parameters.model.is_empty() {
+        OnnxNetwork::open_shipped(&path, threads)?
+    } else {
+        OnnxNetwork::open(&path, threads)?
+    };
     let trained_for = &network.card().objective;
     if *trained_for != parameters.objective {
         bail!(
@@ -319,7 +485,7 @@ fn to_message(estimate: &Estimate, decision: Duration, model_id: &Arc<str>) -> F
             .map_or(f64::NAN, |stddev| stddev.as_metres()),
         patches_used: estimate.patches_used as u16,
         trusted: estimate.trusted,
-        reason: String::new(),
+        reason: estimate.doubt.map_or_else(String::new, |doubt| doubt.to_string()),
         decision_time: decision.as_secs_f64(),
         model_id: model_id.to_string(),
         ..FocusEstimate::default()
@@ -327,6 +493,8 @@ fn to_message(estimate: &Estimate, decision: Duration, model_id: &Arc<str>) -> F
 }
 
 struct Outlets {
+    /// The node's, for log lines.
+    name: String,
     estimates: Publisher<FocusEstimate>,
     /// The focus controller.
     taker: Taker,
@@ -340,6 +508,76 @@ impl Outlets {
     fn is_wanted(&self) -> bool {
         let subscriptions = self.estimates.get_inter_process_subscription_count().unwrap_or(0);
         self.taker.is_wanted(subscriptions) || self.overlay.is_wanted()
+    }
+
+    /// The shot with the stamp that counts; one that cannot be judged is refused.
+    fn admit(
+        &self,
+        shot: Result<Shot, BadShot>,
+        arrival: &Arrival,
+        source: StampSource,
+        tally: &mut Tally,
+        card: &ModelCard,
+    ) -> Option<Shot> {
+        let mut shot = match shot {
+            Ok(shot) => shot,
+            Err(bad) => {
+                let of = arrival.stamped(bad.stamp, &bad.frame_id);
+                self.refuse(bad.to_string(), of, tally, card);
+                return None;
+            }
+        };
+        match arrival.stamp(shot.frame.stamp, source) {
+            Ok(stamp) if stamp == shot.frame.stamp => (),
+            Ok(stamp) => {
+                tally.restamped += 1;
+                Arc::make_mut(&mut shot.frame).stamp = stamp;
+            }
+            Err(error) => {
+                tally.bad_stamps += 1;
+                let of = arrival.stamped(shot.frame.stamp, &shot.frame_id);
+                self.refuse(error.to_string(), of, tally, card);
+                return None;
+            }
+        }
+        Some(shot)
+    }
+
+    /// Counts and tells a frame that cannot be judged, in the log and to whoever waits for an estimate.
+    fn refuse(&self, reason: String, header: Header, tally: &mut Tally, card: &ModelCard) {
+        tracing::warn!(node = self.name, "frame refused: {reason}");
+        let estimate = FocusEstimate {
+            header,
+            reason: reason.clone(),
+            ..to_message(&Estimate::UNKNOWN, Duration::ZERO, &card.model_id)
+        };
+        tally.refused += 1;
+        tally.last_refusal = reason;
+        // Publishing fails only while the process ends.
+        drop(self.estimates.publish(&estimate));
+    }
+
+    /// Counts and publishes an estimate; what is wrong with the camera is told once.
+    fn publish(
+        &self,
+        shot: &Shot,
+        estimate: &Estimate,
+        decision: Duration,
+        tally: &mut Tally,
+        card: &ModelCard,
+    ) {
+        tally.decision_ms.push(1e3 * decision.as_secs_f64());
+        if tally.handle_estimate(estimate)
+            && let Some(doubt) = estimate.doubt.filter(Doubt::is_about_camera)
+        {
+            tracing::warn!(node = self.name, "frames are not trusted: {doubt}");
+        }
+        let message = FocusEstimate {
+            header: header(shot.frame.stamp, &shot.frame_id),
+            ..to_message(estimate, decision, &card.model_id)
+        };
+        // Publishing fails only while the process ends.
+        drop(self.estimates.publish(&message));
     }
 
     fn introduce(&mut self, parameters: &ClassifierParameters, card: &ModelCard) {
@@ -358,10 +596,16 @@ impl Outlets {
         let refusal = std::mem::take(&mut tally.last_refusal);
         let refused = std::mem::take(&mut tally.refused);
         let decision_ms = std::mem::take(&mut tally.decision_ms);
+        let [bad_stamps, restamped, outdated, untrusted] = tally.take_counts().map(|count| count.to_string());
+        let doubt = tally
+            .last_doubt
+            .map_or_else(String::new, |doubt| doubt.to_string());
+        let is_about_camera = tally.last_doubt.is_some_and(|doubt| doubt.is_about_camera());
         let (severity, message) = match (tally.frames.frames(), refused) {
             _ if !is_active => (Severity::Warn, "not active"),
             _ if !looks => (Severity::Ok, "nobody wants estimates"),
             (0, 0) => (Severity::Warn, "no frame in the last second"),
+            (_, 0) if is_about_camera => (Severity::Error, doubt.as_str()),
             (_, 0) => (Severity::Ok, "judging frames"),
             (_, _) => (Severity::Error, refusal.as_str()),
         };
@@ -376,6 +620,11 @@ impl Outlets {
             age,
             oldest,
             ("refused_per_second", refused.to_string()),
+            ("bad_stamps_per_second", bad_stamps),
+            ("stamps_replaced_per_second", restamped),
+            ("outdated_per_second", outdated),
+            ("untrusted_per_second", untrusted),
+            ("last_doubt", doubt.clone()),
             ("decision_ms_median", to_text(median(decision_ms))),
             ("decision_ms_most", to_text(slowest)),
         ];

@@ -1,22 +1,28 @@
 //! How frames travel between nodes: shared memory inside a process, image messages between processes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
+use futures::FutureExt as _;
 use r2r::Publisher;
-use r2r::sensor_msgs::msg::{CompressedImage, Image};
+use r2r::sensor_msgs::msg::{CameraInfo, CompressedImage, Image};
 use tokio::sync::watch;
 
 use super::demand::{Demand, Taker};
+use crate::encoding::{Depth, ImageError};
 use crate::frame::Frame;
 use crate::jpeg::{self, Chroma};
 use crate::preview::Picture;
-use crate::ros::convert::{from_image, header, to_image};
+use crate::ros::convert::{from_image, from_time, header, to_image};
 use crate::ros::node::{Builder, Newest, newest_reliable};
 use crate::units::Instant;
 
 /// Quality of the pictures that people watch, 1 to 100.
 const PREVIEW_QUALITY: u8 = 80;
+
+/// How long the info of the first image of a size may come behind it.
+const INFO_LIMIT: Duration = Duration::from_millis(100);
 
 /// A frame and the optical frame of the camera that took it.
 #[derive(Clone, Debug)]
@@ -51,12 +57,70 @@ pub fn hand_over() -> (ShotSender, ShotReceiver) {
     (sender, receiver)
 }
 
+/// An image that makes no frame.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct BadShot {
+    /// The stamp of its header.
+    pub stamp: Instant,
+    /// The `frame_id` of its header.
+    pub frame_id: Arc<str>,
+    /// What is wrong.
+    pub reason: ImageError,
+}
+
 /// Where a node takes its frames from.
 pub enum FrameInput {
     /// A node in the same process.
     Shared(ShotReceiver),
-    /// An image topic, and how many images came.
-    Topic(Newest<Image>, Demand, u64),
+    /// An image topic.
+    Topic(Box<ImageTopic>),
+}
+
+/// Images of another process.
+pub struct ImageTopic {
+    images: Newest<Image>,
+    demand: Demand,
+    /// How many came.
+    received: u64,
+    depth: Depth,
+    infos: Option<CameraInfos>,
+}
+
+/// What a camera says of its images.
+struct CameraInfos {
+    infos: Newest<CameraInfo>,
+    demand: Demand,
+    newest: Option<CameraInfo>,
+    /// Size of the image before.
+    size: (usize, usize),
+}
+
+impl CameraInfos {
+    /// Pixels of the sensor in one of this frame. An info belongs to the image of the same stamp, and one of them comes first: a frame
+    /// of a new size waits a moment for it.
+    async fn binning(&mut self, frame: &Frame) -> [u32; 2] {
+        while let Some(Some(info)) = self.infos.next().now_or_never() {
+            self.newest = Some(info);
+        }
+        let size = (frame.width(), frame.height());
+        if std::mem::replace(&mut self.size, size) != size {
+            // A driver that sends none is no error.
+            tokio::time::timeout(INFO_LIMIT, self.info_of(frame)).await.ok();
+        }
+        let of = |info: &CameraInfo| [info.binning_x, info.binning_y].map(|binning| binning.max(1));
+        self.newest.as_ref().map_or([1; 2], of)
+    }
+
+    async fn info_of(&mut self, frame: &Frame) {
+        let is_older = |info: &CameraInfo| from_time(&info.header.stamp) < frame.stamp;
+        while self.newest.as_ref().is_none_or(is_older) {
+            match self.infos.next().await {
+                Some(info) => self.newest = Some(info),
+                None => return,
+            }
+        }
+    }
 }
 
 impl FrameInput {
@@ -69,9 +133,50 @@ impl FrameInput {
             Some(receiver) => Self::Shared(receiver),
             None => {
                 let images = node.subscribe(topic, newest_reliable())?;
-                Self::Topic(images, Demand::new(node, topic)?, 0)
+                Self::Topic(Box::new(ImageTopic {
+                    images,
+                    demand: Demand::new(node, topic)?,
+                    received: 0,
+                    depth: Depth::default(),
+                    infos: None,
+                }))
             }
         })
+    }
+
+    /// The same, with what the camera says of its images on `infos`.
+    ///
+    /// # Errors
+    /// If the topic cannot be subscribed.
+    pub fn with_infos(mut self, node: &mut Builder, infos: &str) -> Result<Self> {
+        if let Self::Topic(topic) = &mut self {
+            topic.infos = Some(CameraInfos {
+                infos: node.subscribe(infos, newest_reliable())?,
+                demand: Demand::new(node, infos)?,
+                newest: None,
+                size: (0, 0),
+            });
+        }
+        Ok(self)
+    }
+
+    /// Pixels of the sensor in one of this frame, across and down, as far as the camera says; call once for each.
+    pub async fn binning(&mut self, frame: &Frame) -> [u32; 2] {
+        match self {
+            Self::Topic(topic) => match &mut topic.infos {
+                Some(infos) => infos.binning(frame).await,
+                None => [1; 2],
+            },
+            Self::Shared(_) => [1; 2],
+        }
+    }
+
+    /// How long ago the last image arrived, if it came from another process.
+    pub fn since_arrival(&self) -> Option<Duration> {
+        match self {
+            Self::Topic(topic) => topic.images.arrived().map(|at| at.elapsed()),
+            Self::Shared(_) => None,
+        }
     }
 
     /// Tells the source whether frames are wanted. What it sent before somebody looked is of the past, and forgotten.
@@ -85,9 +190,12 @@ impl FrameInput {
                     from.shots.mark_unchanged();
                 }
             }
-            Self::Topic(images, demand, _) => {
-                if demand.set(is_wanted) && is_wanted {
-                    images.forget();
+            Self::Topic(topic) => {
+                if topic.demand.set(is_wanted) && is_wanted {
+                    topic.images.forget();
+                }
+                if let Some(infos) = &mut topic.infos {
+                    infos.demand.set(is_wanted);
                 }
             }
         }
@@ -100,8 +208,11 @@ impl FrameInput {
 
     /// Keeps the source informed; call once a second.
     pub fn remind(&self) {
-        if let Self::Topic(_, demand, _) = self {
-            demand.repeat();
+        if let Self::Topic(topic) = self {
+            topic.demand.repeat();
+            if let Some(infos) = &topic.infos {
+                infos.demand.repeat();
+            }
         }
     }
 
@@ -109,24 +220,38 @@ impl FrameInput {
     ///
     /// # Errors
     /// If an image message is not a usable frame.
-    pub async fn next(&mut self) -> Option<Result<Shot>> {
+    pub async fn next(&mut self) -> Option<Result<Shot, BadShot>> {
         match self {
             Self::Shared(from) => {
                 from.shots.changed().await.ok()?;
                 from.shots.borrow_and_update().clone().map(Ok)
             }
-            Self::Topic(images, _, received) => {
-                let image = images.next().await?;
-                *received += 1;
-                let frame_id: Arc<str> = image.header.frame_id.as_str().into();
-                // Images that were overtaken count: they leave a gap.
-                let sequence = *received + images.overtaken();
-                Some(from_image(image, sequence).map(|frame| Shot {
-                    frame: Arc::new(frame),
-                    frame_id,
-                }))
-            }
+            Self::Topic(topic) => topic.next().await,
         }
+    }
+}
+
+impl ImageTopic {
+    async fn next(&mut self) -> Option<Result<Shot, BadShot>> {
+        let image = self.images.next().await?;
+        self.received += 1;
+        let frame_id: Arc<str> = image.header.frame_id.as_str().into();
+        let stamp = from_time(&image.header.stamp);
+        // Images that were overtaken count: they leave a gap.
+        let sequence = self.received + self.images.overtaken();
+        // Some encodings take milliseconds, which other tasks need not wait for.
+        let frame = tokio::task::block_in_place(|| from_image(image, sequence, &mut self.depth));
+        Some(match frame {
+            Ok(frame) => Ok(Shot {
+                frame: Arc::new(frame),
+                frame_id,
+            }),
+            Err(reason) => Err(BadShot {
+                stamp,
+                frame_id,
+                reason,
+            }),
+        })
     }
 }
 

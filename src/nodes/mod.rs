@@ -10,6 +10,7 @@ mod move_goals;
 mod recorded;
 pub mod sim_microscope;
 mod stage_waits;
+pub mod stamps;
 pub mod stepper_bridge;
 
 use std::path::{Path, PathBuf};

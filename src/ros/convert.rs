@@ -1,10 +1,10 @@
 //! Messages from and to the core's types.
 
-use anyhow::{Result, ensure};
 use r2r::builtin_interfaces::msg::Time;
 use r2r::sensor_msgs::msg::Image;
 use r2r::std_msgs::msg::Header;
 
+use crate::encoding::{ByteOrder, Depth, ImageError, RawImage, decode};
 use crate::frame::Frame;
 use crate::units::Instant;
 
@@ -47,29 +47,25 @@ pub fn to_image(frame: &Frame, frame_id: &str) -> Image {
     }
 }
 
-/// A frame from an image message.
+/// A frame from an image message; `depth` is that of its camera.
 ///
 /// # Errors
-/// If the encoding is not `rgb8` or the sizes disagree.
-pub fn from_image(image: Image, sequence: u64) -> Result<Frame> {
-    ensure!(
-        image.encoding == "rgb8",
-        "images must be encoded as rgb8, not '{}'",
-        image.encoding
-    );
-    ensure!(
-        u64::from(image.step) == 3 * u64::from(image.width),
-        "image rows must not be padded (step {})",
-        image.step
-    );
+/// If the encoding is unknown or the sizes disagree.
+pub fn from_image(image: Image, sequence: u64, depth: &mut Depth) -> Result<Frame, ImageError> {
     let stamp = from_time(&image.header.stamp);
-    Ok(Frame::new(
-        image.width as usize,
-        image.height as usize,
-        image.data,
-        stamp,
-        sequence,
-    )?)
+    let (width, height) = (image.width as usize, image.height as usize);
+    let raw = RawImage {
+        width,
+        height,
+        step: image.step as usize,
+        encoding: image.encoding,
+        order: match image.is_bigendian {
+            0 => ByteOrder::Little,
+            _ => ByteOrder::Big,
+        },
+        data: image.data,
+    };
+    Ok(Frame::new(width, height, decode(raw, depth)?, stamp, sequence)?)
 }
 
 #[cfg(test)]
@@ -87,36 +83,39 @@ mod tests {
     fn images_round_trip_and_bad_ones_are_refused() {
         let frame = Frame::new(4, 2, (0..24).collect(), Instant::from_nanos(7), 3).unwrap();
         let image = to_image(&frame, "camera_optical_frame");
-        assert_eq!(from_image(image.clone(), 3).unwrap(), frame);
-        assert!(
-            from_image(
-                Image {
-                    encoding: "mono8".into(),
-                    ..image.clone()
-                },
-                0
-            )
-            .is_err()
-        );
-        assert!(
-            from_image(
-                Image {
-                    step: 16,
-                    ..image.clone()
-                },
-                0
-            )
-            .is_err()
-        );
-        assert!(
-            from_image(
-                Image {
-                    data: vec![0; 23],
-                    ..image
-                },
-                0
-            )
-            .is_err()
-        );
+        let read = |image| from_image(image, 3, &mut Depth::default());
+        assert_eq!(read(image.clone()).unwrap(), frame);
+        let swapped = Image {
+            encoding: "bgr8".into(),
+            data: image
+                .data
+                .chunks(3)
+                .flat_map(|pixel| [pixel[2], pixel[1], pixel[0]])
+                .collect(),
+            ..image.clone()
+        };
+        assert_eq!(read(swapped).unwrap(), frame);
+        let big = Image {
+            encoding: "rgb16".into(),
+            is_bigendian: 1,
+            step: 24,
+            data: image.data.iter().flat_map(|&byte| [byte, 0]).collect(),
+            ..image.clone()
+        };
+        assert_eq!(read(big).unwrap().rgb()[20], 20);
+        for (encoding, step, bytes) in [
+            ("32FC3", 48, 96),
+            ("rgb8", 11, 24),
+            ("rgb8", 16, 24),
+            ("rgb8", 12, 23),
+        ] {
+            let bad = Image {
+                encoding: encoding.into(),
+                step,
+                data: vec![0; bytes],
+                ..image.clone()
+            };
+            assert!(read(bad).is_err(), "{encoding}, {step}, {bytes}");
+        }
     }
 }

@@ -277,6 +277,7 @@ impl SpinGuard {
 /// nobody asks, what [`Newest::next`] returns then is what came last.
 pub struct Newest<T> {
     slot: Arc<Slot<T>>,
+    arrived: Option<Instant>,
 }
 
 struct Slot<T> {
@@ -286,6 +287,8 @@ struct Slot<T> {
 
 struct Held<T> {
     newest: Option<T>,
+    /// When it came.
+    arrived: Option<Instant>,
     is_over: bool,
     /// Dropped because a newer one had arrived.
     overtaken: u64,
@@ -296,6 +299,7 @@ impl<T: Send + 'static> Newest<T> {
         let slot = Arc::new(Slot {
             held: Mutex::new(Held {
                 newest: None,
+                arrived: None,
                 is_over: false,
                 overtaken: 0,
             }),
@@ -304,11 +308,14 @@ impl<T: Send + 'static> Newest<T> {
         let filled = slot.clone();
         tokio::spawn(async move {
             while let Some(message) = stream.next().await {
-                filled.change(|held| held.overtaken += u64::from(held.newest.replace(message).is_some()));
+                filled.change(|held| {
+                    held.overtaken += u64::from(held.newest.replace(message).is_some());
+                    held.arrived = Some(Instant::now());
+                });
             }
             filled.change(|held| held.is_over = true);
         });
-        Self { slot }
+        Self { slot, arrived: None }
     }
 
     /// Waits for a message and returns the newest that has arrived; `None` once the node is gone.
@@ -317,12 +324,18 @@ impl<T: Send + 'static> Newest<T> {
             {
                 let mut held = self.slot.lock();
                 if held.newest.is_some() || held.is_over {
+                    self.arrived = held.arrived;
                     return held.newest.take();
                 }
             }
             // A change between the look and the wait is remembered.
             self.slot.changed.notified().await;
         }
+    }
+
+    /// When the message that [`Self::next`] returned last had arrived.
+    pub fn arrived(&self) -> Option<Instant> {
+        self.arrived
     }
 
     /// Messages dropped so far because a newer one had arrived.

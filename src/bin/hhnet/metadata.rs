@@ -14,7 +14,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     model: PathBuf,
     /// Entries to write, KEY=VALUE, in place of any of the same keys: hhnet_class_edges_um, hhnet_objective, hhnet_pixel_size_um,
-    /// hhnet_training_set, hhnet_scores, hhnet_z_range_um, hhnet_sharpness, hhnet_condenser. VALUE may be @FILE, whose content is taken.
+    /// hhnet_training_set, hhnet_scores, hhnet_z_range_um, hhnet_sharpness, hhnet_condenser, hhnet_colour. VALUE may be @FILE, whose
+    /// content is taken.
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
 }

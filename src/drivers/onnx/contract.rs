@@ -176,6 +176,7 @@ pub(super) fn card(session: &Session, path: &Path, model_id: Arc<str>) -> Result
         range_um: optional(path, &text(RANGE.0), RANGE)?,
         sharpness: optional(path, &text(SHARPNESS_ENTRY.0), SHARPNESS_ENTRY)?,
         condenser: optional(path, &text(CONDENSER.0), CONDENSER)?,
+        needs_colour: optional(path, &text(COLOUR.0), COLOUR)?.unwrap_or(true),
         whole_frames: optional(path, &text(WHOLE_FRAMES.0), WHOLE_FRAMES)?.unwrap_or(false),
     })
 }
@@ -200,6 +201,12 @@ const CONDENSER: Optional<CondenserLaw> = (
     "the condenser's aperture, and the exponents of its law above and below focus (-2 to 2), a JSON array of three numbers, as \
      `hhnet evaluate --calibrate` fits them",
     condenser,
+);
+
+const COLOUR: Optional<bool> = (
+    "hhnet_colour",
+    "`true` if the model tells the side of focus by colour, `false` if it was trained on grey images",
+    |text| text.trim().parse().ok(),
 );
 
 const WHOLE_FRAMES: Optional<bool> = (

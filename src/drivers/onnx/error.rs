@@ -19,6 +19,26 @@ pub enum OnnxError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A folder, a device or a pipe.
+    #[error("the model {path} is not a regular file: give the path of an ONNX file")]
+    NotAFile {
+        /// Path of the model.
+        path: PathBuf,
+    },
+    /// More bytes than a model has.
+    #[error("the model {path} is larger than {} MiB: give the path of an ONNX file for this package", super::MAX_BYTES >> 20)]
+    TooLarge {
+        /// Path of the model.
+        path: PathBuf,
+    },
+    /// Not the file that was released.
+    #[error(
+        "the model {path} is not the one that ships, a byte of it has changed: install the package again, or name the file in classifier.model if it is meant to be another"
+    )]
+    Changed {
+        /// Path of the model.
+        path: PathBuf,
+    },
     /// The file cannot be written.
     #[error(
         "cannot write the model {path}: {source}; copy it to a folder you may write to, with room for it"

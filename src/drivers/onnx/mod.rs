@@ -14,13 +14,15 @@
 //! and carries in its metadata `hhnet_class_edges_um` (JSON array: in focus, near, middle, far), `hhnet_objective` and
 //! `hhnet_pixel_size_um`. May be missing: `hhnet_training_set`, `hhnet_scores`, `hhnet_z_range_um` (JSON array: least and largest
 //! defocus it answers for; without it answers from beyond are not recognised), `hhnet_sharpness` and `hhnet_condenser` (see
-//! [`crate::calibration`]; 1 without it) and `hhnet_whole_frames` (`true`: it judges a patch by all patches of the frame, which are
+//! [`crate::calibration`]; 1 without it), `hhnet_colour` (`false`: trained on grey images, which every other model refuses to judge)
+//! and `hhnet_whole_frames` (`true`: it judges a patch by all patches of the frame, which are
 //! then its one batch). Everything is checked when the file is opened, so that a model that opens also answers.
 
 mod contract;
 mod error;
 mod file;
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -40,6 +42,12 @@ use crate::vote;
 /// Patches a session judges at a time: what the layers hand on then stays in the processor's cache. Measured on the shipped model,
 /// 30 patches on one core: 20 ms of CPU in fives, 24 ms at once.
 const BATCH: usize = 5;
+
+/// Most bytes of a model's file.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// SHA-256 of every model that ships, as `sha256sum` writes them.
+const SHIPPED: &str = include_str!("../../../models/SHA256SUMS");
 
 /// A model from a file, ready to run.
 ///
@@ -70,8 +78,24 @@ impl OnnxNetwork {
     /// If the file is missing or not a model that keeps the contract, or ONNX Runtime cannot be loaded.
     pub fn open(path: impl AsRef<Path>, threads: usize) -> Result<Self, OnnxError> {
         let path = path.as_ref();
+        Self::from_bytes(path, &read(path)?, threads)
+    }
+
+    /// The same for a model that ships with the package: its bytes have to be those of the release.
+    ///
+    /// # Errors
+    /// As for [`Self::open`], and if a byte differs.
+    pub fn open_shipped(path: impl AsRef<Path>, threads: usize) -> Result<Self, OnnxError> {
+        let path = path.as_ref();
         let bytes = read(path)?;
-        match file::inspect(&bytes) {
+        if !is_released(path, &bytes) {
+            return Err(OnnxError::Changed { path: path.into() });
+        }
+        Self::from_bytes(path, &bytes, threads)
+    }
+
+    fn from_bytes(path: &Path, bytes: &[u8], threads: usize) -> Result<Self, OnnxError> {
+        match file::inspect(bytes) {
             Err(file::NotOnnx) => return Err(OnnxError::NotOnnx { path: path.into() }),
             Ok(file::Weights::Outside) => return Err(OnnxError::ExternalData { path: path.into() }),
             Ok(file::Weights::Inside) => (),
@@ -81,12 +105,12 @@ impl OnnxNetwork {
             path: path.into(),
             reason: one_line(&reason),
         };
-        let first = session(&environment, &bytes).map_err(refused)?;
+        let first = session(&environment, bytes).map_err(refused)?;
         contract::check(&first, path)?;
-        let card = contract::card(&first, path, model_id(path, &bytes))?;
+        let card = contract::card(&first, path, model_id(path, bytes))?;
         let mut sessions = vec![first];
         for _ in 1..threads {
-            sessions.push(session(&environment, &bytes).map_err(refused)?);
+            sessions.push(session(&environment, bytes).map_err(refused)?);
         }
         let options = RunOptions::new().map_err(|error| refused(text(error)))?;
         let mut network = Self {
@@ -256,25 +280,51 @@ fn predictions(outputs: &SessionOutputs<'_>) -> ort::Result<Vec<PatchPrediction>
         .collect())
 }
 
+/// The bytes of a model's file. What is not a file is refused before it is opened: a pipe would wait for a writer, a device has no end.
 fn read(path: &Path) -> Result<Vec<u8>, OnnxError> {
-    std::fs::read(path).map_err(|source| match source.kind() {
+    let failed = |source: std::io::Error| match source.kind() {
         std::io::ErrorKind::NotFound => OnnxError::Missing { path: path.into() },
         _ => OnnxError::Unreadable {
             path: path.into(),
             source,
         },
-    })
+    };
+    let about = std::fs::metadata(path).map_err(failed)?;
+    if !about.is_file() {
+        return Err(OnnxError::NotAFile { path: path.into() });
+    }
+    // Some files state no length, and some grow.
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(failed)?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if about.len().max(bytes.len() as u64) > MAX_BYTES {
+        return Err(OnnxError::TooLarge { path: path.into() });
+    }
+    Ok(bytes)
+}
+
+/// The first `count` bytes of the SHA-256 in hexadecimal digits.
+fn sha256(bytes: &[u8], count: usize) -> String {
+    let digest = Sha256::digest(bytes);
+    digest
+        .iter()
+        .take(count)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// Whether these are the bytes of the model of this name that ships.
+fn is_released(path: &Path, bytes: &[u8]) -> bool {
+    let digest = sha256(bytes, 32);
+    let name = path.file_name().unwrap_or_default();
+    let mut pins = SHIPPED.lines().filter_map(|line| line.split_once("  "));
+    pins.any(|(pin, pinned)| pinned == name && pin == digest)
 }
 
 /// File name and the first 12 hexadecimal digits of the SHA-256.
 fn model_id(path: &Path, bytes: &[u8]) -> Arc<str> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let digits: String = Sha256::digest(bytes)
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("{name} {digits}").into()
+    format!("{name} {}", sha256(bytes, 6)).into()
 }
 
 /// The process's one environment of ONNX Runtime; loads the library the first time.
