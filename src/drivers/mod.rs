@@ -8,3 +8,4 @@ pub mod image_files;
 pub mod onnx;
 #[cfg(feature = "serial")]
 pub mod serial;
+pub mod whole_file;
