@@ -1,6 +1,7 @@
 //! What `manifest.json` says of a data set.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{DatasetConfig, Label};
 use crate::classes::{CLASSES, ClassEdges, DistanceIndex};
@@ -127,6 +128,43 @@ impl Manifest {
     }
 }
 
+/// What scoring needs to know of a set, of this version or an older one.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Outline {
+    /// Every shard is written.
+    pub complete: bool,
+    /// Heights between the classes, by name or in order.
+    #[serde(alias = "class_edges_um")]
+    pub class_edges: Value,
+    /// Side of a pixel in the object plane, µm.
+    pub object_pixel_um: Option<f64>,
+    /// Columns of the labels.
+    pub label_columns: Vec<String>,
+    /// What the set was made by.
+    pub config: Option<Value>,
+    /// Its shards.
+    pub shards: Vec<ShardOutline>,
+}
+
+/// What scoring needs to know of a shard.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ShardOutline {
+    /// Its number, part of the files' names.
+    pub number: usize,
+    /// Patches it holds.
+    pub patches: usize,
+}
+
+impl Outline {
+    /// Reads the text of the file.
+    ///
+    /// # Errors
+    /// If it is not the manifest of a data set.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -165,6 +203,7 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] = byte;
             bytes.truncate(bytes.len() - cut.index(40));
+            drop(Outline::parse(&bytes));
             if let Ok(mut manifest) = Manifest::parse(&bytes) {
                 manifest.total();
             }

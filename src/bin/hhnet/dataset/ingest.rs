@@ -69,12 +69,7 @@ const SETS: [(&str, bool); 2] = [("train", false), ("val", true)];
 
 pub(crate) fn run(ingest: &Ingest) -> Result<()> {
     let objective = Objective::by_name(&ingest.objective)?;
-    let mut table = Table::read(&ingest.table(), &ingest.folder, ingest.pixel_size_um)?;
-    if ingest.flip_sign {
-        table.rows.iter_mut().for_each(|row| row.z_um = -row.z_um);
-    }
-    warn_of_unnamed(&table, &ingest.folder)?;
-    held_out(ingest, &table.fields)?;
+    let lines = Table::lines(&ingest.table())?;
     let out = ingest
         .out
         .clone()
@@ -82,6 +77,12 @@ pub(crate) fn run(ingest: &Ingest) -> Result<()> {
     if !ingest.resume {
         SETS.iter().try_for_each(|(set, _)| remove(&out.join(set)))?;
     }
+    let mut table = Table::of(&lines, &ingest.table(), &ingest.folder, ingest.pixel_size_um)?;
+    if ingest.flip_sign {
+        table.rows.iter_mut().for_each(|row| row.z_um = -row.z_um);
+    }
+    warn_of_unnamed(&table, &ingest.folder)?;
+    held_out(ingest, &table.fields)?;
     let depth = look_first(ingest, &mut table)?;
     let held_out = held_out(ingest, &table.fields)?;
     let config = DatasetConfig {

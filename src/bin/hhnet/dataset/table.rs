@@ -51,8 +51,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Reads and checks the table and the heads of its files; `pixel_size_um` may be left to a column of that name.
-    pub(super) fn read(path: &Path, folder: &Path, pixel_size_um: Option<f64>) -> Result<Self> {
+    /// Reads the lines of the table.
+    pub(super) fn lines(path: &Path) -> Result<Vec<StackLine>> {
         let shown = path.display();
         let bytes = read_at_most(path, MAX_BYTES as u64).with_context(|| {
             format!("cannot read {shown}: give a CSV file with the columns file and z_um")
@@ -62,8 +62,20 @@ impl Table {
             !lines.is_empty(),
             "{shown} names no image: give each a line with file and z_um"
         );
+        Ok(lines)
+    }
+
+    /// Checks the lines of the table at `path`, and the heads of the files they name; `pixel_size_um` may be left to a column of that
+    /// name.
+    pub(super) fn of(
+        lines: &[StackLine],
+        path: &Path,
+        folder: &Path,
+        pixel_size_um: Option<f64>,
+    ) -> Result<Self> {
+        let shown = path.display();
         let mut size_um = pixel_size_um;
-        for line in &lines {
+        for line in lines {
             let at = || format!("{shown} line {}", line.line);
             size_um = same_size(size_um, line.pixel_size_um).with_context(at)?;
         }
@@ -84,7 +96,7 @@ impl Table {
             is_deep: false,
             warnings: Vec::new(),
         };
-        table.take(&lines, path, folder)?;
+        table.take(lines, path, folder)?;
         table.number_fields();
         ensure!(
             table.fields.len() >= 2,
