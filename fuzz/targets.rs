@@ -247,7 +247,7 @@ fn grbl_command(input: &[u8]) {
             drop(command.emit());
         }
     }
-    drop(Distance::parse_mm(&String::from_utf8_lossy(input)));
+    _ = Distance::parse_mm(&String::from_utf8_lossy(input));
 }
 
 /// A time from a byte: 0 to about 4 s, fine at first.
@@ -405,7 +405,7 @@ fn images() -> Vec<Vec<u8>> {
 
 /// Image files: their pages, heights and values.
 fn pages(input: &[u8]) {
-    drop(pages::is_image(input));
+    _ = pages::is_image(input);
     if let Ok(found) = pages::describe(Cursor::new(input)) {
         assert!(found.count > 0);
         if let Ok(heights) = &found.heights_um {
@@ -435,11 +435,11 @@ fn onnx_metadata(input: &[u8]) {
     ];
     let text = String::from_utf8_lossy(input);
     for key in KEYS {
-        drop(OnnxNetwork::makes_sense(key, &text));
+        _ = OnnxNetwork::makes_sense(key, &text);
     }
     if let Some(entries) = OnnxNetwork::metadata_in(input) {
         for (key, value) in &entries {
-            drop(OnnxNetwork::makes_sense(key, value));
+            _ = OnnxNetwork::makes_sense(key, value);
         }
         let mine = [("hhnet_sharpness", "1.5".to_owned())];
         let changed =
