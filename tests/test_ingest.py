@@ -426,7 +426,9 @@ def test_an_image_of_100_megapixels_is_read(tmp_path):
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["width"] == 10010
-    Image.fromarray(np.zeros((9, 9), np.uint8)).save(folder / "small.tif")
+    three_pages(folder / "s.tif", "imagej")
+    result = subprocess.run([hhnet(), "features", folder / "s.tif"], check=False, capture_output=True, text=True)
+    assert result.returncode == 1 and "holds 3 pages" in result.stderr, result.stderr
     text = (folder / "a.tif").read_bytes()[:4000]
     (folder / "cut.tif").write_bytes(text)
     result = subprocess.run([hhnet(), "features", folder / "cut.tif"], check=False, capture_output=True, text=True)

@@ -89,37 +89,46 @@ pub struct Verdict {
 #[error("{0}")]
 pub struct Useless(String);
 
+/// A way in which an image is exposed so that little is to be seen.
+struct Exposure {
+    is_bad: fn(&Look) -> bool,
+    what: &'static str,
+    remedy: &'static str,
+}
+
+const EXPOSURES: [Exposure; 2] = [
+    Exposure {
+        is_bad: |look| look.bright < BLACK_BELOW,
+        what: "nearly black (99 of 100 values are below 16 of 255)",
+        remedy: "give them more light, or --bits if they use fewer than they seem to",
+    },
+    Exposure {
+        is_bad: |look| look.clipped > CLIPPED,
+        what: "clipped (more than half of the values are 255)",
+        remedy: "expose them shorter",
+    },
+];
+
 /// Judges a set. A patch of less than `min_contrast` has no vote.
 ///
 /// # Errors
 /// If most images are nearly black or clipped, or two that show something are equal.
 pub fn judge(images: &[Seen], min_contrast: f32) -> Result<Verdict, Useless> {
     let mut verdict = Verdict::default();
-    let black = |image: &&Seen| image.look.bright < BLACK_BELOW;
-    let black_text = format!("nearly black (99 of 100 values are below {BLACK_BELOW} of 255)");
-    let clipped = |image: &&Seen| image.look.clipped > CLIPPED;
-    let clipped_text = format!(
-        "clipped (more than {:.0} % of the values are 255)",
-        100.0 * CLIPPED
-    );
-    let rows: [(&dyn Fn(&&Seen) -> bool, String, &str); 2] = [
-        (
-            &black,
-            black_text,
-            "give them more light, or --bits if they use fewer than they seem to",
-        ),
-        (&clipped, clipped_text, "expose them shorter"),
-    ];
-    for (is_bad, what, remedy) in rows {
-        let bad: Vec<&Seen> = images.iter().filter(is_bad).collect();
+    for exposure in EXPOSURES {
+        let bad: Vec<&Seen> = images
+            .iter()
+            .filter(|image| (exposure.is_bad)(&image.look))
+            .collect();
         let sentence = format!(
-            "{} of {} images are {what}: {}",
+            "{} of {} images are {}: {}",
             bad.len(),
             images.len(),
+            exposure.what,
             names(&bad)
         );
         if 2 * bad.len() > images.len() {
-            return Err(Useless(format!("{sentence}; {remedy}")));
+            return Err(Useless(format!("{sentence}; {}", exposure.remedy)));
         }
         if !bad.is_empty() {
             verdict.warnings.push(sentence);
@@ -225,7 +234,7 @@ mod tests {
             &[good.clone(), dark.clone(), dark.clone()],
             "2 of 3 images are nearly black",
         );
-        refused(&[whiter.clone()], "1 of 1 images are clipped");
+        refused(std::slice::from_ref(&whiter), "1 of 1 images are clipped");
         let twin = Seen {
             z_um: 4.0,
             name: "e".to_owned(),

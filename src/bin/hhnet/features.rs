@@ -65,8 +65,16 @@ fn open(path: &std::path::Path) -> Result<Frame> {
     let name = path.display();
     let file = std::fs::File::open(path)
         .with_context(|| format!("cannot read the image {name}: give a readable PNG, JPEG or TIFF file"))?;
-    let page = pages::decode(std::io::BufReader::new(file), 0, pages::MAX_PIXELS)
-        .map_err(|error| anyhow::anyhow!("{name} is not an image that can be used: {error}"))?;
+    let mut file = std::io::BufReader::new(file);
+    let unusable = |error| anyhow::anyhow!("{name} is not an image that can be used: {error}");
+    let found = pages::describe(&mut file).map_err(unusable)?;
+    anyhow::ensure!(
+        found.count == 1,
+        "{name} holds {} pages: give one of them as a file of its own",
+        found.count
+    );
+    std::io::Seek::rewind(&mut file)?;
+    let page = pages::decode(file, 0, pages::MAX_PIXELS).map_err(unusable)?;
     let depth = page.largest().map_or(Depth::of(0), Depth::of);
     let (width, height) = (page.width, page.height);
     let rgb = page.into_rgb(depth);

@@ -113,7 +113,7 @@ pub(crate) fn run(ingest: &Ingest) -> Result<()> {
     for (set, manifest) in sets {
         write(ingest, &set, manifest)?;
     }
-    eprintln!("the sets train and val are in {}", out.display());
+    crate::say(format_args!("the sets train and val are in {}", out.display()));
     Ok(())
 }
 
@@ -123,12 +123,12 @@ fn look_first(ingest: &Ingest, table: &mut Table) -> Result<Option<Depth>> {
     let least = ClassifierConfig::default().min_contrast;
     let verdict = survey::look(table, &ingest.folder, depth.unwrap_or(Depth::of(0)), least)?;
     for warning in table.warnings.iter().chain(&verdict.warnings) {
-        eprintln!("warning: {warning}");
+        crate::say(format_args!("warning: {warning}"));
     }
     for field in &verdict.blank_fields {
-        eprintln!(
+        crate::say(format_args!(
             "warning: field {field} is left out: all its patches are blank; is there a specimen in the light?"
-        );
+        ));
         ensure!(
             !ingest.hold_out.contains(field),
             "field {field} cannot be held out: all its patches are blank"
@@ -187,11 +187,11 @@ impl Table {
 fn warn_of_unnamed(table: &Table, folder: &Path) -> Result<()> {
     let unnamed = table.unnamed(folder)?;
     if let Some(first) = unnamed.first() {
-        eprintln!(
+        crate::say(format_args!(
             "warning: {} images have no line in the manifest and are left out, the first is {}",
             unnamed.len(),
             first.display()
-        );
+        ));
     }
     Ok(())
 }

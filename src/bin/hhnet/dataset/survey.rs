@@ -67,11 +67,11 @@ pub(super) fn depth(table: &Table, folder: &Path, known: Option<u8>) -> Result<O
         "the images hold values up to {largest}, which {} bits cannot: give a larger --bits",
         depth.bits()
     );
-    eprintln!(
+    crate::say(format_args!(
         "16-bit images: their largest value is {largest}, so {} bits are taken for used and {} for white; give --bits if that is wrong",
         depth.bits(),
         depth.white()
-    );
+    ));
     Ok(Some(depth))
 }
 
