@@ -11,6 +11,8 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from whole_file import whole
+
 ROOT = Path(__file__).resolve().parent.parent
 RUN = str(ROOT / "scripts" / "run")
 OUT = ROOT / "out" / "bench"
@@ -122,7 +124,8 @@ def main() -> None:
     details["scores"] = hhnet("evaluate", "--model", model, "--slides", slides, "--json", "--report", OUT)
     rows = graph_rows(details["graph"]) + other_rows(details)
     text = json.dumps({"rows": [asdict(row) for row in rows], "details": details}, indent=2)
-    (OUT / "bench.json").write_text(text + "\n")
+    with whole(OUT / "bench.json") as partial:
+        partial.write_text(text + "\n")
     print("| figure | target | measured | pass |\n|---|---|---|---|")
     for row in rows:
         print(row.to_markdown())

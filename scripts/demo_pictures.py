@@ -7,6 +7,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from whole_file import whole
 
 RESPONSE = "response_curve.png"
 FRAMES = "focused.png"
@@ -39,7 +40,8 @@ def plot_response(folder: Path, record, enabled: float, to_stage_um: float, titl
         axes.grid(alpha=0.3)
         axes.axvline(0, color="grey", linewidth=0.8)
     height.set_title(title)
-    figure.savefig(folder / RESPONSE, dpi=120)
+    with whole(folder / RESPONSE) as partial:
+        figure.savefig(partial, dpi=120, format="png")
     plt.close(figure)
 
 
@@ -50,5 +52,6 @@ def plot_frames(folder: Path, frames: list[tuple[np.ndarray, float]]) -> None:
         axes.imshow(picture)
         axes.set_title(f"{when}, {defocus_um:+.2f} µm from focus")
         axes.axis("off")
-    figure.savefig(folder / FRAMES, dpi=120)
+    with whole(folder / FRAMES) as partial:
+        figure.savefig(partial, dpi=120, format="png")
     plt.close(figure)

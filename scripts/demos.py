@@ -19,6 +19,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from demo import RANGE_UM, Refused, Settings, number
+from whole_file import whole
 
 ROOT = Path(__file__).resolve().parent.parent
 OUT = ROOT / "out" / "demos"
@@ -81,7 +82,8 @@ def plot(runs: list[dict], tolerance_um: float, objective: str) -> None:
     axes.set_title(f"{len(runs)} demos, {objective}, each on another slide")
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(OUT / PICTURE, dpi=120)
+    with whole(OUT / PICTURE) as partial:
+        figure.savefig(partial, dpi=120, format="png")
     plt.close(figure)
 
 
@@ -123,7 +125,8 @@ def main() -> int:
         runs.append(run_demo(seed, offset_um))
         print(row(runs[-1]), file=sys.stderr, flush=True)
     told = summary(runs)
-    (OUT / RESULTS).write_text(json.dumps(told | {"objective": settings.objective, "runs": runs}, indent=1) + "\n")
+    with whole(OUT / RESULTS) as partial:
+        partial.write_text(json.dumps(told | {"objective": settings.objective, "runs": runs}, indent=1) + "\n")
     plot(runs, settings.tolerance_um, settings.objective)
     print(f"results: {OUT / RESULTS}, picture: {OUT / PICTURE}", file=sys.stderr)
     print(json.dumps(told), flush=True)

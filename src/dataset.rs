@@ -4,8 +4,16 @@
 //! places; at each place a few frames are exposed at heights drawn so that every block of seven frames holds each
 //! distance class once. From each frame some patches of the inference grid are kept, with the features of the whole
 //! frame and the defocus it was exposed at. Everything follows from the configuration; no order of work changes it.
+//!
+//! What recorded z-stacks need is in [`stack`] (the table of heights), [`pages`] (image files), [`depth`] (bits in use) and [`exposure`]
+//! (whether the images can teach anything); [`manifest`] is what a set on disk says of itself.
 
+pub mod depth;
+pub mod exposure;
+pub mod manifest;
+pub mod pages;
 mod samples;
+pub mod stack;
 
 pub use samples::{LARGEST_ID, Label, Samples};
 use serde::{Deserialize, Serialize};
@@ -420,7 +428,7 @@ mod tests {
     use super::*;
     use crate::units::Micrometres;
 
-    fn config(heights: Heights) -> DatasetConfig {
+    pub(super) fn config(heights: Heights) -> DatasetConfig {
         DatasetConfig {
             objective: Objective::default(),
             instrument: Instrument::Randomised,

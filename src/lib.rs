@@ -10,7 +10,7 @@
 //! * [`preview`]: small pictures of frames and of what the network said of them.
 //! * [`focus`]: the control laws, from an estimate to a velocity along z.
 //! * [`slide`], [`optics`], [`sensor`], [`microscope`]: the virtual microscope's picture.
-//! * [`dataset`]: labelled patches of it.
+//! * [`dataset`]: labelled patches of it, and of recorded z-stacks; [`table`]: tables as people write them.
 //! * [`stage`], [`protocol`]: its stage, and the byte protocols real controllers speak.
 //! * [`drivers`]: everything that does I/O without ROS.
 //!
@@ -38,6 +38,7 @@ pub mod resample;
 pub mod sensor;
 pub mod slide;
 pub mod stage;
+pub mod table;
 pub mod units;
 pub mod vote;
 

@@ -5,6 +5,8 @@
 Without torch the tests are reported as skipped, with the reason.
 """
 
+import contextlib
+import io
 import itertools
 import json
 import tempfile
@@ -126,20 +128,62 @@ class Stacks(unittest.TestCase):
             self.assertGreaterEqual(pooled["sign_right"]["side"], 0.95 * pooled["images_beyond_5um"])
             self.assertTrue(all(row["patches"] == 2 for row in card["image_list"]), "empty patches have no vote")
             text = (Path(holder) / "out/card.md").read_text()
-            self.assertIn("| field 1 |", text)
+            self.assertIn("| field 1 | 9 | 18 of 27 | yes |", text)
             self.assertTrue((Path(holder) / "out/card.png").stat().st_size > 1000)
             model = onnx.load(f"{holder}/out/hhnet_stack.onnx")
             self.assertEqual([entry.name for entry in model.graph.input], ["patches", "handcrafted"])
             self.assertIn(("hhnet_whole_frames", "true"), [(entry.key, entry.value) for entry in model.metadata_props])
 
-    def test_a_field_without_a_specimen_is_named(self):
+    def blank(self, folder: Path, *fields: int) -> None:
+        """Empties all patches of some fields of the held-out set."""
+        labels = np.load(folder / "val/labels-0000.npy")
+        labels[np.isin(labels[:, 1], fields), 3] = 1
+        np.save(folder / "val/labels-0000.npy", labels)
+
+    def test_a_field_without_a_specimen_is_left_out_while_two_are_left(self):
         with tempfile.TemporaryDirectory() as holder:
             folder = self.stacks(Path(holder) / "data")
-            labels = np.load(folder / "val/labels-0000.npy")
-            labels[labels[:, 1] == 1, 3] = 1
-            np.save(folder / "val/labels-0000.npy", labels)
-            with self.assertRaisesRegex(ValueError, "all patches of field field 1 are blank"):
-                stacks.fit(stacks.arguments(["--data", str(folder), "--out", f"{holder}/out"]))
+            self.blank(folder, 1)
+            settings = ["--data", str(folder), "--out", f"{holder}/out", "--epochs", "1"]
+            with contextlib.redirect_stdout(io.StringIO()) as said:
+                card = stacks.fit(stacks.arguments(settings))
+            self.assertIn("left out: field 1; all patches are blank", said.getvalue())
+            self.assertEqual(list(card["fields"]), ["field 0", "field 2"])
+            with self.assertRaisesRegex(ValueError, "field 'field 1' cannot be held out: all its patches are blank"):
+                stacks.fit(stacks.arguments([*settings, "--hold-out", "field 1"]))
+            self.blank(folder, 0)
+            with self.assertRaisesRegex(ValueError, "all patches of field 0, field 1 are blank, and 1 of the two fields"):
+                stacks.fit(stacks.arguments(settings))
+
+    def test_signs_that_guessing_explains_are_not_trusted(self):
+        for right, count, told in [
+            (4, 9, False),
+            (9, 9, True),
+            (7, 9, False),
+            (8, 9, True),
+            (0, 0, False),
+            (4, 4, False),
+            (5, 5, True),
+        ]:
+            self.assertEqual(stacks.is_told(right, count), told, (right, count))
+        edges = data.ClassEdges()
+
+        def rows(right: int) -> list[dict]:
+            z_um = [10.0 * (-1) ** number for number in range(9)]
+            found = [um if number < right else -um for number, um in enumerate(z_um)]
+            return [
+                {"z_um": um, "defocus_um": guess, "side_log_odds": um, "index": int(np.sign(guess)), "field": 0}
+                for um, guess in zip(z_um, found)
+            ]
+
+        content = {"patches": 90, "patches_with_content": 30}
+        good, bad = (stacks.summarise(rows(right), edges) | content for right in (9, 4))
+        self.assertTrue(good["trusted"])
+        self.assertFalse(bad["trusted"])
+        said = stacks.remarks({"fields": {"left": bad}, "pooled": good})
+        self.assertIn("**left is not to be trusted**: 4 of 9", said[0])
+        self.assertIn("left has low contrast: 30 of its 90 patches", said[1])
+        self.assertEqual(len(said), 2)
 
     def test_an_unknown_field_is_named(self):
         with tempfile.TemporaryDirectory() as holder:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from . import data
 from .data import CLASSES, HANDCRAFTED, PATCH_PX, ClassEdges
 from .export import export
-from .report import write_json
+from .report import whole, write_json
 from .train import check_apart, check_set, check_weights, device, git_commit, read_checkpoint, save
 
 #: Table 1: kernel side and channels of the convolutions of each group.
@@ -137,7 +137,8 @@ def plot(history: list[dict], path: Path) -> None:
     left.legend()
     right.plot(epochs, [100 * row["patch_accuracy"] for row in history], "o-")
     right.set(xlabel="epoch", ylabel="held-out patches right, %")
-    figure.savefig(path, dpi=110)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
     pyplot.close(figure)
 
 

@@ -7,6 +7,8 @@ scores a model file, run by onnxruntime on the sets as they lie on disk, and pri
 
 import argparse
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -177,15 +179,26 @@ def plot(history: list[dict], path: Path) -> None:
     right.set_ylim(bottom=0)
     right.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    with whole(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
     pyplot.close(figure)
 
 
-def write_json(path: Path, content: dict | list) -> None:
-    """Write and move into place, so that a reader never sees half a file."""
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the name `path` when it is finished: a reader never sees half of it."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: dict | list) -> None:
+    """Write all of it or nothing."""
+    with whole(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def main() -> None:

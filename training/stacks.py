@@ -15,6 +15,7 @@ are off by that.) Several small heads vote, because one of them depends on how i
 """
 
 import argparse
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ NOISE = 0.15
 BATCH = 128
 #: Defocus beyond which the sign is scored, µm.
 SIGN_BEYOND_UM = 5.0
+#: A sign counts as told if guessing would have got as many right with at most this probability.
+BY_CHANCE = 0.05
 
 
 class HhnetStack(Histogram):
@@ -188,10 +191,29 @@ class Folds:
             raise ValueError(f"{settings.data} holds one field: at least two are needed, one to learn from and one to score on")
         if set(self.fields) != set(self.scored.slide.tolist()):
             raise ValueError(f"train and val in {settings.data} hold different fields: ingest with --every-field")
-        for number in self.fields:
-            if any(found.blank[found.slide == number].all() for found in (self.training, self.scored)):
-                raise ValueError(f"all patches of field {self.names[number]} are blank: is there a specimen in the light?")
+        self.leave_out_blank()
         self.seen = Seen.of(self.training)
+
+    def leave_out_blank(self) -> None:
+        """Go on without the fields in which there is nothing, while two are left."""
+        sets = (self.training, self.scored)
+        blank = [number for number in self.fields if any(found.blank[found.slide == number].all() for found in sets)]
+        if not blank:
+            return
+        named = ", ".join(self.names[number] for number in blank)
+        if len(self.fields) - len(blank) < 2:
+            raise ValueError(
+                f"all patches of {named} are blank, and {len(self.fields) - len(blank)} of the two fields that are needed is left: "
+                "is there a specimen in the light?"
+            )
+        print(f"left out: {named}; all patches are blank: is there a specimen in the light?", flush=True)
+        self.fields = [number for number in self.fields if number not in blank]
+        self.training, self.scored = (found.only(~np.isin(found.slide, blank)) for found in sets)
+
+    def content(self, field: int) -> dict:
+        """How many patches of a field there are, and how many hold something."""
+        mine = self.scored.slide == field
+        return {"patches": int(mine.sum()), "patches_with_content": int((mine & ~self.scored.blank).sum())}
 
     def without(self, *left_out: int) -> HhnetStack:
         """A network that learnt all fields but these."""
@@ -214,6 +236,11 @@ class Folds:
         if len(others) > 1:
             calibrate(network, *self.logits((field,), others))
         return network, *predict(network, self.scored.only(self.scored.slide == field))
+
+
+def summed(counts: list[dict]) -> dict:
+    """The sums of equal keys."""
+    return {key: sum(one[key] for one in counts) for key in counts[0]}
 
 
 def images_of(found: dict[str, np.ndarray], patches: data.PatchSet, network: HhnetStack) -> list[dict]:
@@ -244,8 +271,11 @@ def summarise(rows: list[dict], edges: data.ClassEdges) -> dict:
     far = np.abs(z_um) > SIGN_BEYOND_UM
     right = {"side": odds * z_um > 0, "defocus": found_um * z_um > 0, "index": index * z_um > 0}
     error = np.abs(found_um - z_um)
+    # The controller moves by the index and the estimate: both have to be right.
+    told = min(int(right[by][far].sum()) for by in ("defocus", "index"))
     return {
         "images": len(rows),
+        "trusted": is_told(told, int(far.sum())),
         "images_beyond_5um": int(far.sum()),
         "sign_right": {name: int(counts[far].sum()) for name, counts in right.items()},
         "abs_error_um": {"median": float(np.median(error)), "p95": float(np.percentile(error, 95))},
@@ -253,9 +283,31 @@ def summarise(rows: list[dict], edges: data.ClassEdges) -> dict:
     }
 
 
+def is_told(right: int, count: int) -> bool:
+    """Whether that many right signs are more than guessing explains (binomial, one-sided)."""
+    return sum(math.comb(count, luck) for luck in range(right, count + 1)) <= BY_CHANCE * 2**count
+
+
 def share(figures: dict, by: str) -> str:
     right, count = figures["sign_right"][by], figures["images_beyond_5um"]
     return f"{right} of {count}" + (f" ({100 * right / count:.0f} %)" if count else "")
+
+
+def remarks(card: dict) -> list[str]:
+    """What the table means for whoever wants to use the network: a sentence to a line."""
+    rows = [*card["fields"].items(), ("all fields together", card["pooled"])]
+    lost = [
+        f"**{name} is not to be trusted**: {share(figures, 'defocus')} signs of the estimate and {share(figures, 'index')} of the index are "
+        f"right, which guessing reaches with more than {BY_CHANCE:.0%}."
+        for name, figures in rows
+        if not figures["trusted"]
+    ]
+    faint = [
+        f"{name} has low contrast: {figures['patches_with_content']} of its {figures['patches']} patches hold something to judge by."
+        for name, figures in card["fields"].items()
+        if 2 * figures["patches_with_content"] < figures["patches"]
+    ]
+    return [*lost, *faint] or ["Every sign is told by more than guessing explains."]
 
 
 def write_card(card: dict, names: list[str], out: Path) -> None:
@@ -267,16 +319,18 @@ def write_card(card: dict, names: list[str], out: Path) -> None:
         f"{card['pooled']['images']} images of {len(card['fields'])} fields of view, each judged by a network that never saw its field. "
         f"Sign: of the images with |z| > {SIGN_BEYOND_UM:g} µm, by three ways of saying it.",
         "",
-        "| field | images | sign by the mean log odds of the patches | by the estimate in µm | by the voted index "
+        "| field | images | patches with content | trusted | sign by the mean log odds of the patches | by the estimate in µm | by the voted index "
         "| error, median, µm | 95th percentile, µm | index right |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, figures in [*card["fields"].items(), ("all", card["pooled"])]:
         signs = " | ".join(share(figures, by) for by in ("side", "defocus", "index"))
         error = figures["abs_error_um"]
         lines.append(
-            f"| {name} | {figures['images']} | {signs} | {error['median']:.1f} | {error['p95']:.1f} | {figures['index_accuracy']:.0%} |"
+            f"| {name} | {figures['images']} | {figures['patches_with_content']} of {figures['patches']} "
+            f"| {'yes' if figures['trusted'] else '**no**'} | {signs} | {error['median']:.1f} | {error['p95']:.1f} | {figures['index_accuracy']:.0%} |"
         )
+    lines += ["", *remarks(card)]
     lines += [
         "",
         "Positive is taken for a lens too far from the specimen: ingest with --flip-sign (FLIP_SIGN=1) if the stack counts downwards.",
@@ -286,7 +340,8 @@ def write_card(card: dict, names: list[str], out: Path) -> None:
         lines += ["", "![Truth, estimate and confusion](card.png)"]
     except ImportError:
         lines += ["", "No picture: matplotlib is not installed."]
-    (out / "card.md").write_text("\n".join(lines) + "\n")
+    with report.whole(out / "card.md") as partial:
+        partial.write_text("\n".join(lines) + "\n")
 
 
 def draw(rows: list[dict], names: list[str], path: Path) -> None:
@@ -319,7 +374,8 @@ def draw(rows: list[dict], names: list[str], path: Path) -> None:
     right.set_xticks(range(7), order)
     right.set_yticks(range(7), order)
     right.set(xlabel="voted index", ylabel="true index")
-    figure.savefig(path, dpi=110)
+    with report.whole(path) as partial:
+        figure.savefig(partial, dpi=110, format="png")
     pyplot.close(figure)
 
 
@@ -334,6 +390,8 @@ def fit(settings: argparse.Namespace) -> dict:
         if settings.hold_out not in folds.names:
             raise ValueError(f"there is no field '{settings.hold_out}' to hold out; there are {', '.join(folds.names)}")
         chosen = [folds.names.index(settings.hold_out)]
+        if chosen[0] not in folds.fields:
+            raise ValueError(f"field '{settings.hold_out}' cannot be held out: all its patches are blank")
     rows, started = [], time.monotonic()
     for field in chosen:
         network, patches, found = folds.judge(field)
@@ -352,8 +410,11 @@ def fit(settings: argparse.Namespace) -> dict:
         "seed": settings.seed,
         "training_set": folds.training.sha256,
         "training_patches": len(folds.seen.looked),
-        "pooled": summarise(rows, edges),
-        "fields": {folds.names[field]: summarise([row for row in rows if row["field"] == field], edges) for field in chosen},
+        "pooled": summarise(rows, edges) | summed([folds.content(field) for field in chosen]),
+        "fields": {
+            folds.names[field]: summarise([row for row in rows if row["field"] == field], edges) | folds.content(field)
+            for field in chosen
+        },
         "temperature": float(network.temperature),
         "image_list": rows,
     }
@@ -363,6 +424,8 @@ def fit(settings: argparse.Namespace) -> dict:
     )
     write_card(card, folds.names, settings.out)
     print((settings.out / "card.md").read_text(), flush=True)
+    if not card["pooled"]["trusted"]:
+        print("warning: this network does not tell the side of focus: do not let it move a lens", flush=True)
     return card
 
 

@@ -338,7 +338,8 @@ def finish(settings, network, sets, sample, history, card) -> dict:
     headline = ("patch_accuracy", "image_accuracy", "wrong_direction_rate", "abs_error_um_within_2um", "bias_um_in_focus")
     summary = {name: {key: scores[key] for key in headline} for name, scores in card["scores"].items()}
     card["export_difference"] = export(network, settings.export, training, summary, sample, answers_um=settings.answers_um)
-    np.savez_compressed(settings.out / "weights.npz", **{name: value.numpy() for name, value in network.state_dict().items()})
+    with report.whole(settings.out / "weights.npz") as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **{name: value.numpy() for name, value in network.state_dict().items()})
     report.write_json(settings.out / "run.json", card)
     try:
         report.plot(history, settings.out / "learning_curve.png")

@@ -16,6 +16,7 @@ mod metadata;
 #[path = "hhnet/sim.rs"]
 mod sim;
 
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -53,10 +54,15 @@ fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            say(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+/// A line on standard error. Whoever listened there may have gone, which is no reason to end in a panic.
+fn say(line: std::fmt::Arguments) {
+    drop(writeln!(std::io::stderr(), "{line}"));
 }
 
 fn run(command: Command) -> anyhow::Result<()> {

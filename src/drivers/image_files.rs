@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 
 use image::{DynamicImage, ImageFormat, ImageReader, Limits};
 use rayon::prelude::*;
-use serde::Deserialize;
 
 use crate::encoding::Depth;
 use crate::patches::PATCH;
@@ -155,13 +154,6 @@ struct Plane {
     file: PathBuf,
 }
 
-/// A row of `manifest.csv`; further columns are allowed.
-#[derive(Deserialize)]
-struct Row {
-    file: String,
-    z_um: f64,
-}
-
 impl ZStack {
     /// Opens a folder with a `manifest.csv` of `file,z_um` and decodes every image it names once.
     ///
@@ -173,21 +165,21 @@ impl ZStack {
             path: path.clone(),
             reason,
         };
-        let mut reader = csv::Reader::from_path(&path).map_err(|error| SourceError::Folder {
-            path: path.clone(),
-            reason: error.to_string(),
-        })?;
-        let mut planes = Vec::new();
-        for row in reader.deserialize() {
-            let Row { file, z_um } = row.map_err(|error| wrong(error.to_string()))?;
-            if !z_um.is_finite() {
-                return Err(wrong(format!("z_um of {file} is {z_um}")));
-            }
-            planes.push(Plane {
-                z: Micrometres(z_um),
-                file: folder.join(file),
-            });
-        }
+        let bytes =
+            super::whole_file::read_at_most(&path, crate::table::MAX_BYTES as u64).map_err(|error| {
+                SourceError::Folder {
+                    path: path.clone(),
+                    reason: error.to_string(),
+                }
+            })?;
+        let lines = crate::dataset::stack::parse(&bytes).map_err(|error| wrong(error.to_string()))?;
+        let mut planes: Vec<Plane> = lines
+            .into_iter()
+            .map(|line| Plane {
+                z: Micrometres(line.z_um),
+                file: folder.join(line.file),
+            })
+            .collect();
         let files: Vec<_> = planes.iter().map(|plane| &plane.file).collect();
         let depth = check_all(&files)?;
         if planes.is_empty() {

@@ -12,3 +12,4 @@ pub mod position_store;
 pub mod runtime_dir;
 #[cfg(feature = "serial")]
 pub mod serial;
+pub mod whole_file;

@@ -2,6 +2,8 @@
 
 #[path = "dataset/ingest.rs"]
 mod ingest;
+#[path = "dataset/survey.rs"]
+mod survey;
 #[path = "dataset/table.rs"]
 mod table;
 
@@ -11,8 +13,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use hhnet::classes::{CLASSES, ClassEdges};
+use hhnet::classes::ClassEdges;
+use hhnet::dataset::manifest::{Manifest, Shard};
 use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument, Label, Samples};
+use hhnet::drivers::whole_file::write_whole;
 use hhnet::features::FEATURES;
 use hhnet::objective::Objective;
 use hhnet::patches::PATCH;
@@ -20,7 +24,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{ArrayView2, ArrayView4};
 use ndarray_npy::WriteNpyExt as _;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
 /// Patches a shard holds, about: 140 MB.
 const SHARD_PATCHES: usize = 512;
@@ -82,44 +85,6 @@ enum HeightsChoice {
     Paper,
     Continuous,
     Uniform,
-}
-
-/// What manifest.json says.
-#[derive(Serialize, Deserialize)]
-struct Manifest {
-    /// Version of this package.
-    version: String,
-    /// Every shard is written.
-    complete: bool,
-    config: DatasetConfig,
-    object_pixel_um: f64,
-    depth_of_field_um: f64,
-    class_edges: ClassEdges,
-    /// Index of each class, in the order of `class_counts`.
-    class_order: [i8; CLASSES],
-    /// Columns of the labels, float64.
-    label_columns: Vec<String>,
-    patches: usize,
-    skipped_blank: usize,
-    class_counts: [usize; CLASSES],
-    /// What recorded patches were cut from; none for rendered ones.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    recorded: Option<ingest::Recorded>,
-    /// The shards that are written whole.
-    shards: Vec<Shard>,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-struct Shard {
-    number: usize,
-    /// Frames its patches are from.
-    #[serde(default)]
-    frames: usize,
-    first_seed: u64,
-    slides: usize,
-    patches: usize,
-    skipped_blank: usize,
-    class_counts: [usize; CLASSES],
 }
 
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
@@ -190,10 +155,10 @@ fn build(config: &DatasetConfig, out: &Path, resume: bool) -> anyhow::Result<()>
             "{} patches, {} blank passed over",
             manifest.patches, manifest.skipped_blank
         ));
-        manifest.write(out)?;
+        write_manifest(&manifest, out)?;
     }
     manifest.complete = true;
-    manifest.write(out)?;
+    write_manifest(&manifest, out)?;
     bar.abandon();
     Ok(())
 }
@@ -226,7 +191,7 @@ fn start(config: &DatasetConfig, out: &Path, resume: bool) -> anyhow::Result<Man
 fn read_manifest(out: &Path) -> anyhow::Result<Manifest> {
     let path = out.join(MANIFEST);
     let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    serde_json::from_slice(&text).with_context(|| format!("{} is not a manifest", path.display()))
+    Manifest::parse(&text).with_context(|| format!("{} is not a manifest", path.display()))
 }
 
 fn render(
@@ -256,64 +221,24 @@ fn write_shard(out: &Path, number: usize, samples: &Samples, edges: &ClassEdges)
     let [patches, handcrafted, labels] = files(out, number);
     let count = samples.labels.len();
     let pixels = ArrayView4::from_shape((count, PATCH, PATCH, 3), &samples.patches)?;
-    write_whole(&patches, |file| Ok(pixels.write_npy(file)?))?;
+    save(&patches, |file| Ok(pixels.write_npy(file)?))?;
     let features = ArrayView2::from_shape((count, FEATURES), samples.handcrafted.as_flattened())?;
-    write_whole(&handcrafted, |file| Ok(features.write_npy(file)?))?;
+    save(&handcrafted, |file| Ok(features.write_npy(file)?))?;
     let rows: Vec<_> = samples.labels.iter().map(|label| label.row(edges)).collect();
     let columns = ArrayView2::from_shape((count, Label::COLUMNS.len()), rows.as_flattened())?;
-    write_whole(&labels, |file| Ok(columns.write_npy(file)?))
+    save(&labels, |file| Ok(columns.write_npy(file)?))
 }
 
-/// Writes beside `path`, waits until it is on the disk, and renames, so that a file that exists is whole.
-fn write_whole(
-    path: &Path,
-    write: impl FnOnce(&mut BufWriter<File>) -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    let unfinished = path.with_extension("tmp");
-    let attempt = || -> anyhow::Result<()> {
-        let mut file = BufWriter::new(File::create(&unfinished)?);
-        write(&mut file)?;
-        file.into_inner()?.sync_all()?;
-        fs::rename(&unfinished, path)?;
-        Ok(())
-    };
-    attempt().map_err(|error| {
-        // Half a file would only be in the way on a full disk; that it cannot be removed is no second error.
-        drop(fs::remove_file(&unfinished));
+/// Writes a file of a set, whole.
+fn save(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    write_whole(path, write).map_err(|error| {
         let path = path.display();
         anyhow!("cannot write {path} ({error}): free some space, then run this again with --resume")
     })
 }
 
-impl Manifest {
-    fn new(config: &DatasetConfig) -> Self {
-        Self {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            complete: false,
-            object_pixel_um: config.objective.object_pixel_um(),
-            depth_of_field_um: config.objective.depth_of_field_um(),
-            class_edges: config.edges(),
-            class_order: hhnet::classes::DistanceIndex::ALL.map(|index| index.value()),
-            label_columns: Label::COLUMNS.map(str::to_owned).to_vec(),
-            config: config.clone(),
-            patches: 0,
-            skipped_blank: 0,
-            class_counts: [0; CLASSES],
-            recorded: None,
-            shards: Vec::new(),
-        }
-    }
-
-    fn total(&mut self) {
-        self.patches = self.shards.iter().map(|shard| shard.patches).sum();
-        self.skipped_blank = self.shards.iter().map(|shard| shard.skipped_blank).sum();
-        self.class_counts =
-            std::array::from_fn(|class| self.shards.iter().map(|shard| shard.class_counts[class]).sum());
-    }
-
-    fn write(&self, out: &Path) -> anyhow::Result<()> {
-        write_whole(&out.join(MANIFEST), |file| {
-            Ok(serde_json::to_writer_pretty(file, self)?)
-        })
-    }
+fn write_manifest(manifest: &Manifest, out: &Path) -> anyhow::Result<()> {
+    save(&out.join(MANIFEST), |file| {
+        Ok(serde_json::to_writer_pretty(file, manifest)?)
+    })
 }

@@ -59,18 +59,29 @@ fn report(arguments: &Arguments, frame: &Frame, features: &Handcrafted, elapsed_
 #[cfg(feature = "camera")]
 fn open(path: &std::path::Path) -> Result<Frame> {
     use anyhow::Context as _;
+    use hhnet::dataset::depth::Depth;
+    use hhnet::dataset::pages;
 
     let name = path.display();
-    let bytes = std::fs::read(path)
+    let file = std::fs::File::open(path)
         .with_context(|| format!("cannot read the image {name}: give a readable PNG, JPEG or TIFF file"))?;
-    let image = image::load_from_memory(&bytes)
-        .with_context(|| format!("{name} is not a PNG, JPEG or TIFF image"))?
-        .into_rgb8();
-    let (width, height) = (image.width() as usize, image.height() as usize);
+    let mut file = std::io::BufReader::new(file);
+    let unusable = |error| anyhow::anyhow!("{name} is not an image that can be used: {error}");
+    let found = pages::describe(&mut file).map_err(unusable)?;
+    anyhow::ensure!(
+        found.count == 1,
+        "{name} holds {} pages: give one of them as a file of its own",
+        found.count
+    );
+    std::io::Seek::rewind(&mut file)?;
+    let page = pages::decode(file, 0, pages::MAX_PIXELS).map_err(unusable)?;
+    let depth = page.largest().map_or(Depth::of(0), Depth::of);
+    let (width, height) = (page.width, page.height);
+    let rgb = page.into_rgb(depth);
     Ok(Frame::new(
         width,
         height,
-        image.into_raw(),
+        rgb,
         hhnet::units::Instant::default(),
         0,
     )?)

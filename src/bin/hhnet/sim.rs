@@ -8,6 +8,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument};
+use hhnet::drivers::whole_file::{write_bytes, write_whole};
 use hhnet::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose, SensorConfig};
 use hhnet::objective::Objective;
 use hhnet::slide::{Appearance, Stain};
@@ -150,8 +151,14 @@ impl Scene {
 
     fn write_png(&self, rgb: &[u8], path: &Path) -> anyhow::Result<()> {
         let (width, height) = (u32::try_from(self.width)?, u32::try_from(self.height)?);
-        image::save_buffer(path, rgb, width, height, image::ExtendedColorType::Rgb8)
-            .with_context(|| format!("cannot write {}", path.display()))
+        let format = image::ImageFormat::Png;
+        write_whole(path, |file| -> anyhow::Result<()> {
+            let colour = image::ExtendedColorType::Rgb8;
+            Ok(image::write_buffer_with_format(
+                file, rgb, width, height, colour, format,
+            )?)
+        })
+        .with_context(|| cannot_write(path))
     }
 }
 
@@ -204,7 +211,14 @@ fn stack(scene: &Scene, heights_um: &[f64], out: &Path) -> anyhow::Result<()> {
         manifest += &format!("{file},{z_um},{},{}\n", scene.x_um, scene.y_um);
     }
     let path = out.join("manifest.csv");
-    fs::write(&path, manifest).with_context(|| format!("cannot write {}", path.display()))
+    write_bytes(&path, manifest).with_context(|| cannot_write(&path))
+}
+
+fn cannot_write(path: &Path) -> String {
+    format!(
+        "cannot write {}: free some space, or choose another place",
+        path.display()
+    )
 }
 
 /// One thread and no other, whatever the machine has: figures that can be compared.

@@ -271,6 +271,18 @@ fn edges(text: &str) -> Option<ClassEdges> {
     })
 }
 
+/// Whether an entry says what is needed of its key; None for a key of which nothing is needed.
+pub(super) fn makes_sense(key: &str, text: &str) -> Option<bool> {
+    match key {
+        "hhnet_class_edges_um" => Some(edges(text).is_some()),
+        "hhnet_z_range_um" => Some(RANGE.2(text).is_some()),
+        "hhnet_sharpness" => Some(SHARPNESS_ENTRY.2(text).is_some()),
+        "hhnet_condenser" => Some(CONDENSER.2(text).is_some()),
+        "hhnet_whole_frames" => Some(WHOLE_FRAMES.2(text).is_some()),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -136,6 +136,21 @@ impl OnnxNetwork {
         file::metadata(&read(path)?).map_err(|_| OnnxError::NotOnnx { path: path.into() })
     }
 
+    /// The same of a file in memory; None if it is not a model.
+    pub fn metadata_in(bytes: &[u8]) -> Option<Vec<(String, String)>> {
+        file::metadata(bytes).ok()
+    }
+
+    /// A file in memory with metadata `entries` in place of any of the same keys; None if it is not a model.
+    pub fn with_metadata_in(bytes: &[u8], entries: &[(&str, String)]) -> Option<Vec<u8>> {
+        file::with_metadata(bytes, entries).ok()
+    }
+
+    /// Whether a metadata entry says what the contract needs of its key; None for a key of which it needs nothing.
+    pub fn makes_sense(key: &str, text: &str) -> Option<bool> {
+        contract::makes_sense(key, text)
+    }
+
     /// Writes metadata `entries` (key, value) into the model at `path`, in place of any of the same keys. The file is replaced as a
     /// whole, and only by one that opens.
     ///

@@ -6,24 +6,26 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 use hhnet::classifier::ClassifierConfig;
+use hhnet::dataset::depth::Depth;
+use hhnet::dataset::manifest::{Manifest, Recorded, RecordedImage, Shard};
 use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument, Label, Samples};
-use hhnet::drivers::image_files::{Pixels, read_image};
 use hhnet::features::Handcrafted;
 use hhnet::frame::Frame;
 use hhnet::objective::Objective;
 use hhnet::patches::{self, Grid};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde::{Deserialize, Serialize};
 
 use super::table::{Row, Table};
-use super::{MANIFEST, Manifest, SHARD_PATCHES, Shard, read_manifest, write_shard};
+use super::{MANIFEST, SHARD_PATCHES, read_manifest, survey, write_manifest, write_shard};
 
 #[derive(Args)]
 pub(crate) struct Ingest {
     /// Folder with the images.
     folder: PathBuf,
     /// CSV file with the columns file and z_um (positive: the lens is too far), and if file names do not begin with their field
-    /// of view (FIELD_z+3.5um.png) also field, or x_um and y_um. Looked for in the folder too; manifest.csv if left out.
+    /// of view (FIELD_z+3.5um.png) also field, or x_um and y_um. A TIFF of several pages needs a line for each, with a column page
+    /// (counted from 1), or one line with the height of its first page if the file states the distances (ImageJ, OME). Looked for in
+    /// the folder too; manifest.csv if left out.
     #[arg(long)]
     manifest: Option<PathBuf>,
     /// Side of a pixel in the object plane, µm; from the column pixel_size_um if left out.
@@ -32,6 +34,9 @@ pub(crate) struct Ingest {
     /// Objective whose depth of field sets the class edges.
     #[arg(long, default_value = "40x0.65")]
     objective: String,
+    /// Bits that 16-bit images use, 8 to 16; by the largest value of the whole set if left out.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(8..=16))]
+    bits: Option<u8>,
     /// The stack counts heights downwards: turn the sign of z_um.
     #[arg(long)]
     flip_sign: bool,
@@ -56,40 +61,30 @@ pub(crate) struct Ingest {
     resume: bool,
 }
 
-/// What the patches of a set were cut from; part of its manifest.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Recorded {
-    /// Names of the fields; the labels' slide and field are places in this list.
-    fields: Vec<String>,
-    /// The images; the labels' frame is a place in this list.
-    images: Vec<Image>,
-    /// Grids laid over each image.
-    shifts: usize,
-}
-
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
-struct Image {
-    file: String,
-    field: String,
-    /// Defocus, µm, its sign as in the labels.
-    z_um: f64,
-}
-
 /// Where the grids lie within what an image has left over: half way, then the corners.
 const CORNERS: [[f64; 2]; 5] = [[0.5, 0.5], [0.0, 0.0], [1.0, 0.0], [0.0, 1.0], [1.0, 1.0]];
 
+/// The sets, and whether each holds what is held out.
+const SETS: [(&str, bool); 2] = [("train", false), ("val", true)];
+
 pub(crate) fn run(ingest: &Ingest) -> Result<()> {
     let objective = Objective::by_name(&ingest.objective)?;
-    let mut table = Table::read(&ingest.table(), &ingest.folder, ingest.pixel_size_um)?;
-    if ingest.flip_sign {
-        table.rows.iter_mut().for_each(|row| row.z_um = -row.z_um);
-    }
-    warn_of_unnamed(&table, &ingest.folder)?;
-    let held_out = held_out(ingest, &table.fields)?;
+    let lines = Table::lines(&ingest.table())?;
     let out = ingest
         .out
         .clone()
         .unwrap_or_else(|| ingest.folder.join("dataset"));
+    if !ingest.resume {
+        SETS.iter().try_for_each(|(set, _)| remove(&out.join(set)))?;
+    }
+    let mut table = Table::of(&lines, &ingest.table(), &ingest.folder, ingest.pixel_size_um)?;
+    if ingest.flip_sign {
+        table.rows.iter_mut().for_each(|row| row.z_um = -row.z_um);
+    }
+    warn_of_unnamed(&table, &ingest.folder)?;
+    held_out(ingest, &table.fields)?;
+    let depth = look_first(ingest, &mut table)?;
+    let held_out = held_out(ingest, &table.fields)?;
     let config = DatasetConfig {
         objective,
         instrument: Instrument::Randomised,
@@ -108,23 +103,39 @@ pub(crate) fn run(ingest: &Ingest) -> Result<()> {
         jpeg_share: 0.0,
         empty: false,
     };
-    let sets = [("train", false), ("val", true)].map(|(set, wanted)| {
+    let sets = SETS.map(|(set, wanted)| {
         let chosen = |row: &&Row| ingest.every_field || held_out.contains(&row.field) == wanted;
         let rows: Vec<&Row> = table.rows.iter().filter(chosen).collect();
         // A held-out image is judged as the classifier will see it.
         let shifts = if wanted { 1 } else { ingest.shifts.into() };
-        (out.join(set), table.manifest(&config, &rows, shifts))
+        (out.join(set), table.manifest(&config, &rows, shifts, depth))
     });
-    if !ingest.resume {
-        for (set, _) in &sets {
-            remove(set)?;
-        }
-    }
     for (set, manifest) in sets {
         write(ingest, &set, manifest)?;
     }
-    eprintln!("the sets train and val are in {}", out.display());
+    crate::say(format_args!("the sets train and val are in {}", out.display()));
     Ok(())
+}
+
+/// Finds the depth of the images, says what is to be said of them, and leaves out fields with nothing in them.
+fn look_first(ingest: &Ingest, table: &mut Table) -> Result<Option<Depth>> {
+    let depth = survey::depth(table, &ingest.folder, ingest.bits)?;
+    let least = ClassifierConfig::default().min_contrast;
+    let verdict = survey::look(table, &ingest.folder, depth.unwrap_or(Depth::of(0)), least)?;
+    for warning in table.warnings.iter().chain(&verdict.warnings) {
+        crate::say(format_args!("warning: {warning}"));
+    }
+    for field in &verdict.blank_fields {
+        crate::say(format_args!(
+            "warning: field {field} is left out: all its patches are blank; is there a specimen in the light?"
+        ));
+        ensure!(
+            !ingest.hold_out.contains(field),
+            "field {field} cannot be held out: all its patches are blank"
+        );
+    }
+    table.without(&verdict.blank_fields)?;
+    Ok(depth)
 }
 
 impl Ingest {
@@ -144,14 +155,21 @@ impl Ingest {
 
 impl Table {
     /// What the manifest of a set says before its first image is read.
-    fn manifest(&self, config: &DatasetConfig, rows: &[&Row], shifts: usize) -> Manifest {
-        let image = |row: &&Row| Image {
+    fn manifest(
+        &self,
+        config: &DatasetConfig,
+        rows: &[&Row],
+        shifts: usize,
+        depth: Option<Depth>,
+    ) -> Manifest {
+        let image = |row: &&Row| RecordedImage {
             file: row.file.clone(),
+            page: row.page,
             field: row.field.clone(),
             z_um: row.z_um,
         };
         // By field: a shard holds few of them.
-        let mut images: Vec<Image> = rows.iter().map(image).collect();
+        let mut images: Vec<RecordedImage> = rows.iter().map(image).collect();
         images.sort_by_key(|image| self.number(&image.field));
         Manifest {
             object_pixel_um: self.pixel_size_um,
@@ -159,6 +177,7 @@ impl Table {
                 fields: self.fields.clone(),
                 images,
                 shifts,
+                bits: depth.map(Depth::bits),
             }),
             ..Manifest::new(config)
         }
@@ -168,11 +187,11 @@ impl Table {
 fn warn_of_unnamed(table: &Table, folder: &Path) -> Result<()> {
     let unnamed = table.unnamed(folder)?;
     if let Some(first) = unnamed.first() {
-        eprintln!(
+        crate::say(format_args!(
             "warning: {} images have no line in the manifest and are left out, the first is {}",
             unnamed.len(),
             first.display()
-        );
+        ));
     }
     Ok(())
 }
@@ -246,6 +265,7 @@ fn write(ingest: &Ingest, out: &Path, new: Manifest) -> Result<()> {
         .recorded
         .clone()
         .context("the manifest names no images")?;
+    let depth = recorded.bits.and_then(Depth::known).unwrap_or(Depth::of(0));
     let finished: usize = manifest.shards.iter().map(|shard| shard.frames).sum();
     let bar = ProgressBar::new(recorded.images.len() as u64).with_style(ProgressStyle::with_template(
         "{bar:40} {pos}/{len} images, {eta} to go",
@@ -263,7 +283,7 @@ fn write(ingest: &Ingest, out: &Path, new: Manifest) -> Result<()> {
         };
         append(
             &mut samples,
-            &ingest.folder.join(&image.file),
+            &survey::frame(&ingest.folder, &image.file, image.page, depth)?,
             label,
             recorded.shifts,
             manifest.config.blank,
@@ -282,7 +302,7 @@ fn write(ingest: &Ingest, out: &Path, new: Manifest) -> Result<()> {
                 class_counts: samples.class_counts(&manifest.class_edges),
             });
             manifest.total();
-            manifest.write(out)?;
+            write_manifest(&manifest, out)?;
             (samples, first) = (Samples::default(), number + 1);
         }
     }
@@ -293,14 +313,13 @@ fn write(ingest: &Ingest, out: &Path, new: Manifest) -> Result<()> {
         out.display()
     );
     manifest.complete = true;
-    manifest.write(out)
+    write_manifest(&manifest, out)
 }
 
 /// All patches of an image that hold something, on `shifts` grids; with [`Blank::Keep`], the others as well.
-fn append(samples: &mut Samples, path: &Path, label: Label, shifts: usize, blank: Blank) -> Result<()> {
-    let Pixels { width, height, rgb } = read_image(path)?;
-    let frame = Frame::new(width, height, rgb, hhnet::units::Instant::default(), 0)?;
-    let handcrafted = Handcrafted::of(&frame, label.frame);
+fn append(samples: &mut Samples, frame: &Frame, label: Label, shifts: usize, blank: Blank) -> Result<()> {
+    let (width, height) = (frame.width(), frame.height());
+    let handcrafted = Handcrafted::of(frame, label.frame);
     let least = ClassifierConfig::default().min_contrast;
     let mut buffer = Vec::new();
     for corner in CORNERS.iter().take(shifts) {
@@ -308,7 +327,7 @@ fn append(samples: &mut Samples, path: &Path, label: Label, shifts: usize, blank
         let mut chosen = Vec::new();
         for (at, &origin) in grid.origins().iter().enumerate() {
             let label = Label {
-                blank: patches::contrast(&frame, origin) < least,
+                blank: patches::contrast(frame, origin) < least,
                 ..label
             };
             if label.blank && blank == Blank::Skip {
@@ -320,7 +339,7 @@ fn append(samples: &mut Samples, path: &Path, label: Label, shifts: usize, blank
         }
         samples
             .patches
-            .extend(grid.extract_into(&frame, &chosen, &mut buffer)?.iter());
+            .extend(grid.extract_into(frame, &chosen, &mut buffer)?.iter());
         samples
             .handcrafted
             .extend(chosen.iter().map(|_| handcrafted.values));

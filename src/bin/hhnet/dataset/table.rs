@@ -1,90 +1,84 @@
-//! The CSV file that says at which height each image of a z-stack was taken.
+//! The images of z-stacks that somebody recorded: the lines of their table, and the pages of the files these name.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
-use serde::Deserialize;
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use hhnet::dataset::pages::{self, Pages};
+use hhnet::dataset::stack::{self, StackLine};
+use hhnet::drivers::whole_file::read_at_most;
+use hhnet::table::MAX_BYTES;
 
 /// Relative difference of pixel sizes that is rounding.
 const SAME_PIXEL: f64 = 1e-3;
-/// File endings that are taken for images.
-const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "tif", "tiff"];
-
-/// A line of the file.
-#[derive(Deserialize)]
-struct Line {
-    file: String,
-    z_um: f64,
-    field: Option<String>,
-    x_um: Option<f64>,
-    y_um: Option<f64>,
-    pixel_size_um: Option<f64>,
-}
 
 /// An image and what is known of it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Row {
     /// Name within the folder.
     pub(super) file: String,
+    /// Page of the file, counted from 1; none if it has but one.
+    pub(super) page: Option<u32>,
     /// Defocus, µm; positive: the lens is too far.
     pub(super) z_um: f64,
     /// Name of the field of view.
     pub(super) field: String,
 }
 
-/// The whole file.
+impl Row {
+    /// The image for a message.
+    pub(super) fn name(&self) -> String {
+        match self.page {
+            Some(page) => format!("{} page {page}", self.file),
+            None => self.file.clone(),
+        }
+    }
+}
+
+/// All images.
 pub(super) struct Table {
     pub(super) rows: Vec<Row>,
-    /// Names of the fields; a field's number is its place.
+    /// Names of the fields, in order; a field's number is its place.
     pub(super) fields: Vec<String>,
     /// Side of a pixel in the object plane, µm.
     pub(super) pixel_size_um: f64,
+    /// Whether a file may need more than 8 bits.
+    pub(super) is_deep: bool,
+    /// What is to be said of it.
+    pub(super) warnings: Vec<String>,
 }
 
 impl Table {
-    /// Reads and checks the file; `pixel_size_um` may be left to a column of that name.
-    pub(super) fn read(path: &Path, folder: &Path, pixel_size_um: Option<f64>) -> Result<Self> {
+    /// Reads the lines of the table.
+    pub(super) fn lines(path: &Path) -> Result<Vec<StackLine>> {
         let shown = path.display();
-        let mut reader = csv::Reader::from_path(path).with_context(|| {
+        let bytes = read_at_most(path, MAX_BYTES as u64).with_context(|| {
             format!("cannot read {shown}: give a CSV file with the columns file and z_um")
         })?;
-        let (mut rows, mut size_um, mut seen) = (Vec::<Row>::new(), pixel_size_um, BTreeSet::new());
-        for (number, line) in reader.deserialize::<Line>().enumerate() {
-            // One for the header, one for counting from 1.
-            let at = format!("{shown} line {}", number + 2);
-            let line = line.with_context(|| {
-                format!(
-                    "{at}: each line needs a file and a number z_um; x_um, y_um and pixel_size_um are numbers or empty"
-                )
-            })?;
-            ensure!(
-                line.z_um.is_finite(),
-                "{at}: z_um is {}, which is no height: give the defocus in µm, or take out the line",
-                line.z_um
-            );
-            ensure!(
-                folder.join(&line.file).is_file(),
-                "{at}: there is no image {} in {}: correct its name, or take out the line",
-                line.file,
-                folder.display()
-            );
-            ensure!(
-                seen.insert(line.file.clone()),
-                "{at}: the image {} is named twice; keep one of the lines",
-                line.file
-            );
-            size_um = same_size(size_um, line.pixel_size_um).with_context(|| at.clone())?;
-            rows.push(Row {
-                field: line.field(),
-                z_um: line.z_um,
-                file: line.file,
-            });
-        }
+        let lines = stack::parse(&bytes).map_err(|error| anyhow!("{shown} {error}"))?;
         ensure!(
-            !rows.is_empty(),
+            !lines.is_empty(),
             "{shown} names no image: give each a line with file and z_um"
         );
+        Ok(lines)
+    }
+
+    /// Checks the lines of the table at `path`, and the heads of the files they name; `pixel_size_um` may be left to a column of that
+    /// name.
+    pub(super) fn of(
+        lines: &[StackLine],
+        path: &Path,
+        folder: &Path,
+        pixel_size_um: Option<f64>,
+    ) -> Result<Self> {
+        let shown = path.display();
+        let mut size_um = pixel_size_um;
+        for line in lines {
+            let at = || format!("{shown} line {}", line.line);
+            size_um = same_size(size_um, line.pixel_size_um).with_context(at)?;
+        }
         let pixel_size_um = size_um.with_context(|| {
             format!(
                 "{shown} has no column pixel_size_um: give --pixel-size-um (PIXEL_SIZE_UM for make), the side of a pixel in the \
@@ -95,18 +89,75 @@ impl Table {
             pixel_size_um.is_finite() && pixel_size_um > 0.0,
             "the pixel size must be a positive number of µm, not {pixel_size_um}"
         );
-        let fields: BTreeSet<String> = rows.iter().map(|row| row.field.clone()).collect();
+        let mut table = Self {
+            rows: Vec::new(),
+            fields: Vec::new(),
+            pixel_size_um,
+            is_deep: false,
+            warnings: Vec::new(),
+        };
+        table.take(lines, path, folder)?;
+        table.number_fields();
         ensure!(
-            fields.len() >= 2,
+            table.fields.len() >= 2,
             "{shown} names {} field of view: at least two are needed, one to learn from and one to score on; add a column field, \
              or name the files FIELD_zHEIGHT",
-            fields.len()
+            table.fields.len()
         );
-        Ok(Self {
-            rows,
-            fields: fields.into_iter().collect(),
-            pixel_size_um,
-        })
+        Ok(table)
+    }
+
+    fn take(&mut self, lines: &[StackLine], path: &Path, folder: &Path) -> Result<()> {
+        let mut files = BTreeMap::<&str, Pages>::new();
+        let mut seen = BTreeSet::new();
+        for line in lines {
+            let at = format!("{} line {}", path.display(), line.line);
+            let known = match files.get(line.file.as_str()) {
+                Some(known) => known,
+                None => files
+                    .entry(&line.file)
+                    .or_insert(describe(folder, &line.file, &at)?),
+            };
+            self.is_deep |= known.is_deep;
+            for row in rows(line, known).with_context(|| at.clone())? {
+                let name = row.name();
+                // A file of one page may be named with that page or without.
+                ensure!(
+                    seen.insert((row.file.clone(), row.page.unwrap_or(1))),
+                    "{at}: the image {name} is named twice; keep one of the lines"
+                );
+                self.rows.push(row);
+            }
+        }
+        for (file, pages) in files {
+            let named = seen.iter().filter(|(name, _)| name == file).count();
+            if named < pages.count {
+                self.warnings.push(format!(
+                    "{} of the {} pages of {file} have no line and are left out",
+                    pages.count - named,
+                    pages.count
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn number_fields(&mut self) {
+        let fields: BTreeSet<String> = self.rows.iter().map(|row| row.field.clone()).collect();
+        self.fields = fields.into_iter().collect();
+    }
+
+    /// Leaves out the images of some fields.
+    pub(super) fn without(&mut self, fields: &[String]) -> Result<()> {
+        self.rows.retain(|row| !fields.contains(&row.field));
+        self.number_fields();
+        ensure!(
+            self.fields.len() >= 2,
+            "{} field of view is left, and at least two are needed: all patches of {} are blank; is there a specimen in the light?",
+            self.fields.len(),
+            fields.join(", ")
+        );
+        Ok(())
     }
 
     /// The number of a field.
@@ -114,7 +165,7 @@ impl Table {
         self.fields.partition_point(|name| name.as_str() < field)
     }
 
-    /// Images of the folder that no line names.
+    /// Images of the folder that no line names. Hidden files, which some systems put beside each other file, are no images.
     pub(super) fn unnamed(&self, folder: &Path) -> Result<Vec<PathBuf>> {
         let named: BTreeSet<PathBuf> = self.rows.iter().map(|row| folder.join(&row.file)).collect();
         let mut unnamed = Vec::new();
@@ -122,18 +173,70 @@ impl Table {
             .read_dir()
             .with_context(|| format!("cannot list {}", folder.display()))?
         {
-            let path = entry?.path();
-            let ending = path
-                .extension()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .to_lowercase();
-            if ENDINGS.contains(&ending.as_str()) && !named.contains(&path) {
+            let entry = entry?;
+            let path = entry.path();
+            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if !hidden && path.is_file() && !named.contains(&path) && is_image(&path) {
                 unnamed.push(path);
             }
         }
         unnamed.sort();
         Ok(unnamed)
+    }
+}
+
+/// By content; a file that cannot be read is none.
+fn is_image(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(32).read_to_end(&mut head));
+    read.is_ok() && pages::is_image(&head)
+}
+
+fn describe(folder: &Path, file: &str, at: &str) -> Result<Pages> {
+    let path = folder.join(file);
+    ensure!(
+        path.is_file(),
+        "{at}: there is no image {file} in {}: correct its name, or take out the line",
+        folder.display()
+    );
+    let opened = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    pages::describe(BufReader::new(opened)).map_err(|error| broken(&path, &error))
+}
+
+/// A file that is no image, by name.
+pub(super) fn broken(path: &Path, error: &pages::PageError) -> anyhow::Error {
+    anyhow!(
+        "image {} cannot be read ({error}): repair it or take out its line",
+        path.display()
+    )
+}
+
+/// The images a line names: one, or all pages of a file that states their heights. The line's height is then that of the first page.
+fn rows(line: &StackLine, pages: &Pages) -> Result<Vec<Row>> {
+    let row = |page: Option<u32>, z_um: f64| Row {
+        file: line.file.clone(),
+        page,
+        z_um,
+        field: line.field_name(),
+    };
+    match line.page {
+        Some(page) if page as usize > pages.count => {
+            bail!("{} has no page {page}: it holds {}", line.file, pages.count)
+        }
+        Some(_) if pages.count == 1 => Ok(vec![row(None, line.z_um)]),
+        Some(page) => Ok(vec![row(Some(page), line.z_um)]),
+        None if pages.count == 1 => Ok(vec![row(None, line.z_um)]),
+        None => match &pages.heights_um {
+            Ok(heights_um) => Ok((1..)
+                .zip(heights_um)
+                .map(|(page, above_um)| row(Some(page), line.z_um + above_um))
+                .collect()),
+            Err(reason) => bail!(
+                "{} holds {} pages, and {reason}: give each page a line of its own, with a column page, counted from 1",
+                line.file,
+                pages.count
+            ),
+        },
     }
 }
 
@@ -144,49 +247,5 @@ fn same_size(known: Option<f64>, stated: Option<f64>) -> Result<Option<f64>> {
             bail!("the pixel size {um} µm is not {known_um} µm; ingest images of one pixel size at a time")
         }
         _ => Ok(known.or(stated)),
-    }
-}
-
-impl Line {
-    /// The field as the line names it, else its place, else the part of the file's name before its height.
-    fn field(&self) -> String {
-        let place = || Some(format!("{},{}", self.x_um?, self.y_um?));
-        let named = self.field.clone().filter(|field| !field.is_empty());
-        named
-            .or_else(place)
-            .or_else(|| before_height(&self.file).map(str::to_owned))
-            .unwrap_or_else(|| "all".to_owned())
-    }
-}
-
-/// What a file's name says before `z` and a number: `level1_iy000` of `level1_iy000_z+000.793um.png`.
-fn before_height(file: &str) -> Option<&str> {
-    let is_height = |(at, letter): &(usize, char)| {
-        let number = file[at + 1..].trim_start_matches(['+', '-', '_', '=']);
-        let apart = file[..*at].ends_with(['_', '-', ' ', '.']);
-        letter.eq_ignore_ascii_case(&'z') && apart && number.starts_with(|c: char| c.is_ascii_digit())
-    };
-    let (at, _) = file.char_indices().rfind(is_height)?;
-    let name = file[..at].trim_end_matches(['_', '-', ' ', '.']);
-    (!name.is_empty()).then_some(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::before_height;
-
-    #[test]
-    fn names_lose_their_heights() {
-        for (file, expected) in [
-            ("level1_iy000_z+000.793um.png", Some("level1_iy000")),
-            ("a_z-3.png", Some("a")),
-            ("slide 7 Z12.tif", Some("slide 7")),
-            ("zebra_z=1_z2.jpg", Some("zebra_z=1")),
-            ("zebra_zoo.jpg", None),
-            ("z3.png", None),
-            ("field.png", None),
-        ] {
-            assert_eq!(before_height(file), expected, "{file}");
-        }
     }
 }

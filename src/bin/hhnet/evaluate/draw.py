@@ -14,6 +14,13 @@ import numpy as np
 CLASSES = [4, 3, 2, 1, 0, -1, -2]
 
 
+def save(figure, path: Path) -> None:
+    """A picture that has its name is whole."""
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, dpi=110, format="png")
+    partial.replace(path)
+
+
 def confusion(folder: Path, report: dict) -> None:
     counts = np.array(report["confusion"])
     figure, axes = plt.subplots(figsize=(5.2, 5), layout="constrained")
@@ -25,7 +32,7 @@ def confusion(folder: Path, report: dict) -> None:
     axes.set_yticks(range(7), CLASSES)
     axes.set_xlabel("voted index")
     axes.set_ylabel("true index")
-    figure.savefig(folder / "confusion.png", dpi=110)
+    save(figure, folder / "confusion.png")
 
 
 def reliability(folder: Path, report: dict) -> None:
@@ -38,7 +45,7 @@ def reliability(folder: Path, report: dict) -> None:
     axes.set_ylabel("share of these images that are right")
     axes.set_title(f"expected calibration error {100 * report['ece']:.1f} %")
     axes.grid(alpha=0.3)
-    figure.savefig(folder / "reliability.png", dpi=110)
+    save(figure, folder / "reliability.png")
 
 
 def errors(folder: Path) -> None:
@@ -59,7 +66,7 @@ def errors(folder: Path) -> None:
     right.set_ylabel("|error|, µm")
     for axes in (left, right):
         axes.grid(alpha=0.3)
-    figure.savefig(folder / "errors.png", dpi=110)
+    save(figure, folder / "errors.png")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::JudgedFrame;
 use hhnet::classifier::ClassifierConfig;
+use hhnet::drivers::whole_file::write_bytes;
 
 /// Draws confusion.png, reliability.png and errors.png in the folder it is given.
 const DRAW: &str = include_str!("draw.py");
@@ -23,7 +24,7 @@ pub(super) fn write(
 ) -> Result<()> {
     let save = |name: &str, text: String| {
         let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        write_bytes(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     save("report.json", format!("{report:#}\n"))?;
@@ -37,7 +38,7 @@ pub(super) fn write_blank(folder: &Path, report: &Value) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     let save = |name: &str, text: String| {
         let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+        write_bytes(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
     save("report.json", format!("{report:#}\n"))?;
     save("report.md", heading(report)? + &rows(report)?)

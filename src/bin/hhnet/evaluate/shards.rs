@@ -11,6 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use hhnet::classes::ClassEdges;
+use hhnet::dataset::manifest::Outline;
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::features::FEATURES;
 use hhnet::network::Network as _;
@@ -18,31 +19,12 @@ use hhnet::patches::PATCH;
 use indicatif::ProgressBar;
 use ndarray::{Array2, Array4, s};
 use ndarray_npy::{ReadNpyExt, ReadableElement};
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::{JudgedFrame, Protocol};
 
 /// Slide and frame.
 type FrameKey = (u64, u64);
-
-/// What the manifest says that matters here.
-#[derive(Deserialize)]
-struct Manifest {
-    complete: bool,
-    #[serde(alias = "class_edges_um")]
-    class_edges: Value,
-    object_pixel_um: Option<f64>,
-    label_columns: Vec<String>,
-    config: Option<Value>,
-    shards: Vec<Shard>,
-}
-
-#[derive(Deserialize)]
-struct Shard {
-    number: usize,
-    patches: usize,
-}
 
 /// The heights of the set, and its frames.
 pub(super) fn judge(network: &mut OnnxNetwork, data: &Path) -> Result<(Protocol, Vec<JudgedFrame>)> {
@@ -121,7 +103,7 @@ pub(super) fn judge(network: &mut OnnxNetwork, data: &Path) -> Result<(Protocol,
     Ok((protocol, frames.into_values().collect()))
 }
 
-fn manifest(data: &Path) -> Result<Manifest> {
+fn manifest(data: &Path) -> Result<Outline> {
     let path = data.join("manifest.json");
     let shown = data.display();
     let text = std::fs::read(&path).with_context(|| {
@@ -130,7 +112,7 @@ fn manifest(data: &Path) -> Result<Manifest> {
             path.display()
         )
     })?;
-    let manifest: Manifest = serde_json::from_slice(&text)
+    let manifest = Outline::parse(&text)
         .with_context(|| format!("{} is not the manifest of a data set", path.display()))?;
     ensure!(
         manifest.complete,

@@ -1,0 +1,7 @@
+//! libFuzzer into `targets::grbl_command`.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::run("grbl_command", input));

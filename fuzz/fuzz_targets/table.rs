@@ -1,0 +1,7 @@
+//! libFuzzer into `targets::table`.
+#![no_main]
+
+#[path = "../targets.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|input: &[u8]| targets::run("table", input));
