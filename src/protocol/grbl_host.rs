@@ -319,7 +319,8 @@ impl GrblHost {
             z_um_per_s: self.position.expected.um_per_s(self.clock),
             position_valid: valid[2],
             xy_valid: valid[0] && valid[1],
-            may_move: self.may_move,
+            // What was in touch and is not any more may do anything.
+            may_move: self.may_move || (self.ever_connected && state == StageState::Disconnected),
             firmware: self.firmware.name(),
             warnings: self.firmware.warnings(),
             stops_confirmed: self.stops_confirmed,

@@ -8,6 +8,7 @@ from conftest import RIGID
 from geometry_msgs.msg import TwistStamped
 from hhnet.action import MoveStage
 from rclpy.action import ActionClient
+from rclpy.qos import QoSProfile
 from std_srvs.srv import Trigger
 from test_actions import NAN, at
 
@@ -22,7 +23,9 @@ def move(um: float) -> MoveStage.Goal:
 @pytest.mark.parametrize("count", [10, 100])
 def test_a_stop_after_a_burst_of_goals_leaves_nothing_to_do(graph, client, count):
     at(graph, client, 10.0, **RIGID)
-    mover = ActionClient(client, MoveStage, "move_stage")
+    # What this client does not read at once must not push out what came before it.
+    deep = QoSProfile(depth=1000)
+    mover = ActionClient(client, MoveStage, "move_stage", goal_service_qos_profile=deep, result_service_qos_profile=deep)
     stopper = client.create_client(Trigger, "stepper_bridge/stop")
     assert mover.wait_for_server(10.0) and stopper.wait_for_service(10.0)
     client.spin_until(mover.send_goal_async(move(30.0)).done, 20, "the first goal")
