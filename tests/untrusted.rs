@@ -134,19 +134,7 @@ fn binned_frames_are_mended_and_grey_ones_refused() -> Result<()> {
         for defocus_um in [-20.0, -8.0, -3.0, 0.0, 3.0, 8.0, 20.0] {
             let rgb = microscope.expose_defocused(0.0, 0.0, defocus_um, seed)?;
             let frame = Frame::new(2048, 1536, rgb, Instant::default(), seed)?;
-            let raw = classifier.classify(&binned(&frame)?)?;
             let mended = classifier.classify(&to_model_pixels(&binned(&frame)?, [2.0; 2])?)?;
-            let whole = classifier.classify(&frame)?;
-            let text = |estimate: &Estimate| {
-                let z = estimate.defocus.map_or(f64::NAN, |z| z.0);
-                format!("{:+} {z:+.1} {}", estimate.index.value(), estimate.trusted)
-            };
-            eprintln!(
-                "{seed} {defocus_um:+.0}: whole {} binned {} mended {}",
-                text(&whole),
-                text(&raw),
-                text(&mended)
-            );
             let error_um = mended.defocus.map_or(f64::INFINITY, |z| (z.0 - defocus_um).abs());
             trusted += usize::from(mended.trusted);
             wrong += usize::from(mended.trusted && error_um > 1.5_f64.max(0.35 * defocus_um.abs()));

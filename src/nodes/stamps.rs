@@ -95,7 +95,7 @@ mod tests {
             (now_ms + 40, ""),
             (0, "no time (stamp 0)"),
             (now_ms - 2500, "2.500 s before"),
-            (12_345_678, "20718 days before"),
+            (12_345_678, "20717 days before"),
             (now_ms + 10_000, "10.000 s after"),
         ] {
             let instant = |ms: u64| Instant::from_nanos(1_000_000 * ms);

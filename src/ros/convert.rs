@@ -102,7 +102,8 @@ mod tests {
             data: image.data.iter().flat_map(|&byte| [byte, 0]).collect(),
             ..image.clone()
         };
-        assert_eq!(read(big).unwrap().rgb()[20], 20);
+        // The brightest, 23 * 256, takes 14 bits.
+        assert_eq!(read(big).unwrap().rgb()[20], 4 * 20);
         for (encoding, step, bytes) in [
             ("32FC3", 48, 96),
             ("rgb8", 11, 24),
