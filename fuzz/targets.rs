@@ -304,6 +304,8 @@ fn grbl_host(input: &[u8]) {
                 now = now + pause(byte);
             }
             2 => {
+                // A link that is opened anew was closed before.
+                host.handle_close("the plug was pulled", now);
                 host.handle_open(now);
                 splitter.clear();
                 reported = false;
@@ -351,7 +353,7 @@ const TABLES: [&str; 6] = [
     "File;Page;z (µm);Field;x_um;y_um;pixel_size_um\na.tif;2;-3,5;left;;;0,1\nb.tif;;1;;10;-2,5;\n",
     "sep=;\r\nfile;z [nm]\r\n\"a;\"\"b\"\".png\";3500\r\n",
     "file\tz\na_z+0µm.png\t0 µm\n",
-    "f\0i\0l\0e\0,\0z\0_\0u\0m\0\n\0a\0,\01\0\n\0",
+    "f\0i\0l\0e\0,\0z\0_\0u\0m\0\n\0a\0,\0\x31\0\n\0",
     "symptom,message,meaning,remedy\n\"a\nb\",c,d,e\n",
 ];
 

@@ -74,8 +74,7 @@ fn files(folder: &Path, found: &mut Vec<PathBuf>) {
 /// are quotes.
 fn joined(source: &str) -> String {
     let mut text = String::new();
-    let mut lines = source.lines().peekable();
-    while let Some(line) = lines.next() {
+    for line in source.lines() {
         let line = if text.is_empty() { line } else { line.trim_start() };
         match line.strip_suffix('\\') {
             Some(kept) => text.push_str(kept),
