@@ -304,8 +304,6 @@ fn grbl_host(input: &[u8]) {
                 now = now + pause(byte);
             }
             2 => {
-                // A link that is opened anew was closed before.
-                host.handle_close("the plug was pulled", now);
                 host.handle_open(now);
                 splitter.clear();
                 reported = false;

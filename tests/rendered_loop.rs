@@ -13,6 +13,7 @@ use hhnet::microscope::{LiveMicroscope, MicroscopeConfig, Pose, Shutter};
 use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
 use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
 use hhnet::protocol::status::StageState;
+use hhnet::stage::memory::Remembered;
 use hhnet::stage::{Axis, MechanicsConfig};
 use hhnet::units::Instant;
 
@@ -107,7 +108,9 @@ impl Loop {
         });
         let begin = Instant::from_nanos(5_000_000_000);
         let mut this = Self {
-            host: GrblHost::new(GrblConfig::default()).unwrap(),
+            host: GrblHost::new(GrblConfig::default())
+                .unwrap()
+                .with_memory(Some(Remembered::powered_up_at([0.0; 3]))),
             emulator,
             microscope,
             shutter: Shutter::new(8, 40.0, 0.0005, 0.002).unwrap(),

@@ -366,7 +366,8 @@ fn handle_command(command: &TwistStamped, stage: &StageHandle, moves: &mut MoveG
             "a velocity command took over",
             &stage.status().borrow().clone(),
         ),
-        Err(refusal) => tracing::debug!(node = outlets.name, "{refusal}"),
+        // A line that repeats is counted, not repeated.
+        Err(refusal) => tracing::warn!(node = outlets.name, "{refusal}"),
     }
 }
 

@@ -24,6 +24,9 @@ impl GrblHost {
     /// The link is open: get in touch.
     pub fn handle_open(&mut self, now: Instant) {
         self.clock = self.clock.max(now);
+        if self.ever_connected && self.phase != Phase::Closed {
+            self.lose("the port was opened anew");
+        }
         self.splitter.clear();
         self.out.clear();
         self.mute = false;
