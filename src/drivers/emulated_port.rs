@@ -149,6 +149,19 @@ impl EmulatedPort {
     /// # Errors
     /// As [`Self::open`].
     pub fn attach(link: &Path, stage: EmulatedStage) -> Result<Self, EmulatedPortError> {
+        Self::attach_announced(link, stage, || ())
+    }
+
+    /// The same, with something that is done once the name is ours and before anything can open the port: what stands in files
+    /// about the machine has to be there by then.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn attach_announced(
+        link: &Path,
+        stage: EmulatedStage,
+        announce: impl FnOnce(),
+    ) -> Result<Self, EmulatedPortError> {
         refuse_others(link)?;
         let claim = claim(link)?;
         let ends = openpty(None, None)?;
@@ -160,6 +173,7 @@ impl EmulatedPort {
         fcntl(&ends.master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         // The far end belongs to whoever opens it; kept open here, closing it would go unnoticed.
         drop(ends.slave);
+        announce();
         place_link(&device, link)?;
         let running = Arc::new(AtomicBool::new(true));
         let cable = Cable {

@@ -12,7 +12,7 @@ use r2r::{Publisher, QosProfile};
 
 use super::frames::{FrameOutlet, Shot, ShotSender, median, to_text};
 use super::{frame_in, position_store, virtual_port};
-use crate::drivers::emulated_port::EmulatedPort;
+use crate::drivers::emulated_port::{EmulatedPort, EmulatedStage};
 use crate::frame::Frame;
 use crate::microscope::{
     Exposure, LiveMicroscope, Microscope, MicroscopeConfig, Pose, SensorConfig, Shutter,
@@ -261,15 +261,18 @@ fn open(
         mechanics: parameters.mechanics()?,
         ..EmulatorConfig::default()
     };
-    let port = EmulatedPort::open(link, emulator, Arc::new(move || clock.now()))
-        .with_context(|| format!("the virtual stage cannot offer its port at {}", link.display()))?;
+    let stage = EmulatedStage::new(emulator, Arc::new(move || clock.now()));
     // It knows where it is, as a stage that was just homed does. x and y count from the middle of the slide, z from power-up.
     let [x_um, y_um, _] = start_um;
-    if let Err(error) = position_store(link).save(&Remembered::powered_up_at([x_um, y_um, 0.0])) {
-        tracing::warn!(
-            "the virtual stage cannot say where it stands: {error}; call ~/accept_position of the stepper bridge"
-        );
-    }
+    let announce = || {
+        if let Err(error) = position_store(link).save(&Remembered::powered_up_at([x_um, y_um, 0.0])) {
+            tracing::warn!(
+                "the virtual stage cannot say where it stands: {error}; call ~/accept_position of the stepper bridge"
+            );
+        }
+    };
+    let port = EmulatedPort::attach_announced(link, stage, announce)
+        .with_context(|| format!("the virtual stage cannot offer its port at {}", link.display()))?;
     Ok((microscope, port, shutter))
 }
 
