@@ -47,7 +47,17 @@ def test_what_there_is_and_what_it_means(graph, client):
     graph.start("autofocus")
     client.spin_until(client.is_up, 30, "the stage")
     names = client.call(ListParameters, "classifier/list_parameters", ListParameters.Request()).result.names
-    own = ["model", "objective", "threads", "min_certainty", "condenser_na", "crop_seed", "pixel_size", "stamp", "identical_frames"]
+    own = [
+        "model",
+        "objective",
+        "threads",
+        "min_certainty",
+        "condenser_na",
+        "crop_seed",
+        "pixel_size",
+        "stamp",
+        "identical_frames",
+    ]
     own += ["overlay_rate", "autostart"]
     assert names == [*own, "use_sim_time"]
     request = DescribeParameters.Request(names=["threads", "min_certainty", "model", "absent"])
