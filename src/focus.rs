@@ -54,7 +54,7 @@ const LEAST_COMMAND_S: f64 = 0.03;
 /// Steps up where no estimate can be trusted, and the length of each in depths of class 1: less than the least step down from far away
 /// by more than the error of either, so that the lens does not come back to where it was.
 const SEARCH_STEPS: usize = 2;
-const SEARCH_REACH: f64 = 4.4;
+const SEARCH_REACH: f64 = 4.8;
 
 /// Why nothing moves while the height is unknown.
 pub const POSITION_INVALID: &str =

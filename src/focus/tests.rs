@@ -470,7 +470,7 @@ fn giving_up_says_what_was_seen_and_where() {
     for law in [Law::Paper, Law::Stepwise] {
         let told = sentence_of(law, "28 of 30 patches disagree about the side");
         assert!(
-            told.contains("28 of 30 patches") && told.contains("after a step of 22 µm up"),
+            told.contains("28 of 30 patches") && told.contains("after a step of 24 µm up"),
             "{told}"
         );
         let untold = sentence_of(law, "");
