@@ -170,6 +170,7 @@ pub async fn run(app: App) -> Result<()> {
         defocus: f64::NAN,
         z: f64::NAN,
         motion: None,
+        stage_reason: String::new(),
         is_lost: false,
         is_recorded: false,
         stops: None,
@@ -246,6 +247,11 @@ pub async fn run(app: App) -> Result<()> {
                 controller.handle_stage(report);
                 (known.motion, known.z, known.is_lost) = (Some(report.motion), stage.z, report.z.is_none());
                 (known.stage_heard, known.stage_at) = (now, report.at);
+                known.stage_reason = stage.reason;
+                let is_running = !matches!(controller.phase(), Phase::Disabled | Phase::Failed(_));
+                if is_running && report.motion == Motion::Unavailable {
+                    controller.give_up(known.unavailable());
+                }
                 if known
                     .stops
                     .replace(stage.stops)
@@ -466,6 +472,8 @@ struct Known {
     z: f64,
     /// None until the stage has been heard of.
     motion: Option<Motion>,
+    /// What the stage says of it.
+    stage_reason: String,
     /// The stage was heard of, and its height does not count.
     is_lost: bool,
     /// The camera shows recorded images, which may not move the stage.
@@ -487,6 +495,14 @@ impl Known {
         matches!(self.motion, None | Some(Motion::Unavailable))
     }
 
+    /// Why the stage does not move.
+    fn unavailable(&self) -> String {
+        match self.stage_reason.as_str() {
+            "" => UNAVAILABLE.to_owned(),
+            reason => format!("the stage is not available: {reason}"),
+        }
+    }
+
     /// Why no run can begin.
     fn hindrance(&self, is_active: bool) -> Option<String> {
         if !is_active {
@@ -494,7 +510,7 @@ impl Known {
         } else if self.missing.is_some() {
             self.missing.clone()
         } else if self.motion == Some(Motion::Unavailable) {
-            Some(UNAVAILABLE.to_owned())
+            Some(self.unavailable())
         } else if self.is_lost {
             Some(POSITION_INVALID.to_owned())
         } else {
@@ -513,7 +529,7 @@ impl Known {
             return Err(reason);
         }
         if self.is_stageless() {
-            return Err(UNAVAILABLE.to_owned());
+            return Err(self.unavailable());
         }
         Ok((limit > Duration::ZERO).then_some(limit))
     }
@@ -755,7 +771,7 @@ impl Outlets {
             (Phase::Looking | Phase::Moving, _) => Work::Busy("focusing".into()),
             (Phase::Failed(reason), _) | (_, Some(reason)) => Work::Fault(reason.as_str().into()),
             (Phase::Disabled | Phase::InFocus, None) if known.is_stageless() => {
-                Work::Fault(UNAVAILABLE.into())
+                Work::Fault(known.unavailable().into())
             }
             (Phase::Disabled | Phase::InFocus, None) if known.is_lost => Work::Fault(POSITION_INVALID.into()),
             (Phase::Disabled | Phase::InFocus, None) if known.is_recorded => Work::Fault(REFUSAL.into()),

@@ -3,6 +3,7 @@
 
 pub mod camera;
 pub mod classifier;
+mod commanders;
 pub mod demand;
 pub mod focus_controller;
 pub mod frames;

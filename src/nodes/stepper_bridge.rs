@@ -15,6 +15,7 @@ use r2r::sensor_msgs::msg::JointState;
 use r2r::std_srvs::srv::Trigger;
 use r2r::{Publisher, QosProfile, ServiceRequest};
 
+use super::commanders::Commanders;
 use super::move_goals::{MoveGoals, Outcome};
 use super::stage_waits::{StageWaits, respond};
 use super::{position_store, virtual_port};
@@ -24,7 +25,6 @@ use crate::protocol::grbl_host::GrblConfig;
 use crate::protocol::status::{StageState, StageStatus};
 use crate::ros::action::{ActionServer, GoalRequest};
 use crate::ros::app::App;
-use crate::ros::bond::Bonds;
 use crate::ros::convert::{from_time, header};
 use crate::ros::diagnostics::{Diagnostics, Severity};
 use crate::ros::lifecycle::{Change, Lifecycle, Wish};
@@ -84,8 +84,9 @@ parameters! {
         /// Greatest rate of joint_states and stage_state, Hz: that of a stage in motion. At rest they come ten times a second, and
         /// at once when something changes.
         publish_rate: f64 [1.0..=200.0, "1/s"] = 50.0,
-        /// Node that sends the velocity commands: the state says so when it is gone in a motion. Empty for one that gives no
-        /// signs of life.
+        /// Node that sends the velocity commands: the state says so when it is gone in a motion, and another node may send them only
+        /// while this one says on its `~/state` that it is not at work. Whose a message is ROS does not tell: two that command at a
+        /// time stop the stage. Empty for one that gives no signs of life.
         commander: String = "focus_controller",
         /// Silence after which it counts as gone, s.
         alive_timeout: f64 [0.2..=60.0, "s"] = 1.0,
@@ -162,9 +163,10 @@ pub async fn run(app: App) -> Result<()> {
         zero: Micrometres::from_metres(parameters.power_up_z),
         reported: String::new(),
         stops: 0,
-        commander: Bonds::new(&mut node, [parameters.commander.as_str()], silence, app.clock)?,
+        commanders: Commanders::new(&mut node, &parameters.commander, silence, app.clock)?,
         commanded: false,
         orphaned: None,
+        dispute: None,
         published: None,
         patient_until: Instant::default(),
     };
@@ -310,6 +312,11 @@ async fn drive(
             Event::Goal(request) if !is_active => {
                 request.reject(INACTIVE);
             }
+            // The stop goes on to hold.
+            Event::Command(_) if outlets.dispute.is_some() => stage.begin_stop(),
+            Event::Goal(request) if outlets.dispute.is_some() => {
+                request.reject(outlets.dispute.as_deref().unwrap_or_default());
+            }
             // Zeros of a commander that is done do not mean another client's move; ~/stop does.
             Event::Command(command) if command.twist.linear.z == 0.0 && moves.is_busy() => {}
             Event::Command(command) => handle_command(&command, stage, moves, outlets),
@@ -327,8 +334,12 @@ async fn drive(
             }
             Event::Home(request) if !is_active => respond(request, Err::<String, _>(INACTIVE)),
             Event::Home(request) => {
+                let outcome = match &outlets.dispute {
+                    Some(dispute) => Err(dispute.clone()),
+                    None => stage.home().map_err(|refusal| refusal.to_string()),
+                };
                 let message = "homing; stage_state says when the position is valid";
-                respond(request, stage.home().map(|()| message.to_owned()));
+                respond(request, outcome.map(|()| message.to_owned()));
             }
             Event::AcceptPosition(request) => {
                 let outcome = accept_position(&request.message, stage, outlets.zero);
@@ -336,7 +347,13 @@ async fn drive(
             }
             Event::Settle => {}
             Event::Report => {
-                let gone = outlets.commander.gone(now).filter(|_| outlets.commanded);
+                let dispute = outlets.commanders.dispute(lifecycle, now);
+                if dispute.is_some() && outlets.dispute.is_none() {
+                    outlets.commanded = false;
+                    moves.stop("more than one node commands the stage", stage, now);
+                }
+                outlets.dispute = dispute;
+                let gone = outlets.commanders.gone(now).filter(|_| outlets.commanded);
                 if gone.is_some() && outlets.orphaned.is_none() {
                     // Its commands expire by themselves, but how soon is a parameter.
                     stage.begin_stop();
@@ -344,7 +361,10 @@ async fn drive(
                 outlets.orphaned = gone;
                 outlets.report(&status.borrow_and_update().clone(), is_active, now);
             }
-            Event::Second => outlets.publish_diagnostics(&status.borrow().clone(), now),
+            Event::Second => {
+                let status = outlets.said_of(&status.borrow(), now);
+                outlets.publish_diagnostics(&status, now);
+            }
         }
         moves.follow(stage, now);
         let is_settled = waits.settle(&stage.status().borrow().clone(), outlets.zero, now);
@@ -497,12 +517,14 @@ struct Outlets {
     zero: Micrometres,
     /// How often `~/stop` was called.
     stops: u32,
-    /// Whoever sends velocities.
-    commander: Bonds,
+    /// Those who send velocities.
+    commanders: Commanders,
     /// Whether the newest velocity was a motion.
     commanded: bool,
     /// That the commander went in a motion, until it is back, somebody else commands, or the fault is cleared.
     orphaned: Option<String>,
+    /// Why nobody is obeyed.
+    dispute: Option<String>,
     /// What was published last, and when.
     published: Option<(StageStateMsg, Instant)>,
     /// The trouble that the log told last.
@@ -512,22 +534,32 @@ struct Outlets {
 }
 
 impl Outlets {
+    /// What is said of the stage: what its driver says, unless that is old or nobody may move it.
+    fn said_of(&self, status: &StageStatus, now: Instant) -> StageStatus {
+        let is_known = !matches!(status.state, StageState::Disconnected | StageState::Fault);
+        match &self.dispute {
+            _ if now.since(status.stamp) > STATUS_LIMIT && status.state != StageState::Disconnected => {
+                StageStatus {
+                    state: StageState::Disconnected,
+                    reason: "the driver of the stage has stopped: restart the stepper bridge".to_owned(),
+                    position_um: [f64::NAN; 3],
+                    position_valid: false,
+                    xy_valid: false,
+                    ..status.clone()
+                }
+            }
+            Some(dispute) if is_known => StageStatus {
+                state: StageState::Fault,
+                reason: dispute.clone(),
+                ..status.clone()
+            },
+            _ => status.clone(),
+        }
+    }
+
     /// Position and state; publishing fails only while the process ends.
     fn report(&mut self, status: &StageStatus, is_active: bool, now: Instant) {
-        let outdated;
-        let status = if now.since(status.stamp) > STATUS_LIMIT && status.state != StageState::Disconnected {
-            outdated = StageStatus {
-                state: StageState::Disconnected,
-                reason: "the driver of the stage has stopped: restart the stepper bridge".to_owned(),
-                position_um: [f64::NAN; 3],
-                position_valid: false,
-                xy_valid: false,
-                ..status.clone()
-            };
-            &outdated
-        } else {
-            status
-        };
+        let status = &self.said_of(status, now);
         // What has never been in touch knows no time.
         let at = if status.state == StageState::Disconnected {
             now

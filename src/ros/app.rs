@@ -142,7 +142,9 @@ impl Process {
     /// # Errors
     /// The first node's error, or nodes that did not stop in time.
     pub async fn run(mut self) -> Result<()> {
-        arguments::overrides().expect(self.nodes.nodes.len() + self.last.nodes.len());
+        arguments::given()
+            .overrides
+            .expect(self.nodes.nodes.len() + self.last.nodes.len());
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         // The terminal or the session it was started from is closed; started by nohup, it is to outlive them.
@@ -206,8 +208,8 @@ pub fn main(add: impl FnOnce(&mut Process)) -> std::process::ExitCode {
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
     let outcome = arguments::read(arguments).and_then(|wish| match wish {
-        Wish::Run(overrides) => {
-            arguments::keep(overrides);
+        Wish::Run(given) => {
+            arguments::keep(given);
             run(add)
         }
         Wish::Help => {

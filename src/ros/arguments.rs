@@ -13,17 +13,61 @@ use super::params::Overrides;
 /// Longest name of a node and longest namespace; ROS takes 245 letters and wants room for topics below it.
 const MOST_LETTERS: usize = 200;
 
+/// What a rule begins with that is for topics only, and for services only.
+const TOPIC: &str = "rostopic://";
+const SERVICE: &str = "rosservice://";
+
 /// The last domain whose ports exist, with the port numbers that DDS has by default.
 const LAST_DOMAIN: u8 = 232;
 
-/// What the command line and its files say about parameters.
-static OVERRIDES: OnceLock<Overrides> = OnceLock::new();
+/// What the command line and its files say.
+static GIVEN: OnceLock<Given> = OnceLock::new();
+
+/// What the command line says to the nodes of its process.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// Parameters, those of its files too.
+    pub(super) overrides: Overrides,
+    /// Other names for topics, in the order in which they count.
+    remaps: Vec<Remap>,
+}
+
+/// Another name for a topic.
+#[derive(Debug)]
+struct Remap {
+    /// The node for which it counts; None for all.
+    node: Option<String>,
+    from: String,
+    to: String,
+}
+
+impl Given {
+    /// The full name under which a node finds a topic, as rcl resolves it: `node` is its full name, `/lab1/camera`.
+    pub(super) fn topic(&self, node: &str, topic: &str) -> String {
+        let name = node.rsplit('/').next().unwrap_or_default();
+        let full = expanded(node, topic);
+        let rule = self.remaps.iter().find(|remap| {
+            remap.node.as_deref().is_none_or(|only| only == name) && expanded(node, &remap.from) == full
+        });
+        rule.map_or(full, |rule| expanded(node, &rule.to))
+    }
+}
+
+/// A topic's full name without any remapping.
+fn expanded(node: &str, topic: &str) -> String {
+    let namespace = node.rsplit_once('/').map_or("", |(namespace, _)| namespace);
+    match topic.strip_prefix("~/") {
+        Some(below) => format!("{node}/{below}"),
+        None if topic.starts_with('/') => topic.to_owned(),
+        None => format!("{namespace}/{topic}"),
+    }
+}
 
 /// What a process is asked to do.
 #[derive(Debug)]
 pub(super) enum Wish {
-    /// Run, with these parameters.
-    Run(Overrides),
+    /// Run, with these parameters and names.
+    Run(Given),
     /// Say how it is used.
     Help,
 }
@@ -33,7 +77,7 @@ pub(super) enum Wish {
 /// # Errors
 /// A sentence that names the argument, or the file that it names, and the remedy.
 pub(super) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Wish> {
-    let mut overrides = Overrides::default();
+    let mut given = Given::default();
     let mut arguments = arguments.into_iter().map(text);
     let mut is_ros = false;
     while let Some(argument) = arguments.next().transpose()? {
@@ -41,7 +85,7 @@ pub(super) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Wish
             ("--ros-args", _) => is_ros = true,
             ("--", true) => is_ros = false,
             ("--help" | "-h", false) => return Ok(Wish::Help),
-            (option, true) => ros(option, &mut arguments, &mut overrides)?,
+            (option, true) => ros(option, &mut arguments, &mut given)?,
             (unknown, false) => {
                 bail!(
                     "unknown argument '{unknown}': ROS arguments come after --ros-args, and --help shows them"
@@ -49,7 +93,7 @@ pub(super) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Wish
             }
         }
     }
-    Ok(Wish::Run(overrides))
+    Ok(Wish::Run(given))
 }
 
 /// Checks what `ROS_DOMAIN_ID` says: the middleware ends the process without a word of ours where its ports run out, and reads
@@ -69,15 +113,15 @@ pub(super) fn check_domain(given: Option<&str>) -> Result<()> {
     }
 }
 
-/// Keeps the parameters for the nodes of this process.
-pub(super) fn keep(overrides: Overrides) {
+/// Keeps what was read for the nodes of this process.
+pub(super) fn keep(given: Given) {
     // Set once, at the start.
-    OVERRIDES.get_or_init(|| overrides);
+    GIVEN.get_or_init(|| given);
 }
 
 /// What was kept; nothing in a process that read no arguments.
-pub(super) fn overrides() -> &'static Overrides {
-    OVERRIDES.get_or_init(Overrides::default)
+pub(super) fn given() -> &'static Given {
+    GIVEN.get_or_init(Given::default)
 }
 
 /// How an executable is used.
@@ -103,11 +147,7 @@ fn text(argument: OsString) -> Result<String> {
         .map_err(|argument| anyhow!("the argument {argument:?} is not UTF-8 text: write it as such"))
 }
 
-fn ros(
-    option: &str,
-    rest: &mut impl Iterator<Item = Result<String>>,
-    overrides: &mut Overrides,
-) -> Result<()> {
+fn ros(option: &str, rest: &mut impl Iterator<Item = Result<String>>, given: &mut Given) -> Result<()> {
     let is_switch = ["rosout-logs", "stdout-logs", "external-lib-logs"]
         .iter()
         .any(|name| {
@@ -119,10 +159,10 @@ fn ros(
     if is_switch {
         return Ok(());
     }
-    let check: fn(&str, &mut Overrides) -> Result<()> = match option {
+    let check: fn(&str, &mut Given) -> Result<()> = match option {
         "-p" | "--param" => parameter,
-        "--params-file" => |file, overrides| overrides.add_file(Path::new(file)),
-        "-r" | "--remap" => |rule, _| remap(rule),
+        "--params-file" => |file, given| given.overrides.add_file(Path::new(file)),
+        "-r" | "--remap" => remap,
         "--log-level" => |level, _| log_level(level),
         "-e" | "--enclave" => |name, _| enclave(name),
         "--log-config-file" => |file, _| log_config(file),
@@ -134,10 +174,10 @@ fn ros(
     let value = rest.next().transpose()?;
     let value =
         value.with_context(|| format!("{option} is the last argument: write what it stands for after it"))?;
-    check(&value, overrides)
+    check(&value, given)
 }
 
-fn parameter(rule: &str, overrides: &mut Overrides) -> Result<()> {
+fn parameter(rule: &str, given: &mut Given) -> Result<()> {
     let (left, value) = rule.split_once(":=").with_context(|| {
         format!("-p {rule} has no ':=': write -p NAME:=VALUE, or -p NODE:NAME:=VALUE for one node")
     })?;
@@ -150,17 +190,18 @@ fn parameter(rule: &str, overrides: &mut Overrides) -> Result<()> {
         is_name,
         "-p {rule} names no parameter: letters, digits and underscores, levels separated by dots, NODE: before it for one node"
     );
-    let added = overrides.add_rule(node, name, value, rule);
+    let added = given.overrides.add_rule(node, name, value, rule);
     added.with_context(|| format!("-p {rule}"))
 }
 
-fn remap(rule: &str) -> Result<()> {
+fn remap(rule: &str, given: &mut Given) -> Result<()> {
     let bad = || format!("-r {rule}: write FROM:=TO, names of letters, digits, underscores and slashes");
     let (from, to) = rule.split_once(":=").with_context(bad)?;
     let (node, from) = match from.rsplit_once(':') {
         Some(("rostopic" | "rosservice", _)) | None => (None, from),
         Some((node, from)) => (Some(node), from),
     };
+
     ensure!(node.is_none_or(is_word), bad());
     match from {
         "__ns" => ensure!(
@@ -171,7 +212,17 @@ fn remap(rule: &str) -> Result<()> {
             is_word(to),
             "-r {rule}: '{to}' is no node's name: at most {MOST_LETTERS} letters, digits and underscores"
         ),
-        _ => ensure!(is_topic(from) && is_topic(to), bad()),
+        _ => {
+            ensure!(is_topic(from) && is_topic(to), bad());
+            if !from.starts_with(SERVICE) {
+                let bare = |name: &str| name.strip_prefix(TOPIC).unwrap_or(name).to_owned();
+                given.remaps.push(Remap {
+                    node: node.map(str::to_owned),
+                    from: bare(from),
+                    to: bare(to),
+                });
+            }
+        }
     }
     Ok(())
 }
@@ -223,7 +274,7 @@ fn is_absolute(name: &str) -> bool {
 
 /// A topic or service, absolute, relative or below a node's name.
 fn is_topic(name: &str) -> bool {
-    let bare = ["rostopic://", "rosservice://"]
+    let bare = [TOPIC, SERVICE]
         .iter()
         .find_map(|scheme| name.strip_prefix(scheme));
     let name = bare.unwrap_or(name);
@@ -298,6 +349,29 @@ mod tests {
             assert!(refusal.contains(word), "{line}: {refusal}");
         }
         assert!(read([OsString::new()]).is_err());
+    }
+
+    #[test]
+    fn topics_are_found_under_their_other_names() {
+        let line = "--ros-args -r cmd_vel:=velocity -r eye:focus:=/seen -r ~/alive:=life -r rosservice://stop:=halt \
+                    -r rostopic:///lab/truth:=rostopic://told -r focus:=late";
+        let Ok(Wish::Run(given)) = wish(line) else {
+            panic!("{line}");
+        };
+        for (node, topic, full) in [
+            ("/stage", "cmd_vel", "/velocity"),
+            ("/lab/stage", "cmd_vel", "/lab/velocity"),
+            ("/lab/stage", "/cmd_vel", "/cmd_vel"),
+            ("/stage", "/cmd_vel", "/velocity"),
+            ("/eye", "focus", "/seen"),
+            ("/lab/ear", "focus", "/lab/late"),
+            ("/lab/ear", "~/alive", "/lab/life"),
+            ("/lab/ear", "~/state", "/lab/ear/state"),
+            ("/lab/ear", "stop", "/lab/stop"),
+            ("/lab/ear", "truth", "/lab/told"),
+        ] {
+            assert_eq!(given.topic(node, topic), full, "{topic} of {node}");
+        }
     }
 
     #[test]

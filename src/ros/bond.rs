@@ -3,10 +3,12 @@
 //! A node with a lifecycle publishes [`Alive`] on `~/alive` every [`PERIOD`] and whenever its state changes. [`Bonds`] listens to
 //! the nodes that its owner needs and says which of them is missing: silent for too long (crashed, hung, cut off), or not active.
 //! A node that has never been heard is not missed: a foreign camera driver gives no signs, and what does not come from it is
-//! noticed by the age of its data. Every node ends with a last sign, so that a crash and an end can be told apart.
+//! noticed by the age of its data. Every node ends with a last sign, so that a crash and an end can be told apart. Signs of two
+//! nodes in turn under one name are told too: then nothing that comes by that name can be trusted.
 //!
 //! Silence is measured from the arrival of a sign by the listener's own clock: clocks of two computers need not agree.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -23,18 +25,23 @@ use crate::units::Instant;
 /// Time between two signs.
 pub const PERIOD: Duration = Duration::from_millis(100);
 
+/// For how long a name counts as taken twice after the last proof; several times [`PERIOD`].
+const DOUBLE_LIMIT: Duration = Duration::from_millis(500);
+
 /// Gives signs of life until the process ends; the last one says so.
 pub(super) fn give_signs(node: &mut Builder, app: &App, mut states: watch::Receiver<State>) -> Result<()> {
     let publisher = node.publisher::<Alive>("~/alive", QosProfile::default().keep_last(1))?;
     let name = node.name().to_owned();
     let app = app.clone();
     let clock = app.clock;
+    let instance = RandomState::new().hash_one(&name);
     let sign = move |state: State| {
         // Publishing fails only while the node ends.
         drop(publisher.publish(&Alive {
             stamp: to_time(clock.now()),
             node: name.clone(),
             state: state.id(),
+            instance,
         }));
     };
     tokio::spawn(async move {
@@ -73,6 +80,29 @@ struct Need {
 struct Sign {
     state: u8,
     heard: Instant,
+    instance: u64,
+    /// The instance that was heard before this one.
+    before: Option<u64>,
+    /// When one was heard again after another: a node that was started anew does not come back.
+    doubled: Option<Instant>,
+}
+
+impl Sign {
+    fn after(previous: Option<Self>, alive: &Alive, heard: Instant) -> Self {
+        let (before, doubled) = match previous {
+            None => (None, None),
+            Some(last) if last.instance == alive.instance => (last.before, last.doubled),
+            Some(last) if last.before == Some(alive.instance) => (Some(last.instance), Some(heard)),
+            Some(last) => (Some(last.instance), last.doubled),
+        };
+        Self {
+            state: alive.state,
+            heard,
+            instance: alive.instance,
+            before,
+            doubled,
+        }
+    }
 }
 
 impl Bonds {
@@ -93,10 +123,7 @@ impl Bonds {
             let (sender, sign) = watch::channel(None);
             tokio::spawn(async move {
                 while let Some(alive) = signs.next().await {
-                    sender.send_replace(Some(Sign {
-                        state: alive.state,
-                        heard: clock.now(),
-                    }));
+                    sender.send_modify(|sign| *sign = Some(Sign::after(*sign, &alive, clock.now())));
                 }
             });
             needs.push(Need {
@@ -107,9 +134,33 @@ impl Bonds {
         Ok(Self { needs, limit })
     }
 
-    /// Which of the nodes is missing, as a sentence: silent, or not active.
+    /// Listens to the nodes of the same name as `node`, itself included.
+    ///
+    /// # Errors
+    /// If ROS refuses the name.
+    pub(super) fn own(node: &mut Builder, clock: Clock) -> Result<Self> {
+        let mut bonds = Self::new(node, ["~"], DOUBLE_LIMIT, clock)?;
+        bonds.needs[0].name = format!("/{}", node.name());
+        Ok(bonds)
+    }
+
+    /// Which of the nodes is missing, as a sentence: silent, not active, or there twice.
     pub fn missing(&self, now: Instant) -> Option<String> {
-        self.first(|name, sign| gone(name, sign, now, self.limit).or_else(|| idle(name, sign)))
+        self.first(|name, sign| {
+            gone(name, sign, now, self.limit)
+                .or_else(|| double(name, sign, now))
+                .or_else(|| idle(name, sign))
+        })
+    }
+
+    /// Which of the nodes is there twice, as a sentence.
+    pub fn double(&self, now: Instant) -> Option<String> {
+        self.first(|name, sign| double(name, sign, now))
+    }
+
+    /// Whether each of the nodes was heard.
+    pub fn is_heard(&self) -> bool {
+        self.needs.iter().all(|need| need.sign.borrow().is_some())
     }
 
     /// Which of the nodes is gone without a word, as a sentence.
@@ -134,6 +185,17 @@ fn gone(name: &str, sign: Sign, now: Instant, limit: Duration) -> Option<String>
     })
 }
 
+fn double(name: &str, sign: Sign, now: Instant) -> Option<String> {
+    let heard = sign
+        .doubled
+        .is_some_and(|doubled| now.since(doubled) <= DOUBLE_LIMIT);
+    heard.then(|| {
+        format!(
+            "two nodes named {name} run: end one of them, or give each graph a namespace or a ROS_DOMAIN_ID of its own"
+        )
+    })
+}
+
 fn idle(name: &str, sign: Sign) -> Option<String> {
     let is_active = sign.state == State::Active.id();
     (!is_active).then(|| format!("the {name} is not active but {}", State::label_of(sign.state)))
@@ -154,6 +216,9 @@ mod tests {
                 sign: watch::Sender::new(sign.map(|(state, ms)| Sign {
                     state: state.id(),
                     heard: at(ms),
+                    instance: 1,
+                    before: None,
+                    doubled: None,
                 }))
                 .subscribe(),
             });
@@ -190,5 +255,33 @@ mod tests {
             "the camera is not active but finalized",
             "",
         );
+    }
+
+    #[test]
+    fn two_nodes_of_one_name_are_told_from_one_that_was_started_anew() {
+        let check = |instances: &[u64], is_double: bool| {
+            let mut sign = None;
+            for (count, &instance) in (0..).zip(instances) {
+                let alive = Alive {
+                    state: State::Active.id(),
+                    instance,
+                    ..Alive::default()
+                };
+                sign = Some(Sign::after(sign, &alive, at(50 * count)));
+            }
+            let now = at(50 * (instances.len() as u64 - 1));
+            let said = double("camera", sign.unwrap(), now);
+            assert_eq!(said.is_some(), is_double, "{instances:?}: {said:?}");
+            assert_eq!(
+                double("camera", sign.unwrap(), now + Duration::from_millis(700)),
+                None
+            );
+        };
+        check(&[1, 1, 1], false);
+        check(&[1, 1, 2, 2, 3], false);
+        check(&[1, 2, 1], true);
+        check(&[1, 1, 2, 2, 2, 1, 1], true);
+        check(&[1, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2], true);
+        check(&[1, 2, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2], false);
     }
 }

@@ -20,10 +20,14 @@ pub fn to_time(instant: Instant) -> Time {
     }
 }
 
-/// The instant of a stamp; zero for stamps before 1970.
+/// The instant of a stamp. Zero, which everything here takes for no time at all, for what is no stamp of today: seconds before
+/// 1970, nanoseconds that are more than a second.
 pub fn from_time(time: &Time) -> Instant {
-    let seconds = u64::try_from(time.sec).unwrap_or(0);
-    Instant::from_nanos(seconds * NANOS_PER_SECOND + u64::from(time.nanosec))
+    let nanos = u64::from(time.nanosec);
+    Instant::from_nanos(match u64::try_from(time.sec) {
+        Ok(seconds) if nanos < NANOS_PER_SECOND => seconds * NANOS_PER_SECOND + nanos,
+        _ => 0,
+    })
 }
 
 /// A header.
@@ -76,7 +80,18 @@ mod tests {
     fn stamps_round_trip() {
         let instant = Instant::from_nanos(1_790_000_000_123_456_789);
         assert_eq!(from_time(&to_time(instant)), instant);
-        assert_eq!(from_time(&Time { sec: -5, nanosec: 0 }), Instant::from_nanos(0));
+        for (sec, nanosec) in [
+            (-5, 0),
+            (-1, 999_999_999),
+            (1_790_000_000, 1_000_000_000),
+            (0, u32::MAX),
+        ] {
+            assert_eq!(
+                from_time(&Time { sec, nanosec }),
+                Instant::default(),
+                "{sec} {nanosec}"
+            );
+        }
     }
 
     #[test]

@@ -30,10 +30,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 pub use self::machine::{Change, State};
 use self::machine::{EDGES, Edge, End, Machine};
 use super::app::{App, Clock};
-use super::bond;
+use super::bond::{self, Bonds};
 use super::diagnostics::{Diagnostics, Severity};
 use super::node::{Builder, Requests, services_deep};
 use super::presence::Work;
+use crate::units::Instant;
 
 /// How often a broken node looks whether a change that was just answered has ended, and a node that is not configured says so.
 const RETRY: Duration = Duration::from_millis(1);
@@ -45,6 +46,8 @@ pub struct Lifecycle {
     server: Arc<Server>,
     /// What broke, until the node is to be configured again.
     fault: Option<Arc<str>>,
+    /// Nodes of the same name.
+    own: Bonds,
 }
 
 /// Something the node is asked to do. Dropped without an answer it has failed.
@@ -118,6 +121,7 @@ impl Lifecycle {
         });
         serve(node, &server)?;
         bond::give_signs(node, app, server.state.subscribe())?;
+        let own = Bonds::own(node, app.clock)?;
         let one = server.clone();
         if autostart {
             tokio::spawn(async move {
@@ -133,7 +137,13 @@ impl Lifecycle {
             wishes,
             server,
             fault: None,
+            own,
         })
+    }
+
+    /// That another node has the same name, as a sentence.
+    pub fn double(&self, now: Instant) -> Option<String> {
+        self.own.double(now)
     }
 
     /// The next wish. Never, once the node is gone.

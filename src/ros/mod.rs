@@ -7,6 +7,7 @@
 //! * [`params`]: declared parameters. Unknown and mistyped overrides are refused with a sentence.
 //! * [`lifecycle`]: managed nodes, their five services and events.
 //! * [`bond`]: signs of life, and who misses them.
+//! * [`graph`]: who publishes what.
 //! * [`presence`]: `~/state` and `~/about` for orchestrators.
 //! * [`log`]: `tracing` to the console and to `/rosout`, which r2r leaves silent on Jazzy.
 //! * [`diagnostics`]: `/diagnostics` at 1 Hz.
@@ -97,6 +98,7 @@ mod arguments;
 pub mod bond;
 pub mod convert;
 pub mod diagnostics;
+pub mod graph;
 pub mod lifecycle;
 pub mod log;
 pub mod node;

@@ -15,6 +15,8 @@ use r2r::{Publisher, QosProfile, ServiceRequest, WrappedServiceTypeSupport, Wrap
 use tokio::sync::{Notify, watch};
 
 use super::app::Clock;
+use super::arguments;
+use super::graph::{Endpoint, Graph};
 use super::params::{self, Parameters};
 
 /// Longest wait of one `spin_once`: bounds how late shutdown and answers to clients are noticed.
@@ -99,6 +101,7 @@ pub struct Builder {
     node: r2r::Node,
     name: String,
     services: Vec<Forward>,
+    graph: Graph,
 }
 
 /// Moves the requests of one service from r2r's queue to the node's.
@@ -119,6 +122,7 @@ impl Builder {
             node,
             name,
             services: Vec::new(),
+            graph: Graph::default(),
         };
         #[cfg(logger_services)]
         super::log::serve(&mut builder)?;
@@ -161,7 +165,20 @@ impl Builder {
             .with_context(|| format!("topic {topic} cannot be published"))
     }
 
-    /// A subscription that yields the newest message and drops the ones it overtook. Must be called inside a tokio runtime.
+    /// The full name under which this node has a topic.
+    pub fn topic(&self, topic: &str) -> String {
+        arguments::given().topic(&format!("/{}", self.name), topic)
+    }
+
+    /// Who publishes a topic, looked up several times a second while the node spins.
+    pub fn publishers_of(&mut self, topic: &str) -> watch::Receiver<Vec<Endpoint>> {
+        let topic = self.topic(topic);
+        self.graph.watch(topic)
+    }
+
+    /// A subscription that yields the newest message and drops the ones it overtook. A publisher that offers less than `qos` asks for
+    /// (best effort for reliable, nothing kept for late subscribers) is heard all the same, as it comes. Must be called inside a
+    /// tokio runtime.
     ///
     /// # Errors
     /// If ROS refuses the topic name.
@@ -172,9 +189,21 @@ impl Builder {
     ) -> Result<Newest<T>> {
         let stream = self
             .node
-            .subscribe(topic, qos)
+            .subscribe(topic, qos.clone())
             .with_context(|| format!("topic {topic} cannot be subscribed"))?;
-        Ok(Newest::pumped(stream))
+        let newest = Newest::pumped(stream);
+        let (runtime, slot, name) = (
+            tokio::runtime::Handle::current(),
+            newest.slot.clone(),
+            topic.to_owned(),
+        );
+        let undemanding = qos.clone().best_effort().volatile();
+        self.graph.join_when_needed(self.topic(topic), qos, move |node| {
+            let stream = node.subscribe(&name, undemanding)?;
+            runtime.spawn(pump(stream, slot));
+            Ok(())
+        });
+        Ok(newest)
     }
 
     /// A service, as a stream of requests. More than [`MOST_REQUESTS`] that wait are answered as [`Busy`] says.
@@ -229,6 +258,7 @@ impl Builder {
                 self.node.spin_once(SPIN_TIMEOUT);
                 // r2r takes one request of each service a turn, and drops it when ten wait: so none waits there.
                 self.services.iter_mut().for_each(|forward| forward());
+                self.graph.look(&mut self.node, &self.name);
                 if let Some(pause) = guard.after(before.elapsed()) {
                     std::thread::sleep(pause);
                 }
@@ -295,7 +325,7 @@ struct Held<T> {
 }
 
 impl<T: Send + 'static> Newest<T> {
-    fn pumped(mut stream: impl Stream<Item = T> + Unpin + Send + 'static) -> Self {
+    fn pumped(stream: impl Stream<Item = T> + Unpin + Send + 'static) -> Self {
         let slot = Arc::new(Slot {
             held: Mutex::new(Held {
                 newest: None,
@@ -305,16 +335,7 @@ impl<T: Send + 'static> Newest<T> {
             }),
             changed: Notify::new(),
         });
-        let filled = slot.clone();
-        tokio::spawn(async move {
-            while let Some(message) = stream.next().await {
-                filled.change(|held| {
-                    held.overtaken += u64::from(held.newest.replace(message).is_some());
-                    held.arrived = Some(Instant::now());
-                });
-            }
-            filled.change(|held| held.is_over = true);
-        });
+        tokio::spawn(pump(stream, slot.clone()));
         Self { slot, arrived: None }
     }
 
@@ -347,6 +368,17 @@ impl<T: Send + 'static> Newest<T> {
     pub fn forget(&mut self) {
         self.slot.lock().newest = None;
     }
+}
+
+/// Empties a stream into a slot.
+async fn pump<T>(mut stream: impl Stream<Item = T> + Unpin, slot: Arc<Slot<T>>) {
+    while let Some(message) = stream.next().await {
+        slot.change(|held| {
+            held.overtaken += u64::from(held.newest.replace(message).is_some());
+            held.arrived = Some(Instant::now());
+        });
+    }
+    slot.change(|held| held.is_over = true);
 }
 
 impl<T> Slot<T> {

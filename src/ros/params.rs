@@ -238,7 +238,7 @@ fn defaults<P: Parameters>() -> Result<Map<String, Value>> {
 
 /// The parameters of the node of this full name, with the overrides that are meant for it.
 pub(super) fn declare<P: Parameters>(node: &str) -> Result<Store<P>> {
-    let overrides = super::arguments::overrides();
+    let overrides = &super::arguments::given().overrides;
     let store = Store::new(overrides.of(node, P::SECTION)?)?;
     overrides.came(node);
     Ok(store)

@@ -11,7 +11,7 @@ from conftest import RUN, seconds
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from hhnet.msg import NodeState
 from PIL import Image as Picture
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from sensor_msgs.msg import CameraInfo, Image
 
 Z_UM = 5.0
@@ -250,3 +250,11 @@ def test_long_texts_are_not_repeated(graph, client, camera):
     assert "images encoded as 'xxxx" in estimate.reason and len(estimate.reason) < 300
     lines = [line for line in graph.log("classifier_node").splitlines() if "frame refused" in line]
     assert lines and max(map(len, lines)) < 500
+
+
+def test_a_best_effort_camera_is_heard(graph, client, camera):
+    client.destroy_publisher(camera.images)
+    camera.images = client.create_publisher(Image, "image_raw", qos_profile_sensor_data)
+    graph.start("classifier_node")
+    estimate = camera.next_estimate(lambda estimate: estimate.trusted)
+    assert 1e6 * estimate.defocus == pytest.approx(Z_UM, abs=2.5)
