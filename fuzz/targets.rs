@@ -9,6 +9,7 @@ use std::time::Duration;
 use hhnet::dataset::depth::Depth;
 use hhnet::dataset::manifest::{Manifest, Outline};
 use hhnet::dataset::{pages, stack};
+use hhnet::encoding::{self, ByteOrder, RawImage};
 use hhnet::protocol::grbl::{Command, Distance};
 use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
 use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
@@ -151,6 +152,24 @@ pub const TARGETS: &[Target] = &[
             "\u{0}\u{0}\u{0}\u{0}",
             "IHDR",
             "IDAT",
+        ],
+    },
+    Target {
+        name: "image_message",
+        run: image_message,
+        seeds: messages,
+        pieces: &[
+            "bayer_rggb",
+            "mono",
+            "nv",
+            "yuv422",
+            "rgba",
+            "16",
+            "8",
+            "UC",
+            "\u{0}",
+            "\u{0}\u{1}\u{1}",
+            "\u{7f}",
         ],
     },
     Target {
@@ -382,6 +401,62 @@ fn manifest(input: &[u8]) {
     drop(Outline::parse(input));
     if let Ok(mut manifest) = Manifest::parse(input) {
         manifest.total();
+    }
+}
+
+/// Image messages: the encoding's name, a zero, then width, height, bytes a row, byte order, and the data.
+fn messages() -> Vec<Vec<u8>> {
+    let message = |encoding: &str, step: u8, bytes: usize| {
+        let mut message = encoding.as_bytes().to_vec();
+        message.extend([0, 4, 4, step, 1]);
+        message.extend((0..bytes).map(|at| (37 * at) as u8));
+        message
+    };
+    vec![
+        message("rgb8", 12, 48),
+        message("bgra8", 18, 72),
+        message("mono16", 8, 32),
+        message("bayer_grbg8", 4, 16),
+        message("bayer_rggb16", 8, 32),
+        message("yuv422_yuy2", 8, 32),
+        message("nv12", 4, 24),
+        message("nv24", 4, 48),
+        message("16UC3", 24, 96),
+    ]
+}
+
+/// A size of a message: small ones as they are, the largest byte for one that is absurd.
+fn size(byte: u8) -> usize {
+    match byte {
+        255 => usize::MAX / 2,
+        254 => 1 << 40,
+        byte => usize::from(byte),
+    }
+}
+
+/// Image messages of foreign cameras: three bytes for every pixel, or a refusal.
+fn image_message(input: &[u8]) {
+    let end = input.iter().position(|byte| *byte == 0).unwrap_or(input.len());
+    let (name, rest) = input.split_at(end);
+    let [_, width, height, step, big, ref data @ ..] = *rest else {
+        return;
+    };
+    let (width, height) = (size(width), size(height));
+    let image = RawImage {
+        width,
+        height,
+        step: size(step),
+        encoding: String::from_utf8_lossy(name).into_owned(),
+        order: if big % 2 == 0 {
+            ByteOrder::Little
+        } else {
+            ByteOrder::Big
+        },
+        data: data.to_vec(),
+    };
+    match encoding::decode(image, &mut encoding::Depth::default()) {
+        Ok(rgb) => assert_eq!(rgb.len(), 3 * width * height),
+        Err(error) => assert!(error.to_string().len() < 400, "{error}"),
     }
 }
 

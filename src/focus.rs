@@ -38,6 +38,10 @@ use crate::units::{Instant, Micrometres};
 /// How far the clock of a camera may run ahead of the controller's.
 const CLOCK_SKEW: Duration = Duration::from_millis(50);
 
+/// Time after which the lens has come to rest from a motion that was not this run's: ringing of half a micrometre and more, after a long
+/// move, is gone.
+const FOREIGN_SETTLE: Duration = Duration::from_millis(250);
+
 /// Age of the stage's newest report above which nothing is known of it; more than the longest period of reports (1 s).
 const STAGE_LIMIT: Duration = Duration::from_millis(1500);
 
@@ -366,6 +370,10 @@ impl FocusController {
     /// Exposures from here on show the stage at rest.
     fn counts_from(&self) -> Instant {
         match self.still_since {
+            // Somebody else's motion, just before the run: longer and faster than a step, and the lens rings longer after it.
+            Some(since) if self.last_motion_command == self.enabled_at => {
+                (since + FOREIGN_SETTLE).max(self.enabled_at + self.config.settle)
+            }
             Some(since) => since.max(self.last_motion_command) + self.config.settle,
             None => Instant::from_nanos(u64::MAX),
         }

@@ -126,5 +126,6 @@ parsers!(
     table,
     manifest,
     pages,
+    image_message,
     onnx_metadata,
 );

@@ -150,6 +150,15 @@ class Client(Node):
         request = AcceptPosition.Request(axes=list(metres), position=list(metres.values()))
         return self.call(AcceptPosition, "stepper_bridge/accept_position", request)
 
+    def focus(self, limit_s: float = 40.0) -> None:
+        """Enables the controller and waits for focus; a run that fails says why."""
+        began = len(self.states)
+        answer = self.enable()
+        assert answer.success, answer.message
+        ends = (FocusState.IN_FOCUS, FocusState.FAILED)
+        self.spin_until(lambda: self.states[began:] and self.states[-1].state in ends, limit_s, "the end of the run")
+        assert self.states[-1].state == FocusState.IN_FOCUS, self.states[-1]
+
     def is_up(self) -> bool:
         return bool(self.stages) and self.stages[-1].state == StageState.IDLE and bool(self.truth)
 

@@ -69,8 +69,7 @@ def test_levels_change_while_it_runs(graph, client):
     assert set_and_get("classifier", 10, "classifier") == 10
     assert set_and_get("classifier", 0, "classifier") == 30
     assert set_and_get("", 0, "") == 20
-    client.enable()
-    client.spin_until(lambda: client.states[-1].state == client.states[-1].IN_FOCUS, 40, "focus")
+    client.focus()
     client.spin_for(0.5)
     told = {line.name for line in lines}
     assert "focus_controller" not in told and "camera" in told, told

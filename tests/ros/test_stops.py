@@ -1,6 +1,12 @@
 """A stop ends everything that was accepted or waits before it, whatever is queued."""
 
+import collections
+import os
+import random
+import select
+import threading
 import time
+import tty
 
 import pytest
 from action_msgs.msg import GoalStatus
@@ -20,7 +26,7 @@ def move(um: float) -> MoveStage.Goal:
     return MoveStage.Goal(x=NAN, y=NAN, z=um * 1e-6, relative=True)
 
 
-@pytest.mark.parametrize("count", [10, 100])
+@pytest.mark.parametrize("count", [10, 500])
 def test_a_stop_after_a_burst_of_goals_leaves_nothing_to_do(graph, client, count):
     at(graph, client, 10.0, **RIGID)
     # What this client does not read at once must not push out what came before it.
@@ -45,8 +51,8 @@ def test_a_stop_after_a_burst_of_goals_leaves_nothing_to_do(graph, client, count
     print(f"{count} goals: stop answered after {1e3 * took_s:.0f} ms: {stopped.result().message}")
 
 
-def test_a_joystick_that_goes_on_does_not_move_a_stopped_stage(graph, client):
-    at(graph, client, 40.0, stepper_bridge__command_timeout=0.06, **RIGID)
+def joystick_of(client):
+    """Commands 20 µm/s towards the slide as long as it is called."""
     publisher = client.create_publisher(TwistStamped, "cmd_vel", 1)
     newest = [0.0]
 
@@ -58,6 +64,84 @@ def test_a_joystick_that_goes_on_does_not_move_a_stopped_stage(graph, client):
             message.twist.linear.z = -20e-6
             publisher.publish(message)
 
+    return joystick
+
+
+class LatePort:
+    """A port behind which the replies of another come 40 to 80 ms late, in their order."""
+
+    def __init__(self, port):
+        self.port = port
+        self.ours, theirs = os.openpty()
+        tty.setraw(theirs)
+        self.path = os.ttyname(theirs)
+        self.kept = theirs
+        self.ends = False
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def run(self) -> None:
+        while not self.port.exists():
+            if self.ends:
+                return
+            time.sleep(0.02)
+        device = os.open(self.port, os.O_RDWR | os.O_NOCTTY)
+        tty.setraw(device)
+        late = collections.deque()
+        while not self.ends:
+            for ready in select.select([device, self.ours], [], [], 0.002)[0]:
+                data = os.read(ready, 4096)
+                if ready == self.ours:
+                    os.write(device, data)
+                else:
+                    late.append((time.monotonic() + random.uniform(0.04, 0.08), data))
+            while late and late[0][0] <= time.monotonic():
+                os.write(self.ours, late.popleft()[1])
+        os.close(device)
+
+    def close(self) -> None:
+        self.ends = True
+        self.thread.join()
+        os.close(self.ours)
+        os.close(self.kept)
+
+
+@pytest.mark.parametrize("command_timeout", [0.06, 0.2])
+def test_a_stop_holds_where_replies_are_late(graph, client, command_timeout):
+    late = LatePort(graph.port)
+    try:
+        graph.start(
+            "autofocus",
+            sim_microscope__start_defocus=60e-6,
+            stepper_bridge__power_up_z=60e-6,
+            stepper_bridge__port=late.path,
+            stepper_bridge__command_timeout=command_timeout,
+            **RIGID,
+        )
+        client.spin_until(client.is_up, 40, "the stage")
+        # What stands behind this port nobody knows.
+        assert client.accept_position(z=60e-6).success
+        joystick = joystick_of(client)
+        for _ in range(3):
+            start = client.z_um_now()
+            client.spin_until(lambda start=start: client.z_um() < start - 2.0, 20, "motion", joystick)
+            stopper = client.create_client(Trigger, "stepper_bridge/stop")
+            assert stopper.wait_for_service(10.0)
+            stopped = stopper.call_async(Trigger.Request())
+            client.spin_until(stopped.done, 5, "the answer to the stop", joystick)
+            client.spin_for(0.5, joystick)
+            stood = client.z_um_now()
+            client.spin_for(1.5, joystick)
+            assert client.z_um_now() == pytest.approx(stood, abs=0.05), "only half a second of silence releases a stop"
+            client.spin_for(0.8)
+    finally:
+        graph.stop_all()
+        late.close()
+
+
+def test_a_joystick_that_goes_on_does_not_move_a_stopped_stage(graph, client):
+    at(graph, client, 40.0, stepper_bridge__command_timeout=0.06, **RIGID)
+    joystick = joystick_of(client)
     start = client.z_um()
     client.spin_until(lambda: client.z_um() < start - 2.0, 20, "motion", joystick)
     stopper = client.create_client(Trigger, "stepper_bridge/stop")
@@ -72,8 +156,6 @@ def test_a_joystick_that_goes_on_does_not_move_a_stopped_stage(graph, client):
 
 def test_a_bridge_that_never_heard_its_controller_can_be_deactivated(graph, client):
     """Nothing was sent, so nothing moves: a stop that cannot be confirmed is no trouble then."""
-    import os
-
     from test_lifecycle import Transition, change
 
     ours, theirs = os.openpty()

@@ -55,7 +55,13 @@ def goal_in_motion(client: Client, states: list[NodeState]) -> Goal:
     goal = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
     assert goal.accepted
     result = goal.handle.get_result_async()
-    client.spin_until(lambda: result.done() or client.z_um() < start - 2.0, 40, "motion")
+
+    def begins_a_step() -> bool:
+        """On its way down, and just set off: the law looks between its steps, when nothing is commanded."""
+        before, now = (stage.state for stage in client.stages[-2:])
+        return client.z_um() < start - 2.0 and (before, now) == (StageState.IDLE, StageState.MOVING)
+
+    client.spin_until(lambda: result.done() or begins_a_step(), 40, "motion")
     assert not result.done(), result.result()
     return goal
 
