@@ -3,9 +3,9 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use hhnet::features::Handcrafted;
+use hhnet::estimate::features::Handcrafted;
 use hhnet::frame::Frame;
-use hhnet::microscope::{Microscope, MicroscopeConfig};
+use hhnet::sim::microscope::{Microscope, MicroscopeConfig};
 use hhnet::units::Instant;
 
 /// A frame of stained cells in focus, 2048x1536 RGB.

@@ -10,10 +10,10 @@ use hhnet::dataset::depth::Depth;
 use hhnet::dataset::manifest::{Manifest, Outline};
 use hhnet::dataset::{pages, stack};
 use hhnet::encoding::{self, ByteOrder, RawImage};
-use hhnet::protocol::grbl::{Command, Distance};
-use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
-use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
-use hhnet::protocol::grbl_reply::{LineSplitter, Reply};
+use hhnet::protocol::grbl::command::{Command, Distance};
+use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
+use hhnet::protocol::grbl::reply::{LineSplitter, Reply};
+use hhnet::sim::grbl::{Emulator, EmulatorConfig};
 use hhnet::table::Table;
 use hhnet::units::Instant;
 

@@ -19,14 +19,14 @@ pub use samples::{LARGEST_ID, Label, Samples};
 use serde::{Deserialize, Serialize};
 
 use crate::classes::{CLASSES, ClassEdges, DistanceIndex};
-use crate::features::Handcrafted;
+use crate::estimate::features::Handcrafted;
+use crate::estimate::patches::{Grid, ImageTooSmall, PATCH, WrongSize};
 use crate::frame::{Frame, FrameError};
-use crate::jpeg::{self, Chroma, JpegError};
-use crate::microscope::{Microscope, MicroscopeConfig, MicroscopeError, farthest_um};
 use crate::objective::Objective;
-use crate::optics::PIXELS_PER_SAMPLE;
-use crate::patches::{Grid, ImageTooSmall, PATCH, WrongSize};
-use crate::slide::{Appearance, SiteRandom, Stain};
+use crate::pictures::jpeg::{self, Chroma, JpegError};
+use crate::sim::microscope::{Microscope, MicroscopeConfig, MicroscopeError, farthest_um};
+use crate::sim::optics::PIXELS_PER_SAMPLE;
+use crate::sim::slide::{Appearance, SiteRandom, Stain};
 use crate::units::Instant;
 
 /// Places are drawn from a square of this half side around the slide's middle, µm.

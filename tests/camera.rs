@@ -5,7 +5,7 @@
 mod common;
 
 use common::channel;
-use hhnet::microscope::{Microscope, MicroscopeConfig, Noise, SensorConfig};
+use hhnet::sim::microscope::{Microscope, MicroscopeConfig, Noise, SensorConfig};
 
 const WIDTH: usize = 512;
 const HEIGHT: usize = 384;

@@ -5,9 +5,9 @@
 mod common;
 
 use common::{channel, tenengrad};
-use hhnet::microscope::{Microscope, MicroscopeConfig, Noise};
 use hhnet::objective::Objective;
-use hhnet::slide::Appearance;
+use hhnet::sim::microscope::{Microscope, MicroscopeConfig, Noise};
+use hhnet::sim::slide::Appearance;
 
 const WIDTH: usize = 512;
 const HEIGHT: usize = 384;

@@ -6,11 +6,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use hhnet::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase, StageReport};
-use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
-use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
-use hhnet::protocol::status::StageState;
+use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
+use hhnet::sim::grbl::{Emulator, EmulatorConfig};
+use hhnet::sim::mechanics::MechanicsConfig;
+use hhnet::stage::Axis;
 use hhnet::stage::memory::Remembered;
-use hhnet::stage::{Axis, MechanicsConfig};
+use hhnet::stage::status::StageState;
 use hhnet::units::{Instant, Micrometres};
 
 /// Depth the count must never go below, µm, and its upper counterpart; as shipped.

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
-use hhnet::protocol::grbl_reply::MachineState;
-use hhnet::stage::{Axis, Drift, MechanicsConfig};
+use hhnet::protocol::grbl::reply::MachineState;
+use hhnet::sim::grbl::{Emulator, EmulatorConfig};
+use hhnet::sim::mechanics::{Drift, MechanicsConfig};
+use hhnet::stage::Axis;
 use hhnet::units::Instant;
 const START: Instant = Instant::from_nanos(1_000_000_000);
 

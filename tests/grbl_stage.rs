@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
-use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
-use hhnet::protocol::status::{Refusal, StageState};
+use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
+use hhnet::sim::grbl::{Emulator, EmulatorConfig};
+use hhnet::sim::mechanics::MechanicsConfig;
+use hhnet::stage::Axis;
 use hhnet::stage::memory::Remembered;
-use hhnet::stage::{Axis, MechanicsConfig};
+use hhnet::stage::status::{Refusal, StageState};
 use hhnet::units::Instant;
 use proptest::prelude::*;
 

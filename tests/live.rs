@@ -2,8 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use hhnet::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Pose};
 use hhnet::objective::Objective;
+use hhnet::sim::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Pose};
 
 fn config() -> MicroscopeConfig {
     MicroscopeConfig {

@@ -7,10 +7,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use hhnet::classifier::{Classifier, ClassifierConfig};
 use hhnet::drivers::onnx::OnnxNetwork;
+use hhnet::estimate::classifier::{Classifier, ClassifierConfig};
+use hhnet::estimate::network::{Network as _, NetworkError};
 use hhnet::frame::Frame;
-use hhnet::network::{Network as _, NetworkError};
 use hhnet::units::Instant;
 use ndarray::{Array2, Array4, s};
 

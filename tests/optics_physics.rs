@@ -7,11 +7,11 @@ use std::f64::consts::{PI, TAU};
 mod common;
 
 use common::{brenner, tenengrad};
-use hhnet::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose, Way};
 use hhnet::objective::{Objective, WAVELENGTHS_UM};
-use hhnet::optics::transfer::{GaussRules, Pupil};
-use hhnet::optics::{Imager, Light, View};
-use hhnet::slide::Maps;
+use hhnet::sim::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose, Way};
+use hhnet::sim::optics::transfer::{GaussRules, Pupil};
+use hhnet::sim::optics::{Imager, Light, View};
+use hhnet::sim::slide::Maps;
 use rayon::prelude::*;
 
 /// What two discs of these radii have in common, their middles `distance` apart.

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
 
-use hhnet::microscope::{Microscope, MicroscopeConfig, Noise, Way};
 use hhnet::objective::Objective;
-use hhnet::sensor::SensorConfig;
-use hhnet::slide::{Appearance, Raster, Slide, Stain};
+use hhnet::sim::microscope::{Microscope, MicroscopeConfig, Noise, Way};
+use hhnet::sim::sensor::SensorConfig;
+use hhnet::sim::slide::{Appearance, Raster, Slide, Stain};
 
 const WIDTH: usize = 256;
 const HEIGHT: usize = 192;

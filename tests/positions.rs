@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use hhnet::protocol::grbl::{Command, Distance, Line};
-use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
-use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
-use hhnet::protocol::status::StageState;
+use hhnet::protocol::grbl::command::{Command, Distance, Line};
+use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
+use hhnet::sim::grbl::{Emulator, EmulatorConfig};
 use hhnet::stage::Axis;
 use hhnet::stage::memory::Remembered;
+use hhnet::stage::status::StageState;
 use hhnet::units::Instant;
 use rand::{RngExt as _, SeedableRng as _};
 use rand_pcg::Pcg64;

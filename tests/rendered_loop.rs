@@ -9,12 +9,13 @@ use std::time::Duration;
 mod common;
 
 use common::{channel, tenengrad};
-use hhnet::microscope::{LiveMicroscope, MicroscopeConfig, Pose, Shutter};
-use hhnet::protocol::grbl_emulator::{Emulator, EmulatorConfig};
-use hhnet::protocol::grbl_host::{GrblConfig, GrblHost};
-use hhnet::protocol::status::StageState;
+use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
+use hhnet::sim::grbl::{Emulator, EmulatorConfig};
+use hhnet::sim::mechanics::MechanicsConfig;
+use hhnet::sim::microscope::{LiveMicroscope, MicroscopeConfig, Pose, Shutter};
+use hhnet::stage::Axis;
 use hhnet::stage::memory::Remembered;
-use hhnet::stage::{Axis, MechanicsConfig};
+use hhnet::stage::status::StageState;
 use hhnet::units::Instant;
 
 const WIDTH: usize = 640;
@@ -33,19 +34,20 @@ enum Judge {
     /// Highest sharpness so far, and the lens's count when it was seen, µm.
     Sharpness { best: f64, best_um: f64 },
     #[cfg(feature = "onnx")]
-    Model(Box<hhnet::classifier::Classifier<hhnet::drivers::onnx::OnnxNetwork>>),
+    Model(Box<hhnet::estimate::classifier::Classifier<hhnet::drivers::onnx::OnnxNetwork>>),
 }
 
 impl Judge {
     fn at_hand() -> Self {
         #[cfg(feature = "onnx")]
         if std::env::var_os("ORT_DYLIB_PATH").is_some() {
-            use hhnet::network::Network as _;
+            use hhnet::estimate::network::Network as _;
             let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hhnet_fast.onnx");
             let network = hhnet::drivers::onnx::OnnxNetwork::open(std::path::Path::new(model), 1).unwrap();
-            let settings = hhnet::classifier::ClassifierConfig::for_edges(&network.card().class_edges);
+            let settings =
+                hhnet::estimate::classifier::ClassifierConfig::for_edges(&network.card().class_edges);
             return Self::Model(Box::new(
-                hhnet::classifier::Classifier::new(network, settings).unwrap(),
+                hhnet::estimate::classifier::Classifier::new(network, settings).unwrap(),
             ));
         }
         Self::Sharpness {

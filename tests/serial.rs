@@ -9,11 +9,11 @@ use std::time::Duration;
 use hhnet::drivers::emulated_port::{EmulatedPort, EmulatedPortError, EmulatedStage};
 use hhnet::drivers::position_store::PositionStore;
 use hhnet::drivers::serial::{Clock, GRBL_BAUD, PortError, StageDriver, StageHandle, open_port};
-use hhnet::protocol::grbl_emulator::EmulatorConfig;
-use hhnet::protocol::grbl_host::GrblConfig;
-use hhnet::protocol::status::{StageState, StageStatus};
+use hhnet::protocol::grbl::host::GrblConfig;
+use hhnet::sim::grbl::EmulatorConfig;
 use hhnet::stage::Axis;
 use hhnet::stage::memory::Remembered;
+use hhnet::stage::status::{StageState, StageStatus};
 use hhnet::units::Instant;
 use tempfile::TempDir;
 

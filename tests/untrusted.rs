@@ -7,14 +7,14 @@
 use std::path::Path;
 
 use anyhow::Result;
-use hhnet::classifier::{Classifier, ClassifierConfig, Doubt, Estimate};
 use hhnet::drivers::onnx::OnnxNetwork;
+use hhnet::estimate::classifier::{Classifier, ClassifierConfig, Doubt, Estimate};
+use hhnet::estimate::network::Network as _;
+use hhnet::estimate::resample::to_model_pixels;
 use hhnet::frame::Frame;
-use hhnet::microscope::{Microscope, MicroscopeConfig};
-use hhnet::network::Network as _;
 use hhnet::objective::Objective;
-use hhnet::resample::to_model_pixels;
-use hhnet::slide::Appearance;
+use hhnet::sim::microscope::{Microscope, MicroscopeConfig};
+use hhnet::sim::slide::Appearance;
 use hhnet::units::Instant;
 
 fn classifier() -> Result<Option<Classifier<OnnxNetwork>>> {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
+use crate::estimate::patches::{self, Grid, ImageTooSmall};
 use crate::frame::Frame;
-use crate::patches::{self, Grid, ImageTooSmall};
 
 /// An image is nearly black if 99 of 100 of its values lie below this one.
 const BLACK_BELOW: u8 = 16;

@@ -1,7 +1,7 @@
 //! Patches and what is known of them.
 
 use crate::classes::{CLASSES, ClassEdges, DistanceIndex};
-use crate::features::FEATURES;
+use crate::estimate::features::FEATURES;
 use crate::units::Micrometres;
 
 /// What is known of a patch.

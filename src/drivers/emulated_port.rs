@@ -24,7 +24,7 @@ use nix::unistd::{geteuid, ttyname};
 
 use super::runtime_dir::{RuntimeDirError, runtime_dir};
 use super::serial::Clock;
-use crate::protocol::grbl_emulator::{Emulator, EmulatorConfig};
+use crate::sim::grbl::{Emulator, EmulatorConfig};
 use crate::stage::Axis;
 use crate::units::Instant;
 

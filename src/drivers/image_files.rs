@@ -11,7 +11,7 @@ use image::{DynamicImage, ImageFormat, ImageReader, Limits};
 use rayon::prelude::*;
 
 use crate::encoding::Depth;
-use crate::patches::PATCH;
+use crate::estimate::patches::PATCH;
 use crate::units::Micrometres;
 
 /// Most pixels of an image, so that all cores can decode one at a time.

@@ -21,8 +21,8 @@ use tokio::task::JoinHandle;
 use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
 use super::position_store::PositionStore;
-use crate::protocol::grbl_host::{GrblConfig, GrblConfigError, GrblHost};
-use crate::protocol::status::{Refusal, StageState, StageStatus};
+use crate::protocol::grbl::host::{GrblConfig, GrblConfigError, GrblHost};
+use crate::stage::status::{Refusal, StageState, StageStatus};
 use crate::units::Instant;
 
 /// Where the driver reads the time; monotonic.

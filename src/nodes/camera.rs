@@ -16,7 +16,7 @@ use super::recorded::RECORDED_FRAMES;
 use crate::drivers::image_files::{ImageFolder, Pixels, ZStack};
 use crate::frame::Frame;
 use crate::parameters;
-use crate::preview::Picture;
+use crate::pictures::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
 use crate::ros::diagnostics::{Diagnostics, Severity};

@@ -6,8 +6,8 @@ use r2r::hhnet::action::MoveStage;
 
 use super::stage_waits::STOP_SHADOW;
 use crate::drivers::serial::{StageHandle, stands};
-use crate::protocol::status::{Refusal, StageState, StageStatus};
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
+use crate::stage::status::{Refusal, StageState, StageStatus};
 use crate::units::{Instant, Micrometres};
 
 type Request = GoalRequest<MoveStage::Action>;

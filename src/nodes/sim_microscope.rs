@@ -14,12 +14,8 @@ use super::frames::{FrameOutlet, Shot, ShotSender, median, to_text};
 use super::{frame_in, position_store, virtual_port};
 use crate::drivers::emulated_port::{EmulatedPort, EmulatedStage};
 use crate::frame::Frame;
-use crate::microscope::{
-    Exposure, LiveMicroscope, Microscope, MicroscopeConfig, Pose, SensorConfig, Shutter,
-};
 use crate::objective::Objective;
 use crate::parameters;
-use crate::protocol::grbl_emulator::EmulatorConfig;
 use crate::ros::app::App;
 use crate::ros::convert::header;
 use crate::ros::diagnostics::{Diagnostics, Severity};
@@ -27,10 +23,15 @@ use crate::ros::lifecycle::Lifecycle;
 use crate::ros::node::Builder;
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities};
-use crate::sensor::Noise;
-use crate::slide::SiteRandom;
+use crate::sim::grbl::EmulatorConfig;
+use crate::sim::mechanics::{Drift, MechanicsConfig};
+use crate::sim::microscope::{
+    Exposure, LiveMicroscope, Microscope, MicroscopeConfig, Pose, SensorConfig, Shutter,
+};
+use crate::sim::sensor::Noise;
+use crate::sim::slide::SiteRandom;
+use crate::stage::Axis;
 use crate::stage::memory::Remembered;
-use crate::stage::{Axis, Drift, MechanicsConfig};
 use crate::units::Instant;
 
 /// Hard stops of x, y, z, µm from the middle of the slide's nominal plane: the table passes every edge of the slide, and

@@ -7,8 +7,8 @@ use r2r::ServiceRequest;
 use r2r::std_srvs::srv::Trigger;
 
 use crate::drivers::serial::stands;
-use crate::protocol::status::{StageState, StageStatus};
 use crate::ros::lifecycle::Wish;
+use crate::stage::status::{StageState, StageStatus};
 use crate::units::{Instant, Micrometres};
 
 /// A stop is answered after this time at the latest, if only by saying that standstill is not confirmed yet.

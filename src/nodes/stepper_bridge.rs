@@ -21,8 +21,7 @@ use super::stage_waits::{StageWaits, respond};
 use super::{position_store, virtual_port};
 use crate::drivers::serial::{PortError, StageDriver, StageHandle, open_port};
 use crate::parameters;
-use crate::protocol::grbl_host::GrblConfig;
-use crate::protocol::status::{StageState, StageStatus};
+use crate::protocol::grbl::host::GrblConfig;
 use crate::ros::action::{ActionServer, GoalRequest};
 use crate::ros::app::App;
 use crate::ros::convert::{from_time, header};
@@ -31,6 +30,7 @@ use crate::ros::lifecycle::{Change, Lifecycle, Wish};
 use crate::ros::node::{Builder, Newest, Requests, newest_reliable};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities, limits};
+use crate::stage::status::{StageState, StageStatus};
 use crate::units::{Instant, Micrometres};
 
 /// Why nothing moves before activation.

@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use hhnet::classifier::{Classifier, ClassifierConfig};
 use hhnet::drivers::onnx::OnnxNetwork;
-use hhnet::features::Handcrafted;
+use hhnet::estimate::classifier::{Classifier, ClassifierConfig};
+use hhnet::estimate::features::Handcrafted;
+use hhnet::estimate::network::Network as _;
 use hhnet::frame::Frame;
-use hhnet::microscope::{Microscope, MicroscopeConfig};
-use hhnet::network::Network as _;
 use hhnet::objective::Objective;
+use hhnet::sim::microscope::{Microscope, MicroscopeConfig};
 use serde_json::json;
 
 /// Frames decided before the clock counts: the runtime plans its memory on the first ones.

@@ -1,10 +1,7 @@
 //! `hhnet dataset`: shards of labelled patches on disk.
 
-#[path = "dataset/ingest.rs"]
 mod ingest;
-#[path = "dataset/survey.rs"]
 mod survey;
-#[path = "dataset/table.rs"]
 mod table;
 
 use std::fs::{self, File};
@@ -17,9 +14,9 @@ use hhnet::classes::ClassEdges;
 use hhnet::dataset::manifest::{Manifest, Shard};
 use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument, Label, Samples};
 use hhnet::drivers::whole_file::write_whole;
-use hhnet::features::FEATURES;
+use hhnet::estimate::features::FEATURES;
+use hhnet::estimate::patches::PATCH;
 use hhnet::objective::Objective;
-use hhnet::patches::PATCH;
 use indicatif::{ProgressBar, ProgressStyle};
 use ndarray::{ArrayView2, ArrayView4};
 use ndarray_npy::WriteNpyExt as _;

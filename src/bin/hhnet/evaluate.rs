@@ -1,14 +1,9 @@
 //! `hhnet evaluate`: how well a model judges frames, rendered now or labelled patches on disk.
 
-#[path = "evaluate/condenser.rs"]
 mod condenser;
-#[path = "evaluate/report.rs"]
 mod report;
-#[path = "evaluate/scores.rs"]
 mod scores;
-#[path = "evaluate/shards.rs"]
 mod shards;
-#[path = "evaluate/slides.rs"]
 mod slides;
 
 use std::io::Write as _;
@@ -16,10 +11,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
-use hhnet::calibration::fit_sharpness;
-use hhnet::classifier::{ClassifierConfig, Estimate};
 use hhnet::drivers::onnx::OnnxNetwork;
-use hhnet::network::{ModelCard, Network as _, PatchPrediction};
+use hhnet::estimate::classifier::{ClassifierConfig, Estimate};
+use hhnet::estimate::network::{ModelCard, Network as _, PatchPrediction};
+use hhnet::estimate::temperature::fit_sharpness;
 use hhnet::objective::Objective;
 use hhnet::units::Micrometres;
 use scores::Scores;

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use clap::Args;
-use hhnet::features::{Handcrafted, crop_places};
+use hhnet::estimate::features::{Handcrafted, crop_places};
 use hhnet::frame::Frame;
 use serde_json::{Map, Value, json};
 

@@ -9,9 +9,11 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument};
 use hhnet::drivers::whole_file::{write_bytes, write_whole};
-use hhnet::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose, SensorConfig};
 use hhnet::objective::Objective;
-use hhnet::slide::{Appearance, Stain};
+use hhnet::sim::microscope::{
+    LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose, SensorConfig,
+};
+use hhnet::sim::slide::{Appearance, Stain};
 use rayon::prelude::*;
 
 #[derive(Subcommand)]

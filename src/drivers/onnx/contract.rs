@@ -7,12 +7,12 @@ use ort::session::Session;
 use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::OnnxError;
-use crate::calibration::{CondenserLaw, EXPONENTS};
 use crate::classes::{CLASSES, ClassEdges};
-use crate::classifier::{CONDENSER_NA, SHARPNESS};
-use crate::features::FEATURES;
-use crate::network::ModelCard;
-use crate::patches::PATCH;
+use crate::estimate::classifier::{CONDENSER_NA, SHARPNESS};
+use crate::estimate::features::FEATURES;
+use crate::estimate::network::ModelCard;
+use crate::estimate::patches::PATCH;
+use crate::estimate::temperature::{CondenserLaw, EXPONENTS};
 
 /// A tensor of the contract; the first axis, n, is in every one of them and free.
 struct Tensor {

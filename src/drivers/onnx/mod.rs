@@ -14,7 +14,7 @@
 //! and carries in its metadata `hhnet_class_edges_um` (JSON array: in focus, near, middle, far), `hhnet_objective` and
 //! `hhnet_pixel_size_um`. May be missing: `hhnet_training_set`, `hhnet_scores`, `hhnet_z_range_um` (JSON array: least and largest
 //! defocus it answers for; without it answers from beyond are not recognised), `hhnet_sharpness` and `hhnet_condenser` (see
-//! [`crate::calibration`]; 1 without it), `hhnet_colour` (`false`: trained on grey images, which every other model refuses to judge)
+//! [`crate::estimate::temperature`]; 1 without it), `hhnet_colour` (`false`: trained on grey images, which every other model refuses to judge)
 //! and `hhnet_whole_frames` (`true`: it judges a patch by all patches of the frame, which are
 //! then its one batch). Everything is checked when the file is opened, so that a model that opens also answers.
 
@@ -34,10 +34,10 @@ use ort::value::TensorRef;
 use sha2::{Digest as _, Sha256};
 
 use crate::classes::CLASSES;
-use crate::features::FEATURES;
-use crate::network::{ModelCard, Network, NetworkError, PatchPrediction};
-use crate::patches::PATCH;
-use crate::vote;
+use crate::estimate::features::FEATURES;
+use crate::estimate::network::{ModelCard, Network, NetworkError, PatchPrediction};
+use crate::estimate::patches::PATCH;
+use crate::estimate::vote;
 
 /// Patches a session judges at a time: what the layers hand on then stays in the processor's cache. Measured on the shipped model,
 /// 30 patches on one core: 20 ms of CPU in fives, 24 ms at once.

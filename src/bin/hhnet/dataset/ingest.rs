@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
-use hhnet::classifier::ClassifierConfig;
 use hhnet::dataset::depth::Depth;
 use hhnet::dataset::manifest::{Manifest, Recorded, RecordedImage, Shard};
 use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument, Label, Samples};
-use hhnet::features::Handcrafted;
+use hhnet::estimate::classifier::ClassifierConfig;
+use hhnet::estimate::features::Handcrafted;
+use hhnet::estimate::patches::{self, Grid};
 use hhnet::frame::Frame;
 use hhnet::objective::Objective;
-use hhnet::patches::{self, Grid};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::table::{Row, Table};

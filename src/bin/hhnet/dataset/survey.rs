@@ -8,8 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use hhnet::dataset::depth::Depth;
 use hhnet::dataset::exposure::{Look, Seen, Verdict, judge};
 use hhnet::dataset::pages::{self, MAX_PIXELS, Page};
+use hhnet::estimate::patches::PATCH;
 use hhnet::frame::Frame;
-use hhnet::patches::PATCH;
 use rayon::prelude::*;
 
 use super::table::{Row, Table, broken};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use hhnet::calibration::{CondenserLaw, KnownHeight};
-use hhnet::classifier::{ClassifierConfig, Estimate};
+use hhnet::estimate::classifier::{ClassifierConfig, Estimate};
+use hhnet::estimate::temperature::{CondenserLaw, KnownHeight};
 use hhnet::objective::Objective;
 use serde_json::{Value, json};
 

@@ -5,10 +5,10 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use hhnet::classes::{CLASSES, DistanceIndex};
-use hhnet::classifier::{ClassifierConfig, Estimate};
-use hhnet::network::PatchPrediction;
+use hhnet::estimate::classifier::{ClassifierConfig, Estimate};
+use hhnet::estimate::network::PatchPrediction;
+use hhnet::estimate::vote::{self, Probabilities, Vote, Voting};
 use hhnet::units::Micrometres;
-use hhnet::vote::{self, Probabilities, Vote, Voting};
 use serde_json::{Value, json};
 
 use super::JudgedFrame;

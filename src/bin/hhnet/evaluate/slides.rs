@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use hhnet::classifier::{Classifier, ClassifierConfig};
 use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument};
 use hhnet::drivers::onnx::OnnxNetwork;
+use hhnet::estimate::classifier::{Classifier, ClassifierConfig};
+use hhnet::estimate::network::{ModelCard, Network as _};
 use hhnet::frame::Frame;
-use hhnet::microscope::{Microscope, MicroscopeConfig, farthest_um};
-use hhnet::network::{ModelCard, Network as _};
 use hhnet::objective::Objective;
-use hhnet::slide::Appearance;
+use hhnet::sim::microscope::{Microscope, MicroscopeConfig, farthest_um};
+use hhnet::sim::slide::Appearance;
 use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde_json::{Value, json};

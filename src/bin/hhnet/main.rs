@@ -1,0 +1,74 @@
+//! The command line.
+
+#[cfg(feature = "onnx")]
+mod bench;
+mod dataset;
+#[cfg(feature = "onnx")]
+mod evaluate;
+mod features;
+#[cfg(feature = "onnx")]
+mod metadata;
+mod sim;
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Signed single-image autofocus: the virtual microscope and its tools.
+#[derive(Parser)]
+#[command(version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Frames of the virtual microscope.
+    #[command(subcommand)]
+    Sim(sim::Command),
+    /// Labelled patches for training and scoring.
+    #[command(subcommand)]
+    Dataset(dataset::Command),
+    /// The 18 handcrafted features of an image.
+    Features(features::Arguments),
+    /// Score a model on labelled patches.
+    #[cfg(feature = "onnx")]
+    Evaluate(evaluate::Arguments),
+    /// How long one decision takes.
+    #[cfg(feature = "onnx")]
+    Bench(bench::Arguments),
+    /// Print or change what a model file says about itself.
+    #[cfg(feature = "onnx")]
+    Metadata(metadata::Arguments),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A line on standard error. Whoever listened there may have gone, which is no reason to end in a panic.
+fn say(line: std::fmt::Arguments) {
+    drop(writeln!(std::io::stderr(), "{line}"));
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Sim(command) => sim::run(command),
+        Command::Dataset(command) => dataset::run(command),
+        Command::Features(arguments) => features::run(&arguments),
+        #[cfg(feature = "onnx")]
+        Command::Evaluate(arguments) => evaluate::run(&arguments),
+        #[cfg(feature = "onnx")]
+        Command::Bench(arguments) => bench::run(&arguments),
+        #[cfg(feature = "onnx")]
+        Command::Metadata(arguments) => metadata::run(&arguments),
+    }
+}

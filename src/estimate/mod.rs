@@ -1,0 +1,14 @@
+//! One frame in, one signed estimate out.
+//!
+//! A frame becomes [`patches`] and 18 numbers ([`features`]), the [`network`]'s answer for each patch becomes one
+//! [`classifier::Estimate`] by certainty-weighted [`vote`]s, and [`temperature`] says how sure it may be. [`resample`] brings frames of
+//! other cameras to the network's pixels, and [`frozen`] notices those that stand still.
+
+pub mod classifier;
+pub mod features;
+pub mod frozen;
+pub mod network;
+pub mod patches;
+pub mod resample;
+pub mod temperature;
+pub mod vote;

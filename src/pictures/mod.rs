@@ -1,0 +1,4 @@
+//! Small pictures for people.
+
+pub mod jpeg;
+pub mod preview;

@@ -1,0 +1,365 @@
+//! The host of a GRBL controller, without the wire: bytes in, bytes out, time as an argument.
+//!
+//! GRBL has no velocity mode and no watchdog, so velocity is a stream of short relative jogs, paced by time so that at
+//! most a *lookahead* of motion is ever queued: if this host dies, the stage stops by itself within that time. The
+//! controller plans every queue to end in a stop, so the last target sent is also the furthest the stage can go; limits
+//! are enforced on it. Rounding to the decimals of the wire never accumulates.
+//!
+//! Stopping: a short queue simply runs out, which leaves the stage on an exactly known target. Otherwise the jog is
+//! cancelled by the recipe that survives the firmware's traps: write nothing more, wait for the outstanding
+//! acknowledgements, ask for the state, cancel once and only in Jog, ask until Idle, prove with an empty line that the
+//! controller still listens; if any of that fails, reset it (and the position is lost).
+//!
+//! Use: [`GrblHost::handle_open`] and [`GrblHost::handle_close`] with the link, [`GrblHost::handle_bytes`] with what it
+//! brings, the `command_*` functions with what is wanted, and [`GrblHost::poll`] for the bytes to write, again at
+//! [`GrblHost::next_wakeup`].
+
+mod command;
+mod config;
+mod contact;
+mod firmware;
+mod first_motion;
+mod foreign;
+mod limits;
+mod motion;
+mod reply;
+mod trust;
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::reply::{LineSplitter, MachineState};
+use crate::stage::memory::Remembered;
+use crate::stage::status::{StageState, StageStatus};
+use crate::units::Instant;
+use firmware::Firmware;
+use first_motion::{FirstMotion, Onward};
+use trust::{Mark, Position};
+
+pub use config::{GrblConfig, GrblConfigError};
+
+/// Fastest command that is believed at all, µm/s.
+const PLAUSIBLE_UM_PER_S: f64 = 1e6;
+/// Longest relative move that is believed at all, µm.
+const PLAUSIBLE_UM: f64 = 1e6;
+/// Slowest velocity that is a motion, µm/s: below it a jog of 0.1 µm takes longer than anybody waits.
+const SLOWEST_UM_PER_S: f64 = 0.01;
+/// How far the clock of a commander may run ahead of this one.
+const CLOCK_SKEW: Duration = Duration::from_millis(50);
+/// Silence of a commander after which a stop no longer holds against it: longer than any late message.
+const RELEASE: Duration = Duration::from_millis(500);
+/// Motion the controller commits before it can react to anything.
+const SEGMENT_BUFFER: Duration = Duration::from_millis(50);
+/// Period of `?` while waiting for standstill.
+const STOP_POLL: Duration = Duration::from_millis(10);
+/// Resets without an answer after which the link itself is doubted.
+const VAIN_RESETS: u32 = 2;
+/// Margin kept from the limits for the rounding of reported positions, µm.
+const LIMIT_MARGIN_UM: f64 = 1.0;
+
+/// What an unacknowledged line was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Sent {
+    Hello,
+    BuildInfo,
+    Settings,
+    Unlock,
+    Jog,
+    Fence,
+    Home,
+    /// The mark: see `trust`.
+    Mark,
+    /// `$G`, which tells the mark.
+    Look,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    what: Sent,
+    bytes: usize,
+    at: Instant,
+}
+
+/// Where the conversation stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No link.
+    Closed,
+    /// Getting in touch: waiting for an acknowledgement and a report.
+    Hello {
+        since: Instant,
+        next: Instant,
+        acknowledged: bool,
+    },
+    /// A reset was sent; waiting for the welcome.
+    Resetting { deadline: Instant },
+    /// `$X`, `$I` or `$$` sent.
+    Asking { deadline: Instant },
+    /// Able to move (unless there is a fault).
+    Ready,
+}
+
+/// What the stage is made to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Motion {
+    Rest,
+    /// A stream of jogs.
+    Velocity,
+    /// What is queued runs out by itself; the state is asked for from `ask_from`, patience ends at `deadline`.
+    RunOut {
+        ask_from: Instant,
+        deadline: Instant,
+    },
+    /// Stopping, step 1: outstanding acknowledgements.
+    AwaitAcks {
+        deadline: Instant,
+    },
+    /// Step 2: is it a jog?
+    AwaitState {
+        deadline: Instant,
+    },
+    /// Step 3: cancelled; until Idle.
+    AwaitIdle {
+        deadline: Instant,
+    },
+    /// Step 4: the empty line.
+    AwaitFence,
+    /// `$H` until acknowledged.
+    Homing {
+        deadline: Instant,
+    },
+}
+
+/// The host.
+#[derive(Clone, Debug)]
+pub struct GrblHost {
+    config: GrblConfig,
+    phase: Phase,
+    motion: Motion,
+    splitter: LineSplitter,
+    pending: VecDeque<Pending>,
+    out: Vec<u8>,
+    firmware: Firmware,
+    position: Position,
+    mark: Mark,
+    /// The mark at the time when contact was lost.
+    lost_mark: Option<u32>,
+    /// What was written down about this controller before this process.
+    memory: Option<Remembered>,
+    first_motion: FirstMotion,
+    /// What follows once the first motion was found right.
+    onward: Option<Onward>,
+    /// How far the check of the first motion has moved the lens, µm.
+    checked_um: f64,
+    machine: Option<MachineState>,
+    /// Decimals of the last reported position.
+    decimals: u8,
+    /// Standing fault: why motion is refused.
+    fault: Option<String>,
+    /// Whether the fault is an alarm that homing ends.
+    is_locked: bool,
+    /// Whether something that is no GRBL 1.1 answers.
+    is_foreign: bool,
+    /// Whether this host has reset a controller that stood still.
+    reset_at_rest: bool,
+    /// A line that could not be read, and when.
+    unread: Option<(String, Instant)>,
+    reason: String,
+    ever_connected: bool,
+    unlock: bool,
+    /// Why the controller did not unlock.
+    unlock_refused: Option<String>,
+    /// Velocity asked for, and when.
+    wanted_um_per_s: f64,
+    command_at: Instant,
+    /// A stop holds against the stream of velocities it interrupted.
+    held: bool,
+    /// When the last velocity was asked for, obeyed or not.
+    heard_at: Instant,
+    /// Velocity of the last jogs sent.
+    streamed_um_per_s: f64,
+    /// When what was sent will have been executed.
+    planned_until: Instant,
+    /// The target must be taken from the next report at rest.
+    resync: bool,
+    axes_um: [f64; 3],
+    /// When the plan was last put off for a controller that falls behind.
+    paced_at: Instant,
+    /// Until when the lens may run ahead of the plan, after a change from slow to fast.
+    hurried_until: Instant,
+    /// Height at which the motion under way began, µm.
+    motion_from_um: f64,
+    /// Whether motion was sent that has not been seen to end.
+    may_move: bool,
+    /// Looks at the mark in a row that were not answered at rest.
+    unanswered_looks: u32,
+    asked: Option<Instant>,
+    /// Which question the newest line but for reports has answered.
+    answered: Option<Sent>,
+    /// Whether nothing was unacknowledged when the open request was sent.
+    asked_clean: bool,
+    last_asked: Instant,
+    misses: u32,
+    mute: bool,
+    /// Contact was lost and nothing has been heard since.
+    silent: bool,
+    /// Resets in a row that brought no answer.
+    vain_resets: u32,
+    stops_confirmed: u64,
+    garbled_lines: u64,
+    refused_commands: u64,
+    clock: Instant,
+}
+
+const fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+impl GrblHost {
+    /// A host without a link.
+    ///
+    /// # Errors
+    /// If the configuration cannot be used.
+    pub fn new(config: GrblConfig) -> Result<Self, GrblConfigError> {
+        config.check()?;
+        Ok(Self {
+            config,
+            phase: Phase::Closed,
+            motion: Motion::Rest,
+            splitter: LineSplitter::default(),
+            pending: VecDeque::new(),
+            out: Vec::new(),
+            firmware: Firmware::default(),
+            position: Position::unknown(),
+            mark: Mark::default(),
+            lost_mark: None,
+            memory: None,
+            first_motion: FirstMotion::default(),
+            onward: None,
+            checked_um: 0.0,
+            machine: None,
+            decimals: 0,
+            fault: None,
+            is_locked: false,
+            is_foreign: false,
+            reset_at_rest: false,
+            unread: None,
+            reason: "not connected yet".to_owned(),
+            ever_connected: false,
+            unlock: false,
+            unlock_refused: None,
+            wanted_um_per_s: 0.0,
+            command_at: Instant::default(),
+            held: false,
+            heard_at: Instant::default(),
+            streamed_um_per_s: 0.0,
+            planned_until: Instant::default(),
+            resync: false,
+            axes_um: [f64::NAN; 3],
+            paced_at: Instant::default(),
+            hurried_until: Instant::default(),
+            motion_from_um: 0.0,
+            may_move: false,
+            unanswered_looks: 0,
+            asked: None,
+            answered: None,
+            asked_clean: false,
+            last_asked: Instant::default(),
+            misses: 0,
+            mute: false,
+            silent: false,
+            vain_resets: 0,
+            stops_confirmed: 0,
+            garbled_lines: 0,
+            refused_commands: 0,
+            clock: Instant::default(),
+        })
+    }
+
+    /// The same with what was written down about the controller by an earlier process; it counts if the controller agrees.
+    #[must_use]
+    pub fn with_memory(mut self, memory: Option<Remembered>) -> Self {
+        self.memory = memory;
+        self
+    }
+
+    /// The same, before the first contact.
+    pub fn set_memory(&mut self, memory: Option<Remembered>) {
+        self.memory = memory;
+    }
+
+    /// What the stage is doing, as far as is known.
+    pub fn state(&self) -> StageStatus {
+        let state = match (self.phase, &self.fault, self.motion) {
+            (Phase::Closed, ..) => StageState::Disconnected,
+            _ if self.silent => StageState::Disconnected,
+            (_, Some(_), _) => StageState::Fault,
+            (Phase::Ready, None, Motion::Rest) => StageState::Idle,
+            (Phase::Ready, None, _) => StageState::Moving,
+            _ => StageState::Disconnected,
+        };
+        let known = self.position.machine_um.is_some() && state != StageState::Disconnected;
+        let z_um = if self.motion == Motion::Rest {
+            self.axes_um[2]
+        } else {
+            self.expected_z_um(self.clock)
+        };
+        let told_um = [self.axes_um[0], self.axes_um[1], z_um];
+        let valid = self.position.valid.map(|valid| known && valid);
+        StageStatus {
+            stamp: self.clock,
+            state,
+            reason: self.reason_of(state),
+            position_um: std::array::from_fn(|axis| {
+                match valid[axis] || (known && !self.position.is_broken) {
+                    true => told_um[axis],
+                    false => f64::NAN,
+                }
+            }),
+            z_um_per_s: self.position.expected.um_per_s(self.clock),
+            position_valid: valid[2],
+            xy_valid: valid[0] && valid[1],
+            // What was in touch and is not any more may do anything.
+            may_move: self.may_move || (self.ever_connected && state == StageState::Disconnected),
+            firmware: self.firmware.name(),
+            warnings: self.firmware.warnings(),
+            stops_confirmed: self.stops_confirmed,
+            garbled_lines: self.garbled_lines,
+            refused_commands: self.refused_commands,
+        }
+    }
+
+    fn reason_of(&self, state: StageState) -> String {
+        match &self.fault {
+            Some(fault) if state == StageState::Fault => fault.clone(),
+            _ if self.reason.is_empty() && state == StageState::Idle => self.position.doubt.clone(),
+            _ => self.reason.clone(),
+        }
+    }
+
+    /// The configuration in use.
+    pub fn config(&self) -> &GrblConfig {
+        &self.config
+    }
+
+    /// Dead-reckoned height at `at`, µm in stage coordinates; meaningful while connected.
+    pub fn expected_z_um(&self, at: Instant) -> f64 {
+        self.position.expected.position_um(at)
+    }
+
+    /// Whether not even resets are answered: what is behind the link may be another device by now, so the link should be
+    /// closed and opened anew.
+    pub fn is_unreachable(&self) -> bool {
+        self.vain_resets >= VAIN_RESETS
+    }
+
+    /// Whether the stage is connected and confirmed at rest.
+    pub fn is_at_rest(&self) -> bool {
+        self.phase == Phase::Ready && self.motion == Motion::Rest
+    }
+
+    /// Whether nothing that could move is known to be connected: at rest, disconnected or stopped by a fault.
+    pub fn is_safe(&self) -> bool {
+        self.phase == Phase::Closed || self.motion == Motion::Rest
+    }
+}
