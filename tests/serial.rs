@@ -9,7 +9,7 @@ use std::time::Duration;
 use hhnet::drivers::emulated_port::{EmulatedPort, EmulatedPortError, EmulatedStage};
 use hhnet::drivers::position_store::PositionStore;
 use hhnet::drivers::serial::{Clock, GRBL_BAUD, PortError, StageDriver, StageHandle, open_port};
-use hhnet::protocol::grbl::host::GrblConfig;
+use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
 use hhnet::sim::grbl::EmulatorConfig;
 use hhnet::stage::Axis;
 use hhnet::stage::memory::Remembered;
@@ -31,6 +31,10 @@ struct Bench {
     clock: Clock,
     stage: EmulatedStage,
     port: Option<EmulatedPort>,
+}
+
+fn grbl() -> Box<GrblHost> {
+    Box::new(GrblHost::new(GrblConfig::default()).unwrap())
 }
 
 impl Bench {
@@ -64,11 +68,10 @@ impl Bench {
         StageDriver::spawn_port(
             self.link.clone(),
             GRBL_BAUD,
-            GrblConfig::default(),
+            grbl(),
             PositionStore::of_port(self.folder.path(), &self.link),
             Arc::clone(&self.clock),
         )
-        .unwrap()
     }
 
     async fn connected(&self) -> StageHandle {
@@ -320,7 +323,7 @@ async fn a_mute_peer_is_disconnected_and_noise_is_survived() {
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         Instant::from_nanos(1_000_000_000) + start.elapsed()
     });
-    let handle = StageDriver::spawn(near, GrblConfig::default(), PositionStore::none(), clock).unwrap();
+    let handle = StageDriver::spawn(near, grbl(), PositionStore::none(), clock);
     // Shorter than it takes to give such a link up for good.
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(handle.status().borrow().state, StageState::Disconnected);

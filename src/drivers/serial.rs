@@ -1,4 +1,4 @@
-//! A stage on a serial port: the asynchronous shell around [`GrblHost`].
+//! A stage on a serial port: the asynchronous shell around a [`Host`].
 //!
 //! [`open_port`] opens a port that exists, is a device, is ours to use and is nobody else's. [`StageDriver`] runs the
 //! conversation over any byte stream in a task, reconnects with growing pauses when the stream ends (a read of no bytes
@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
 use super::position_store::PositionStore;
-use crate::protocol::grbl::host::{GrblConfig, GrblConfigError, GrblHost};
+use crate::stage::host::Host;
 use crate::stage::status::{Refusal, StageState, StageStatus};
 use crate::units::Instant;
 
@@ -186,7 +186,7 @@ fn lock(path: &Path, file: &File) -> Result<(), PortError> {
 }
 
 struct Shared {
-    host: Mutex<GrblHost>,
+    host: Mutex<Box<dyn Host>>,
     status: watch::Sender<StageStatus>,
     store: Mutex<PositionStore>,
     wake: Notify,
@@ -195,7 +195,7 @@ struct Shared {
 }
 
 impl Shared {
-    fn host(&self) -> MutexGuard<'_, GrblHost> {
+    fn host(&self) -> MutexGuard<'_, Box<dyn Host>> {
         self.host.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -220,16 +220,16 @@ impl Shared {
         }
     }
 
-    fn publish(&self, host: &GrblHost) {
+    fn publish(&self, host: &dyn Host) {
         self.status.send_replace(host.state());
     }
 
     /// Gives the host a command, publishes the outcome and wakes the loop.
-    fn command<R>(&self, command: impl FnOnce(&mut GrblHost, Instant) -> R) -> R {
+    fn command<R>(&self, command: impl FnOnce(&mut dyn Host, Instant) -> R) -> R {
         let now = self.now();
         let mut host = self.host();
-        let outcome = command(&mut host, now);
-        self.publish(&host);
+        let outcome = command(&mut **host, now);
+        self.publish(&**host);
         drop(host);
         self.wake.notify_one();
         outcome
@@ -242,65 +242,45 @@ pub struct StageDriver;
 
 impl StageDriver {
     /// Drives the stage behind `stream` until the stream ends. Needs a running tokio runtime.
-    ///
-    /// # Errors
-    /// If the configuration cannot be used.
-    pub fn spawn<S>(
-        stream: S,
-        config: GrblConfig,
-        store: PositionStore,
-        clock: Clock,
-    ) -> Result<StageHandle, GrblConfigError>
+    pub fn spawn<S>(stream: S, host: Box<dyn Host>, store: PositionStore, clock: Clock) -> StageHandle
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut stream = Some(stream);
-        Self::start(move || stream.take().map(Ok), config, store, clock)
+        Self::start(move || stream.take().map(Ok), host, store, clock)
     }
 
     /// Drives the stage behind the stream `open` opens, and opens it again whenever it ends. Needs a running tokio
     /// runtime.
-    ///
-    /// # Errors
-    /// If the configuration cannot be used.
     pub fn spawn_reopening<S, F>(
         mut open: F,
-        config: GrblConfig,
+        host: Box<dyn Host>,
         store: PositionStore,
         clock: Clock,
-    ) -> Result<StageHandle, GrblConfigError>
+    ) -> StageHandle
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: FnMut() -> Result<S, PortError> + Send + 'static,
     {
-        Self::start(move || Some(open()), config, store, clock)
+        Self::start(move || Some(open()), host, store, clock)
     }
 
-    /// Drives the stage on the serial port at `path`, reopening it when it comes back.
-    ///
-    /// # Errors
-    /// If the configuration cannot be used. A port that cannot be opened shows in the status.
+    /// Drives the stage on the serial port at `path`, reopening it when it comes back. A port that cannot be opened shows in the status.
     pub fn spawn_port(
         path: PathBuf,
         baud: u32,
-        config: GrblConfig,
+        host: Box<dyn Host>,
         store: PositionStore,
         clock: Clock,
-    ) -> Result<StageHandle, GrblConfigError> {
-        Self::spawn_reopening(move || open_port(&path, baud), config, store, clock)
+    ) -> StageHandle {
+        Self::spawn_reopening(move || open_port(&path, baud), host, store, clock)
     }
 
-    fn start<S, F>(
-        open: F,
-        config: GrblConfig,
-        store: PositionStore,
-        clock: Clock,
-    ) -> Result<StageHandle, GrblConfigError>
+    fn start<S, F>(open: F, host: Box<dyn Host>, store: PositionStore, clock: Clock) -> StageHandle
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: FnMut() -> Option<Result<S, PortError>> + Send + 'static,
     {
-        let host = GrblHost::new(config)?;
         let (status, receiver) = watch::channel(host.state());
         let shared = Arc::new(Shared {
             host: Mutex::new(host),
@@ -311,11 +291,11 @@ impl StageDriver {
             clock,
         });
         let task = tokio::spawn(run(Arc::clone(&shared), open));
-        Ok(StageHandle {
+        StageHandle {
             shared,
             status: receiver,
             task: Some(task),
-        })
+        }
     }
 }
 
@@ -376,7 +356,7 @@ impl StageHandle {
     /// Whether a stage that stands at `from_um`, x, y, z, may be moved by `by_um`.
     ///
     /// # Errors
-    /// As [`GrblHost::check_reach`].
+    /// As [`Host::check_reach`].
     pub fn check_reach(&self, from_um: [f64; 3], by_um: [f64; 3]) -> Result<(), Refusal> {
         self.shared.host().check_reach(from_um, by_um)
     }
@@ -404,13 +384,13 @@ impl StageHandle {
 
     /// Stops the stage without waiting for it; [`stands`] of the status says when it does.
     pub fn begin_stop(&self) {
-        self.shared.command(GrblHost::command_stop);
+        self.shared.command(|host, now| host.command_stop(now));
     }
 
     /// Takes up work again after a fault and releases a stop that holds; the status, Disconnected until then, says whether it
     /// worked. The position stays invalid.
     pub fn clear_fault(&self) {
-        self.shared.command(GrblHost::command_clear_fault);
+        self.shared.command(|host, now| host.command_clear_fault(now));
     }
 
     /// Runs the controller's homing cycle; the status says when it is done.
@@ -418,7 +398,7 @@ impl StageHandle {
     /// # Errors
     /// If the stage is moving, in a fault or not connected.
     pub fn home(&self) -> Result<(), Refusal> {
-        self.shared.command(GrblHost::command_home)
+        self.shared.command(|host, now| host.command_home(now))
     }
 
     /// Declares where the stage is now along the axes given, x, y, z, µm, which makes their positions valid.
@@ -465,7 +445,7 @@ impl StageHandle {
 
     fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
-        self.shared.command(GrblHost::command_stop);
+        self.shared.command(|host, now| host.command_stop(now));
     }
 }
 
@@ -509,7 +489,7 @@ where
 /// Talks until the stream ends (the reason) or the driver is to end (`None`).
 async fn converse<S: AsyncRead + AsyncWrite + Unpin>(shared: &Shared, stream: S) -> Option<String> {
     let (mut reader, mut writer) = tokio::io::split(stream);
-    shared.command(GrblHost::handle_open);
+    shared.command(|host, now| host.handle_open(now));
     shared
         .store
         .lock()
@@ -522,8 +502,8 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(shared: &Shared, stream: S)
         let (bytes, wakeup, done, unreachable) = {
             let mut host = shared.host();
             let bytes = host.poll(now);
-            shared.publish(&host);
-            let done = host.is_safe() && !host.awaits_mark();
+            shared.publish(&**host);
+            let done = host.is_safe() && !host.awaits_memory();
             (bytes, host.next_wakeup(), done, host.is_unreachable())
         };
         if unreachable {

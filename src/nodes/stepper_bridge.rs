@@ -21,7 +21,7 @@ use super::stage_waits::{StageWaits, respond};
 use super::{position_store, virtual_port};
 use crate::drivers::serial::{PortError, StageDriver, StageHandle, open_port};
 use crate::parameters;
-use crate::protocol::grbl::host::GrblConfig;
+use crate::protocol;
 use crate::ros::action::{ActionServer, GoalRequest};
 use crate::ros::app::App;
 use crate::ros::convert::{from_time, header};
@@ -30,6 +30,7 @@ use crate::ros::lifecycle::{Change, Lifecycle, Wish};
 use crate::ros::node::{Builder, Newest, Requests, newest_reliable};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities, limits};
+use crate::stage::host::StageConfig;
 use crate::stage::status::{StageState, StageStatus};
 use crate::units::{Instant, Micrometres};
 
@@ -97,7 +98,7 @@ parameters! {
 
 impl Checked for StepperBridgeParameters {
     fn check(&self) -> Result<()> {
-        self.host_config().map(drop)
+        self.stage_config().map(drop)
     }
 }
 
@@ -126,7 +127,7 @@ pub async fn run(app: App) -> Result<()> {
         .parameters::<StepperBridgeParameters>(app.clock)?
         .borrow()
         .clone();
-    let config = parameters.host_config()?;
+    let config = parameters.stage_config()?;
     let path = match parameters.port.as_str() {
         "" => virtual_port(&node.namespace()?)?,
         path => PathBuf::from(path),
@@ -181,7 +182,7 @@ pub async fn run(app: App) -> Result<()> {
         let Some(wish) = wish else { break };
         let opened = tokio::select! {
             () = app.stopped() => break,
-            stage = open(&path, &parameters, config.clone(), &app) => stage,
+            stage = open(&path, &parameters, &config, &app) => stage,
             never = inlets.refuse("the stepper bridge waits for its port") => match never {},
         };
         let Some(stage) = wish.settle(opened)? else {
@@ -445,20 +446,19 @@ fn answer_acceptance(
 
 impl StepperBridgeParameters {
     /// The driver's settings, in its own coordinates: they begin where the controller powers up.
-    fn host_config(&self) -> Result<GrblConfig> {
+    fn stage_config(&self) -> Result<StageConfig> {
         let timeout =
             Duration::try_from_secs_f64(self.command_timeout).context("stepper_bridge command_timeout")?;
-        let config = GrblConfig {
+        let above_zero_um = |z: f64| (z - self.power_up_z) * 1e6;
+        let config = StageConfig {
             x_range_um: (self.x_min * 1e6, self.x_max * 1e6),
             y_range_um: (self.y_min * 1e6, self.y_max * 1e6),
-            z_min_um: (self.z_min - self.power_up_z) * 1e6,
-            z_max_um: (self.z_max - self.power_up_z) * 1e6,
+            z_range_um: (above_zero_um(self.z_min), above_zero_um(self.z_max)),
             max_um_per_s: self.max_speed * 1e6,
             max_down_um_per_s: self.max_approach_speed * 1e6,
             command_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-            ..GrblConfig::default()
         };
-        config.check().context("stepper_bridge")?;
+        protocol::host(&config).context("stepper_bridge")?;
         Ok(config)
     }
 }
@@ -467,7 +467,7 @@ impl StepperBridgeParameters {
 async fn open(
     path: &Path,
     parameters: &StepperBridgeParameters,
-    config: GrblConfig,
+    config: &StageConfig,
     app: &App,
 ) -> Result<StageHandle> {
     let wait = Duration::try_from_secs_f64(parameters.open_timeout).context("stepper_bridge open_timeout")?;
@@ -482,10 +482,10 @@ async fn open(
                 return Ok(StageDriver::spawn_port(
                     path.to_owned(),
                     baud,
-                    config,
+                    protocol::host(config)?,
                     position_store(path),
                     Arc::new(move || clock.now()),
-                )?);
+                ));
             }
             Err(PortError::Missing { .. }) if app.clock.now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -1,6 +1,8 @@
-//! What every motion controller is to the rest: axes, the course of a motion, a status, what is remembered from one start to the next.
+//! What every motion controller is to the rest: the [`host::Host`] that drives one, axes, the course of a
+//! motion, a status, what is remembered from one start to the next.
 
 pub mod axis;
+pub mod host;
 pub mod memory;
 pub mod status;
 pub mod trajectory;

@@ -29,8 +29,9 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::reply::{LineSplitter, MachineState};
+use crate::stage::host::Host;
 use crate::stage::memory::Remembered;
-use crate::stage::status::{StageState, StageStatus};
+use crate::stage::status::{Refusal, StageState, StageStatus};
 use crate::units::Instant;
 use firmware::Firmware;
 use first_motion::{FirstMotion, Onward};
@@ -213,6 +214,89 @@ pub struct GrblHost {
 
 const fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
+}
+
+impl Host for GrblHost {
+    fn handle_open(&mut self, now: Instant) {
+        Self::handle_open(self, now)
+    }
+
+    fn handle_close(&mut self, reason: &str, now: Instant) {
+        Self::handle_close(self, reason, now)
+    }
+
+    fn handle_bytes(&mut self, bytes: &[u8], now: Instant) {
+        Self::handle_bytes(self, bytes, now)
+    }
+
+    fn poll(&mut self, now: Instant) -> Vec<u8> {
+        Self::poll(self, now)
+    }
+
+    fn next_wakeup(&self) -> Option<Instant> {
+        Self::next_wakeup(self)
+    }
+
+    fn state(&self) -> StageStatus {
+        Self::state(self)
+    }
+
+    fn expected_z_um(&self, at: Instant) -> f64 {
+        Self::expected_z_um(self, at)
+    }
+
+    fn is_unreachable(&self) -> bool {
+        Self::is_unreachable(self)
+    }
+
+    fn is_safe(&self) -> bool {
+        Self::is_safe(self)
+    }
+
+    fn set_memory(&mut self, memory: Option<Remembered>) {
+        Self::set_memory(self, memory)
+    }
+
+    fn memory(&self) -> Option<Remembered> {
+        Self::memory(self)
+    }
+
+    fn command_velocity(&mut self, z_um_per_s: f64, stamp: Instant, now: Instant) -> Result<f64, Refusal> {
+        Self::command_velocity(self, z_um_per_s, stamp, now)
+    }
+
+    fn command_move_relative(
+        &mut self,
+        by_um: [f64; 3],
+        um_per_s: f64,
+        now: Instant,
+    ) -> Result<Duration, Refusal> {
+        Self::command_move_relative(self, by_um, um_per_s, now)
+    }
+
+    fn check_reach(&self, from_um: [f64; 3], by_um: [f64; 3]) -> Result<(), Refusal> {
+        Self::check_reach(self, from_um, by_um)
+    }
+
+    fn command_stop(&mut self, now: Instant) {
+        Self::command_stop(self, now)
+    }
+
+    fn command_clear_fault(&mut self, now: Instant) {
+        Self::command_clear_fault(self, now)
+    }
+
+    fn command_reference(&mut self, um: [Option<f64>; 3], now: Instant) -> Result<(), Refusal> {
+        Self::command_reference(self, um, now)
+    }
+
+    fn command_home(&mut self, now: Instant) -> Result<(), Refusal> {
+        Self::command_home(self, now)
+    }
+
+    fn awaits_memory(&self) -> bool {
+        self.awaits_mark()
+    }
 }
 
 impl GrblHost {

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::stage::host::StageConfig;
+
 use super::{LIMIT_MARGIN_UM, PLAUSIBLE_UM, PLAUSIBLE_UM_PER_S, ms};
 
 /// How the stage is driven.
@@ -73,6 +75,20 @@ impl Default for GrblConfig {
 pub struct GrblConfigError(String);
 
 impl GrblConfig {
+    /// The defaults for a stage of these limits.
+    pub fn for_stage(stage: &StageConfig) -> Self {
+        Self {
+            command_timeout_ms: stage.command_timeout_ms,
+            x_range_um: stage.x_range_um,
+            y_range_um: stage.y_range_um,
+            z_min_um: stage.z_range_um.0,
+            z_max_um: stage.z_range_um.1,
+            max_um_per_s: stage.max_um_per_s,
+            max_down_um_per_s: stage.max_down_um_per_s,
+            ..Self::default()
+        }
+    }
+
     /// Refuses values that are out of range or contradict each other.
     ///
     /// # Errors

@@ -10,8 +10,8 @@ use std::time::Duration;
 use super::{GrblHost, Motion, Phase, Sent};
 use crate::protocol::grbl::command::Command;
 use crate::protocol::grbl::reply::MachineState;
-use crate::stage::trajectory::Trajectory;
 use crate::stage::memory::Remembered;
+use crate::stage::trajectory::Trajectory;
 use crate::units::Instant;
 
 /// Largest difference between two heights that were each reported rounded to 1 µm, µm.

@@ -1,0 +1,243 @@
+//! The seam of the stage: the driver works with any [`Host`], here that of a controller with a protocol of four words.
+//!
+//! `v UM_PER_S` moves, `s` stops, `?` asks; the answer is `z UM UM_PER_S`.
+
+#![cfg(feature = "serial")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hhnet::drivers::position_store::PositionStore;
+use hhnet::drivers::serial::{StageDriver, StageHandle};
+use hhnet::stage::host::Host;
+use hhnet::stage::memory::Remembered;
+use hhnet::stage::status::{Refusal, StageState, StageStatus};
+use hhnet::units::Instant;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream};
+
+const ASK_PERIOD: Duration = Duration::from_millis(20);
+const COMMAND_LIMIT: Duration = Duration::from_millis(200);
+const TOP_UM: f64 = 100.0;
+
+/// The host of the tiny controller.
+struct Tiny {
+    out: String,
+    line: Vec<u8>,
+    status: StageStatus,
+    asked: Instant,
+    commanded: Instant,
+}
+
+impl Tiny {
+    fn new() -> Self {
+        Self {
+            out: String::new(),
+            line: Vec::new(),
+            status: StageStatus {
+                stamp: Instant::default(),
+                state: StageState::Disconnected,
+                reason: "waiting".to_owned(),
+                position_um: [f64::NAN; 3],
+                z_um_per_s: 0.0,
+                position_valid: false,
+                xy_valid: false,
+                may_move: false,
+                firmware: "tiny".to_owned(),
+                warnings: Vec::new(),
+                stops_confirmed: 0,
+                garbled_lines: 0,
+                refused_commands: 0,
+            },
+            asked: Instant::default(),
+            commanded: Instant::default(),
+        }
+    }
+}
+
+impl Host for Tiny {
+    fn handle_open(&mut self, _: Instant) {
+        self.line.clear();
+    }
+
+    fn handle_close(&mut self, reason: &str, _: Instant) {
+        self.status = StageStatus {
+            reason: reason.to_owned(),
+            ..Self::new().status
+        };
+    }
+
+    fn handle_bytes(&mut self, bytes: &[u8], now: Instant) {
+        self.line.extend(bytes);
+        while let Some(end) = self.line.iter().position(|byte| *byte == b'\n') {
+            let line = String::from_utf8(self.line.drain(..=end).collect()).unwrap();
+            let numbers: Vec<f64> = line
+                .split_whitespace()
+                .skip(1)
+                .map(|word| word.parse().unwrap())
+                .collect();
+            self.status = StageStatus {
+                stamp: now,
+                state: if numbers[1] == 0.0 {
+                    StageState::Idle
+                } else {
+                    StageState::Moving
+                },
+                reason: String::new(),
+                position_um: [0.0, 0.0, numbers[0]],
+                z_um_per_s: numbers[1],
+                position_valid: true,
+                ..self.status.clone()
+            };
+        }
+    }
+
+    fn poll(&mut self, now: Instant) -> Vec<u8> {
+        if self.status.state == StageState::Moving && now.since(self.commanded) > COMMAND_LIMIT {
+            self.out += "s\n";
+        }
+        if now >= self.asked + ASK_PERIOD {
+            self.asked = now;
+            self.out += "?\n";
+        }
+        std::mem::take(&mut self.out).into_bytes()
+    }
+
+    fn next_wakeup(&self) -> Option<Instant> {
+        Some(self.asked + ASK_PERIOD)
+    }
+
+    fn state(&self) -> StageStatus {
+        self.status.clone()
+    }
+
+    fn expected_z_um(&self, _: Instant) -> f64 {
+        self.status.z_um()
+    }
+
+    fn is_unreachable(&self) -> bool {
+        false
+    }
+
+    fn is_safe(&self) -> bool {
+        self.status.state != StageState::Moving
+    }
+
+    fn set_memory(&mut self, _: Option<Remembered>) {}
+
+    fn memory(&self) -> Option<Remembered> {
+        None
+    }
+
+    fn awaits_memory(&self) -> bool {
+        false
+    }
+
+    fn command_velocity(&mut self, z_um_per_s: f64, _: Instant, now: Instant) -> Result<f64, Refusal> {
+        self.commanded = now;
+        self.out += &format!("v {z_um_per_s}\n");
+        Ok(z_um_per_s)
+    }
+
+    fn command_move_relative(&mut self, by_um: [f64; 3], _: f64, _: Instant) -> Result<Duration, Refusal> {
+        self.check_reach(self.status.position_um, by_um)?;
+        Err(Refusal::NotReady {
+            reason: "this one knows velocities only".to_owned(),
+        })
+    }
+
+    fn check_reach(&self, from_um: [f64; 3], by_um: [f64; 3]) -> Result<(), Refusal> {
+        let target_um = from_um[2] + by_um[2];
+        if target_um <= TOP_UM {
+            return Ok(());
+        }
+        Err(Refusal::OutOfRange {
+            axis: 'z',
+            target_um,
+            low_um: 0.0,
+            high_um: TOP_UM,
+        })
+    }
+
+    fn command_stop(&mut self, _: Instant) {
+        self.out += "s\n";
+    }
+
+    fn command_clear_fault(&mut self, _: Instant) {}
+
+    fn command_reference(&mut self, _: [Option<f64>; 3], _: Instant) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn command_home(&mut self, _: Instant) -> Result<(), Refusal> {
+        Err(Refusal::Busy)
+    }
+}
+
+/// The controller, until the link ends.
+async fn controller(link: DuplexStream) {
+    let (reader, mut writer) = tokio::io::split(link);
+    let mut lines = BufReader::new(reader).lines();
+    let (mut z_um, mut um_per_s, mut since) = (0.0, 0.0, tokio::time::Instant::now());
+    while let Ok(Some(line)) = lines.next_line().await {
+        z_um += um_per_s * since.elapsed().as_secs_f64();
+        since = tokio::time::Instant::now();
+        match line.split_once(' ') {
+            Some(("v", speed)) => um_per_s = speed.parse().unwrap(),
+            _ if line == "s" => um_per_s = 0.0,
+            _ => {
+                let answer = format!("z {z_um} {um_per_s}\n");
+                if writer.write_all(answer.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+async fn wait(handle: &StageHandle, reached: impl Fn(&StageStatus) -> bool) -> StageStatus {
+    let mut status = handle.status();
+    let waiting = status.wait_for(|status| reached(status));
+    let found = tokio::time::timeout(Duration::from_secs(10), waiting).await;
+    found.expect("it is reached").expect("the driver runs").clone()
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_driver_drives_what_speaks_another_protocol() {
+    let (near, far) = tokio::io::duplex(4096);
+    let device = tokio::spawn(controller(far));
+    let start = tokio::time::Instant::now();
+    let clock: hhnet::drivers::serial::Clock =
+        Arc::new(move || Instant::from_nanos(1_000_000_000) + start.elapsed());
+    let handle = StageDriver::spawn(
+        near,
+        Box::new(Tiny::new()),
+        PositionStore::none(),
+        Arc::clone(&clock),
+    );
+    wait(&handle, |status| status.state == StageState::Idle).await;
+
+    handle.velocity(50.0, clock()).unwrap();
+    wait(&handle, |status| status.z_um() > 5.0).await;
+    let stood = handle.stop().await.unwrap();
+    assert!(stood.z_um() > 5.0 && stood.state == StageState::Idle, "{stood:?}");
+
+    handle.velocity(-50.0, clock()).unwrap();
+    wait(&handle, |status| status.state == StageState::Moving).await;
+    let silent = wait(&handle, |status| status.state == StageState::Idle).await;
+    assert!(
+        silent.z_um() > -10.0,
+        "a velocity without a next one ends: {silent:?}"
+    );
+
+    let refused = handle
+        .move_relative([0.0, 0.0, 500.0], 10.0)
+        .unwrap_err()
+        .to_string();
+    assert!(refused.contains("permitted are 0.0 to 100.0"), "{refused}");
+    device.abort();
+    wait(&handle, |status| {
+        status.state == StageState::Disconnected && !status.reason.is_empty()
+    })
+    .await;
+}
