@@ -18,6 +18,8 @@ PACKAGE = "hhnet"
 SHARE = Path(get_package_share_directory(PACKAGE))
 CONFIG = str(SHARE / "config" / "autofocus.yaml")
 FASTDDS = str(SHARE / "config" / "fastdds.xml")
+# Where the virtual lens starts, so that there is something to see: within what the network was trained for, and anywhere around there.
+START = {"sim_microscope.start_defocus": 21e-6, "sim_microscope.start_spread": 6e-6}
 NODES = ("camera", "classifier", "focus_controller", "stepper_bridge")
 SWITCH = ("true", "false")
 
@@ -49,6 +51,12 @@ ARGUMENTS = (
     argument("serial_port", "port of the stage, best its name in /dev/serial/by-id; empty: as in params_file"),
     argument("model", "ONNX model of the classifier; empty: as in params_file, else the one that ships"),
     argument("objective", "objective in use, for example 40x0.65; empty: as in params_file"),
+    argument(
+        "focus_at_start",
+        "true: begin to focus as soon as the stage is ready; empty: true with the virtual microscope, out of focus then, false with hardware",
+        "",
+        ("", *SWITCH),
+    ),
     argument("seed", "seed of the virtual slide, a whole number; empty: as in params_file"),
     argument("description", "true: publish the model of the stage and its frames (robot_state_publisher)", "true", SWITCH),
     argument("rviz", "true: open rviz with config/hhnet.rviz", "false", SWITCH),
@@ -155,6 +163,13 @@ def overrides(given: dict[str, str], sim: bool) -> dict[str, object]:
                 raise RuntimeError(f"{name}:={given[name]} is not a whole number") from None
     if not sim:
         parameters["sim_microscope.enabled"] = False
+    # A parameter file of the user's own says itself how it begins.
+    elif not given["focus_at_start"] and given["params_file"] == CONFIG:
+        parameters["focus_controller.enabled"] = True
+        # Of another objective these heights are beyond what its network was trained for, or in focus.
+        parameters |= {} if given["objective"] else START
+    if given["focus_at_start"]:
+        parameters["focus_controller.enabled"] = given["focus_at_start"] == "true"
     return parameters
 
 

@@ -44,6 +44,24 @@ def test_composed_or_one_process_for_each_node():
     assert "sim_microscope_node" not in executables(**real)
 
 
+def parameters(**arguments: str) -> dict:
+    """What the launch file itself sets."""
+    module = description("autofocus")
+    defaults = {argument.name: "".join(part.text for part in argument.default_value or []) for argument in module.ARGUMENTS}
+    given = defaults | arguments
+    return module.overrides(given, given["sim"] == "true")
+
+
+def test_something_happens_in_simulation_and_nothing_with_hardware():
+    real = {"sim": "false", "camera_source": "folder", "serial_port": "/dev/ttyUSB0"}
+    first = parameters()
+    assert first["focus_controller.enabled"] is True and first["sim_microscope.start_defocus"] > 1e-5
+    assert "focus_controller.enabled" not in parameters(**real)
+    assert parameters(**real, focus_at_start="true")["focus_controller.enabled"] is True
+    assert parameters(focus_at_start="false") == {"focus_controller.enabled": False}
+    assert parameters(params_file="mine.yaml") == {}
+
+
 def test_only_separate_processes_get_the_profile(monkeypatch):
     monkeypatch.delenv("FASTRTPS_DEFAULT_PROFILES_FILE", raising=False)
 
