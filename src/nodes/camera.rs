@@ -15,7 +15,6 @@ use super::frames::{FrameInput, FrameOutlet, FrameTally, Preview, Shot, ShotRece
 use super::recorded::RECORDED_FRAMES;
 use crate::drivers::image_files::{ImageFolder, Pixels, ZStack};
 use crate::frame::Frame;
-use crate::parameters;
 use crate::pictures::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
@@ -25,16 +24,29 @@ use crate::ros::node::{Builder, Newest, newest_reliable};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities};
 use crate::units::{Instant, Micrometres};
+use crate::{choices, parameters};
 
 /// Time in which a failed virtual microscope ends the process.
 const MICROSCOPE_END_LIMIT: Duration = Duration::from_secs(1);
+
+choices! {
+    /// Where frames come from.
+    SourceKind {
+        /// The virtual microscope.
+        Sim = "sim",
+        /// A folder of images, shown again and again.
+        Folder = "folder",
+        /// A recorded z-stack: the image of the height nearest to the stage's.
+        ZStack = "zstack",
+    }
+}
 
 parameters! {
     /// Parameters of the camera node.
     CameraParameters in "camera" {
         /// Where frames come from: `sim`, `folder` or `zstack`. What is recorded is shown again and again: see `identical_frames` of the
         /// classifier.
-        source: String = "sim",
+        source: SourceKind = SourceKind::Sim,
         /// Folder of images, for sources `folder` and `zstack`.
         path: String = "",
         /// Frames per second, for sources `folder` and `zstack`.
@@ -52,15 +64,11 @@ parameters! {
 
 impl Checked for CameraParameters {
     fn check(&self) -> Result<()> {
-        match self.source.as_str() {
-            "sim" => {}
-            "folder" | "zstack" => ensure!(
-                !self.path.is_empty(),
-                "camera source '{}' needs camera.path: set it to the folder of the images",
-                self.source
-            ),
-            other => bail!("unknown camera source '{other}': choose sim, folder or zstack"),
-        }
+        ensure!(
+            self.source == SourceKind::Sim || !self.path.is_empty(),
+            "camera source '{}' needs camera.path: set it to the folder of the images",
+            self.source
+        );
         ensure!(
             !self.frame_id.is_empty() && !self.frame_id.starts_with('/'),
             "camera frame_id is '{}': give a name without a leading slash",
@@ -73,8 +81,8 @@ impl Checked for CameraParameters {
 impl CameraParameters {
     /// What others can build on; recorded images cannot show what the stage does.
     fn capabilities(&self) -> &'static [&'static str] {
-        match self.source.as_str() {
-            "sim" => &["image_raw", "image_raw/compressed", "camera_info"],
+        match self.source {
+            SourceKind::Sim => &["image_raw", "image_raw/compressed", "camera_info"],
             _ => &[
                 "image_raw",
                 "image_raw/compressed",
@@ -127,11 +135,11 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         z: Micrometres(0.0),
     };
     // A receiver that nobody reads would have the virtual microscope render for nobody.
-    let sim = sim.filter(|_| parameters.source == "sim");
-    match parameters.source.as_str() {
-        "sim" => feeds.sim = Some(FrameInput::new(sim, &mut node, "sim/image_raw")?),
-        "zstack" => feeds.joints = Some(node.subscribe("joint_states", QosProfile::default())?),
-        _ => {}
+    let sim = sim.filter(|_| parameters.source == SourceKind::Sim);
+    match parameters.source {
+        SourceKind::Sim => feeds.sim = Some(FrameInput::new(sim, &mut node, "sim/image_raw")?),
+        SourceKind::ZStack => feeds.joints = Some(node.subscribe("joint_states", QosProfile::default())?),
+        SourceKind::Folder => {}
     }
     let mut outlets = Outlets {
         frames: FrameOutlet::new(out, &mut node, "image_raw")?,
@@ -212,7 +220,7 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
                         tally.pause();
                     }
                     let [rate, drops, median, most] = tally.values();
-                    let (source, frames) = (parameters.source.clone(), sequence.to_string());
+                    let (source, frames) = (parameters.source.to_string(), sequence.to_string());
                     let values = [rate, drops, median, most, ("frames", frames), ("source", source)];
                     diagnostics.publish(app.clock.now(), severity, message, &values);
                     feeds.remind();
@@ -246,8 +254,8 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
 impl CameraParameters {
     /// What the frames come from, for `~/about`.
     fn device(&self) -> String {
-        match self.source.as_str() {
-            "sim" => "virtual".to_owned(),
+        match self.source {
+            SourceKind::Sim => "virtual".to_owned(),
             source => format!("{source} {}", self.path),
         }
     }
@@ -266,14 +274,13 @@ async fn without_microscope(app: &App) -> Result<()> {
 
 fn open(parameters: &CameraParameters) -> Result<Source> {
     let path = Path::new(&parameters.path);
-    Ok(match parameters.source.as_str() {
-        "sim" => Source::Sim,
-        "folder" => Source::Folder(ImageFolder::open(path).context("camera source 'folder'")?),
-        "zstack" => Source::ZStack {
+    Ok(match parameters.source {
+        SourceKind::Sim => Source::Sim,
+        SourceKind::Folder => Source::Folder(ImageFolder::open(path).context("camera source 'folder'")?),
+        SourceKind::ZStack => Source::ZStack {
             stack: ZStack::open(path).context("camera source 'zstack'")?,
             zero: Micrometres::from_metres(parameters.stack_zero),
         },
-        other => bail!("unknown camera source '{other}': choose sim, folder or zstack"),
     })
 }
 

@@ -19,7 +19,6 @@ use crate::estimate::frozen::FrozenCamera;
 use crate::estimate::network::{ModelCard, Network, NoNetwork, PatchPrediction};
 use crate::estimate::resample::{ALIKE, MENDABLE, to_model_pixels};
 use crate::objective::Objective;
-use crate::parameters;
 use crate::pictures::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
@@ -29,12 +28,23 @@ use crate::ros::node::Builder;
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities, limits};
 use crate::units::Instant;
+use crate::{choices, parameters};
 
 /// The model that ships for an objective, below the package's share folder.
 fn shipped_name(objective: &str) -> String {
     match objective {
         "40x0.65" => "models/hhnet_fast.onnx".to_owned(),
         other => format!("models/hhnet_fast_{other}.onnx"),
+    }
+}
+
+choices! {
+    /// What frames are that equal the one before.
+    IdenticalFrames {
+        /// The sign of a camera that stands still.
+        Distrust = "distrust",
+        /// As good as others: the camera shows one picture, or a recorded stack.
+        Allow = "allow",
     }
 }
 
@@ -61,10 +71,10 @@ parameters! {
         /// Whose time images carry: `message`, that of their stamp, or `arrival`, that at which they arrive from another process, for
         /// cameras without a clock. Arrival is a guess of the exposure that is late by exposure and transport: let the stage settle
         /// longer than these take.
-        stamp: String = "message",
+        stamp: StampSource = StampSource::Message,
         /// What to do with a frame that is equal to the one before in every byte: `distrust`, because the camera is frozen, or `allow`
         /// for sources without noise, like recorded images.
-        identical_frames: String = "distrust",
+        identical_frames: IdenticalFrames = IdenticalFrames::Distrust,
         /// Most pictures per second on `focus/overlay/compressed`.
         overlay_rate: f64 [0.1..=60.0, "1/s", live] = 5.0,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
@@ -75,12 +85,6 @@ parameters! {
 impl Checked for ClassifierParameters {
     fn check(&self) -> Result<()> {
         Objective::by_name(&self.objective).context("classifier objective")?;
-        StampSource::by_name(&self.stamp)?;
-        ensure!(
-            [ALLOW, DISTRUST].contains(&self.identical_frames.as_str()),
-            "classifier identical_frames is '{}': choose {DISTRUST} or {ALLOW}",
-            self.identical_frames
-        );
         ensure!(
             self.condenser_na == 0.0 || CONDENSER_NA.contains(&self.condenser_na),
             "classifier condenser_na is {}: give an aperture from {} to {}, or 0 if it is not known",
@@ -91,10 +95,6 @@ impl Checked for ClassifierParameters {
         Ok(())
     }
 }
-
-/// What identical frames may be.
-const DISTRUST: &str = "distrust";
-const ALLOW: &str = "allow";
 
 /// The model that is none.
 const NO_MODEL: &str = "none";
@@ -151,7 +151,7 @@ impl Judge {
         if !self.classifier.network().looks() {
             return Ok(self.classifier.judge_patches(&shot.frame)?);
         }
-        if parameters.identical_frames == DISTRUST {
+        if parameters.identical_frames == IdenticalFrames::Distrust {
             let apart = self.frozen.handle_frame(&shot.frame);
             self.doubt = apart.map(|apart| Doubt::Frozen {
                 apart_s: apart.as_secs_f64(),
@@ -271,7 +271,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
     let mut live = node.parameters::<ClassifierParameters>(app.clock)?;
     let parameters = live.borrow_and_update().clone();
     let mut input = FrameInput::new(frames, &mut node, "image_raw")?.with_infos(&mut node, "camera_info")?;
-    let stamp_source = StampSource::by_name(&parameters.stamp)?;
+    let stamp_source = parameters.stamp;
     let mut outlets = Outlets {
         name: node.name().to_owned(),
         estimates: node.publisher("focus", QosProfile::default())?,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use futures::StreamExt;
 use r2r::geometry_msgs::msg::{Twist, TwistStamped, Vector3};
 use r2r::hhnet::action::Autofocus;
@@ -21,7 +21,6 @@ use crate::focus::{
     FocusConfig, FocusController, Law, Motion, Observation, POSITION_INVALID, Phase, StageReport,
 };
 use crate::objective::Objective;
-use crate::parameters;
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
 use crate::ros::app::App;
 use crate::ros::bond::Bonds;
@@ -32,6 +31,7 @@ use crate::ros::node::{Builder, latched, newest_reliable};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities, limits};
 use crate::units::{Instant, Micrometres};
+use crate::{choices, parameters};
 
 /// Period of velocity commands; a tenth of the bridge's command timeout.
 const COMMAND_PERIOD: Duration = Duration::from_millis(20);
@@ -57,11 +57,21 @@ const UNAVAILABLE: &str = "the stage is not ready: look at stage_state for the r
 /// Zero velocities sent after the last motion, so that one lost message does not delay a stop.
 const STOP_REPEATS: u32 = 5;
 
+choices! {
+    /// The control law.
+    Mode {
+        /// Bounded steps, with a look between them.
+        Stepwise = "stepwise",
+        /// Algorithm 1 of the paper as printed.
+        Paper = "paper",
+    }
+}
+
 parameters! {
     /// Parameters of the focus controller node.
     FocusControllerParameters in "focus_controller" {
         /// Control law: `stepwise` (bounded steps, look after each) or `paper` (Algorithm 1 as printed).
-        mode: String [live] = "stepwise",
+        mode: Mode [live] = Mode::Stepwise,
         /// The paper's default speed, m/s.
         default_speed: f64 [0.000001..=0.01, "m/s", live] = 0.0002237,
         /// Objective in use; its depth of field sets class edges and tolerance.
@@ -106,10 +116,9 @@ impl FocusControllerParameters {
                 .with_context(|| format!("focus_controller {name} is {value} s"))
         };
         let config = FocusConfig {
-            law: match self.mode.as_str() {
-                "stepwise" => Law::Stepwise,
-                "paper" => Law::Paper,
-                other => bail!("unknown focus_controller mode '{other}': choose stepwise or paper"),
+            law: match self.mode {
+                Mode::Stepwise => Law::Stepwise,
+                Mode::Paper => Law::Paper,
             },
             default_speed_um_per_s: self.default_speed * 1e6,
             edges: ClassEdges::for_objective(&objective),

@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-
+use crate::choices;
 use crate::units::Instant;
 
 /// Age of an image at its arrival above which its stamp is of another clock.
@@ -12,26 +11,13 @@ const OLDEST: Duration = Duration::from_secs(2);
 /// Clocks of two computers that are synchronised differ by less.
 const AHEAD: Duration = Duration::from_millis(50);
 
-/// Whose time counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StampSource {
-    /// The camera's.
-    Message,
-    /// That of this computer at arrival.
-    Arrival,
-}
-
-impl StampSource {
-    /// By its name in a parameter.
-    ///
-    /// # Errors
-    /// If there is none of that name.
-    pub fn by_name(name: &str) -> Result<Self> {
-        Ok(match name {
-            "message" => Self::Message,
-            "arrival" => Self::Arrival,
-            other => bail!("classifier stamp is '{other}': choose message or arrival"),
-        })
+choices! {
+    /// Whose time counts.
+    StampSource {
+        /// The camera's.
+        Message = "message",
+        /// That of this computer at arrival.
+        Arrival = "arrival",
     }
 }
 

@@ -58,7 +58,7 @@ pub trait Checked {
 /// Declares a struct of parameters: each with documentation, type, default, and in brackets before the default, in any order and
 /// where they apply, the permitted range, the unit, and `live` if it may change while the node runs:
 /// `rate: f64 [1.0..=200.0, "Hz", live] = 10.0`. A type is bool, i64, f64, String or a Vec of one of them; the range of a Vec holds
-/// for each element.
+/// for each element. An enum made by [`choices!`](crate::choices) is a text with its names as the permitted ones.
 #[macro_export]
 macro_rules! parameters {
     (
@@ -90,6 +90,7 @@ macro_rules! parameters {
                         <$type as $crate::ros::params::Typed>::KIND,
                         concat!($($doc),*).trim_start(),
                     )
+                    .one_of(<$type as $crate::ros::params::Typed>::CHOICES)
                     $(, $($rule)*)?
                 ) ),* ]
             }
@@ -104,6 +105,34 @@ macro_rules! parameters {
     };
     (@rule $declared:expr, $unit:literal $(, $($rest:tt)*)?) => {
         $crate::parameters!(@rule $declared.unit($unit) $(, $($rest)*)?)
+    };
+}
+
+/// Declares an enum that is the type of a parameter: each variant with its text there.
+#[macro_export]
+macro_rules! choices {
+    (
+        $(#[$attribute:meta])*
+        $name:ident {
+            $( $(#[doc = $doc:literal])* $variant:ident = $text:literal, )*
+        }
+    ) => {
+        $(#[$attribute])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+        pub enum $name {
+            $( $(#[doc = $doc])* #[serde(rename = $text)] $variant, )*
+        }
+
+        impl $crate::ros::params::Typed for $name {
+            const KIND: $crate::ros::params::Kind = $crate::ros::params::Kind::String;
+            const CHOICES: &'static [&'static str] = &[$($text),*];
+        }
+
+        impl std::fmt::Display for $name {
+            fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                out.write_str(match self { $( Self::$variant => $text, )* })
+            }
+        }
     };
 }
 
@@ -216,6 +245,17 @@ impl<P: Parameters> Store<P> {
         if name == SIM_TIME && value == Value::Bool(true) {
             bail!("use_sim_time is not supported: camera and stage run in real time; leave it false");
         }
+        if let Some(text) = value.as_str()
+            && !declared.choices.is_empty()
+            && !declared.choices.contains(&text)
+        {
+            bail!(
+                "parameter '{name}' of node {} was given '{text}': choose {}{}",
+                P::SECTION,
+                declared.choices_text(),
+                hint(text, declared.choices).trim_end_matches('.')
+            );
+        }
         if let (Some(number), Some(range)) = (declared.stray(&value), &declared.range) {
             bail!(
                 "parameter '{name}' of node {} was given {number}: it must lie between {} and {}",
@@ -252,9 +292,10 @@ pub fn to_markdown<P: Parameters>() -> Result<String> {
         P::SECTION
     );
     for declared in P::table() {
-        let range = declared.range.map_or_else(String::new, |range| {
-            format!("{} to {}", range.start(), range.end())
-        });
+        let range = declared.range.as_ref().map_or_else(
+            || declared.choices_text(),
+            |range| format!("{} to {}", range.start(), range.end()),
+        );
         text += &format!(
             "| `{}` | {} | `{}` | {} | {range} | {} | {} |\n",
             declared.name,
@@ -327,6 +368,18 @@ mod tests {
         }
     }
 
+    crate::choices! {
+        /// What a pump moves.
+        Medium {
+            /// Air.
+            Air = "air",
+            /// Oil.
+            Oil = "oil",
+            /// Water.
+            Water = "water",
+        }
+    }
+
     crate::parameters! {
         /// For these tests.
         Pump in "camera" {
@@ -338,6 +391,8 @@ mod tests {
             count: i64 [0.0..=9.0] = 3,
             /// Over and over.
             endless: bool [live] = true,
+            /// What it moves.
+            medium: Medium = Medium::Oil,
             /// Stops on its way.
             stops: Vec<f64> [live, 0.0..=1.0, "m"] = vec![],
         }
@@ -379,6 +434,19 @@ mod tests {
         refused("stops", vec![0.5, 1.5].into(), "1.5: it must lie between 0 and 1");
         refused("stops", vec!["far"].into(), "double array");
         refused("stops", 0.5.into(), "correct its type");
+        refused(
+            "medium",
+            "watr".into(),
+            "choose air, oil or water; did you mean 'water'?",
+        );
+        refused(
+            "medium",
+            "lead shot".into(),
+            "was given 'lead shot': choose air, oil or water",
+        );
+        refused("medium", 5.into(), "correct its type");
+        let medium = store(&[("medium", "air".into())]).unwrap().typed.borrow().medium;
+        assert_eq!(medium, Medium::Air);
         refused("camrea.rate", 5.0.into(), "did you mean 'camera'?");
         refused("use_sim_time", true.into(), "real time");
         let rate = store(&[("rate", 5.into())]).unwrap().values["rate"].clone();

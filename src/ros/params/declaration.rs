@@ -84,6 +84,8 @@ impl Kind {
 pub trait Typed {
     /// Its type in ROS.
     const KIND: Kind;
+    /// The texts it can be; empty for any.
+    const CHOICES: &'static [&'static str] = &[];
 }
 
 macro_rules! typed {
@@ -119,6 +121,8 @@ pub struct Declaration {
     pub unit: &'static str,
     /// Permitted values of a number, or of each number in an array.
     pub range: Option<RangeInclusive<f64>>,
+    /// Permitted texts; empty for any.
+    pub choices: &'static [&'static str],
     /// Whether it may change while the node runs.
     pub live: bool,
 }
@@ -132,8 +136,15 @@ impl Declaration {
             description,
             unit: "",
             range: None,
+            choices: &[],
             live: false,
         }
+    }
+
+    /// The same with the texts that are permitted.
+    #[must_use]
+    pub fn one_of(self, choices: &'static [&'static str]) -> Self {
+        Self { choices, ..self }
     }
 
     /// The same with a permitted range.
@@ -155,6 +166,15 @@ impl Declaration {
     #[must_use]
     pub fn live(self) -> Self {
         Self { live: true, ..self }
+    }
+
+    /// The permitted texts as a list: `sim, folder or zstack`.
+    pub(super) fn choices_text(&self) -> String {
+        match self.choices {
+            [] => String::new(),
+            [only] => (*only).to_owned(),
+            [all @ .., last] => format!("{} or {last}", all.join(", ")),
+        }
     }
 
     /// The first number that lies outside the range, in an array or alone.

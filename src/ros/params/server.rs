@@ -237,6 +237,9 @@ fn descriptor(declared: &Declaration) -> ParameterDescriptor {
         read_only: !declared.live,
         ..ParameterDescriptor::default()
     };
+    if !declared.choices.is_empty() {
+        descriptor.additional_constraints = format!("one of: {}", declared.choices.join(", "));
+    }
     if !declared.unit.is_empty() {
         descriptor.additional_constraints = format!("unit: {}", declared.unit);
     }
