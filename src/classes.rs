@@ -20,8 +20,6 @@ impl DistanceIndex {
     pub const IN_FOCUS: Self = Self(0);
     /// Far too far from the slide.
     pub const FARTHEST: Self = Self(4);
-    /// Closest to the slide.
-    pub const CLOSEST: Self = Self(-2);
 
     /// All indices in the order of the network's outputs: 4, 3, 2, 1, 0, -1, -2.
     pub const ALL: [Self; CLASSES] = [Self(4), Self(3), Self(2), Self(1), Self(0), Self(-1), Self(-2)];

@@ -24,8 +24,10 @@ pub mod frame;
 pub mod objective;
 pub mod pictures;
 pub mod protocol;
+mod random;
 pub mod sim;
 pub mod stage;
+mod statistics;
 pub mod table;
 pub mod units;
 

@@ -45,7 +45,6 @@ impl Tiny {
                 may_move: false,
                 firmware: "tiny".to_owned(),
                 warnings: Vec::new(),
-                stops_confirmed: 0,
                 garbled_lines: 0,
                 refused_commands: 0,
             },

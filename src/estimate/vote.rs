@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::classes::{CLASSES, DistanceIndex};
+use crate::statistics::median;
 
 /// A probability of each class, in the order of [`DistanceIndex::ALL`].
 pub type Probabilities = [f32; CLASSES];
@@ -181,18 +182,6 @@ pub fn fuse(measurements: &[Measurement], correlation: f64) -> Option<Fusion> {
         inliers: inliers.len(),
     };
     (defocus_um.is_finite() && fusion.stddev_um.is_finite()).then_some(fusion)
-}
-
-/// The median (the mean of the two in the middle of an even number); None of nothing.
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut sorted: Vec<f64> = values.collect();
-    sorted.sort_by(f64::total_cmp);
-    let half = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(sorted[half]),
-        _ => Some(0.5 * (sorted[half - 1] + sorted[half])),
-    }
 }
 
 #[cfg(test)]

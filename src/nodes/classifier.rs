@@ -10,7 +10,7 @@ use r2r::std_msgs::msg::Header;
 use r2r::{Publisher, QosProfile};
 
 use super::demand::{POLL, Taker};
-use super::frames::{BadShot, FrameInput, FrameTally, Preview, Shot, ShotReceiver, median, to_text};
+use super::frames::{BadShot, FrameInput, FrameTally, Preview, Shot, ShotReceiver, to_text};
 use super::stamps::{self, StampError, StampSource};
 use crate::classes::ClassEdges;
 use crate::drivers::onnx::{Interrupt, OnnxNetwork};
@@ -27,6 +27,7 @@ use crate::ros::lifecycle::{Change, Lifecycle};
 use crate::ros::node::Builder;
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities, limits};
+use crate::statistics::median;
 use crate::units::Instant;
 use crate::{choices, parameters};
 
@@ -625,7 +626,10 @@ impl Outlets {
             ("outdated_per_second", outdated),
             ("untrusted_per_second", untrusted),
             ("last_doubt", doubt.clone()),
-            ("decision_ms_median", to_text(median(decision_ms))),
+            (
+                "decision_ms_median",
+                to_text(median(decision_ms).unwrap_or(f64::NAN)),
+            ),
             ("decision_ms_most", to_text(slowest)),
         ];
         self.diagnostics.publish(now, severity, message, &values);

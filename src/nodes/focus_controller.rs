@@ -14,7 +14,7 @@ use r2r::{Publisher, QosProfile, ServiceRequest};
 
 use super::demand::Demand;
 use super::frame_in;
-use super::frames::{median, to_text};
+use super::frames::to_text;
 use super::recorded::{REFUSAL, Recorded};
 use crate::classes::{ClassEdges, DistanceIndex};
 use crate::focus::{
@@ -30,6 +30,7 @@ use crate::ros::lifecycle::{Change, Lifecycle, Wish};
 use crate::ros::node::{Builder, latched, newest_reliable};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities, limits};
+use crate::statistics::median;
 use crate::units::{Instant, Micrometres};
 use crate::{choices, parameters};
 
@@ -831,7 +832,10 @@ impl Tally {
         [
             ("estimates_per_second", self.ages_ms.len().to_string()),
             ("untrusted_per_second", self.untrusted.to_string()),
-            ("estimate_age_ms_median", to_text(median(self.ages_ms))),
+            (
+                "estimate_age_ms_median",
+                to_text(median(self.ages_ms).unwrap_or(f64::NAN)),
+            ),
         ]
     }
 }

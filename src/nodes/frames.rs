@@ -16,6 +16,7 @@ use crate::pictures::jpeg::{self, Chroma};
 use crate::pictures::preview::Picture;
 use crate::ros::convert::{from_image, from_time, header, to_image};
 use crate::ros::node::{Builder, Newest, newest_reliable};
+use crate::statistics::median;
 use crate::units::Instant;
 
 /// Quality of the pictures that people watch, 1 to 100.
@@ -359,7 +360,10 @@ impl FrameTally {
                 "dropped_per_second",
                 std::mem::take(&mut self.dropped).to_string(),
             ),
-            ("frame_age_ms_median", to_text(median(ages_ms))),
+            (
+                "frame_age_ms_median",
+                to_text(median(ages_ms).unwrap_or(f64::NAN)),
+            ),
             ("frame_age_ms_most", to_text(oldest)),
         ]
     }
@@ -372,12 +376,6 @@ pub fn to_text(ms: f64) -> String {
     } else {
         format!("{ms:.1}")
     }
-}
-
-/// The middle one; NaN of none.
-pub fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Small pictures for people: as often as they can be watched, and only while somebody does.

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use r2r::hhnet::msg::{About, SimTruth};
 use r2r::{Publisher, QosProfile};
 
-use super::frames::{FrameOutlet, Shot, ShotSender, median, to_text};
+use super::frames::{FrameOutlet, Shot, ShotSender, to_text};
 use super::{frame_in, position_store, virtual_port};
 use crate::drivers::emulated_port::{EmulatedPort, EmulatedStage};
 use crate::frame::Frame;
@@ -32,6 +32,7 @@ use crate::sim::sensor::Noise;
 use crate::sim::slide::SiteRandom;
 use crate::stage::Axis;
 use crate::stage::memory::Remembered;
+use crate::statistics::median;
 use crate::units::Instant;
 
 /// Hard stops of x, y, z, µm from the middle of the slide's nominal plane: the table passes every edge of the slide, and
@@ -239,7 +240,10 @@ impl Tally {
         let values = [
             ("frames_per_second", rendering_ms.len().to_string()),
             ("exposures_per_second", exposures.to_string()),
-            ("rendering_ms_median", to_text(median(rendering_ms))),
+            (
+                "rendering_ms_median",
+                to_text(median(rendering_ms).unwrap_or(f64::NAN)),
+            ),
             ("port", link.display().to_string()),
             ("port_state", "offered".to_owned()),
         ];

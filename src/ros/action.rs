@@ -213,14 +213,6 @@ impl<A: Action> GoalHandle<A> {
         *self.cancelling.borrow()
     }
 
-    /// Completes when a client asks to cancel.
-    pub async fn cancelling(&mut self) {
-        if self.cancelling.wait_for(|cancelling| *cancelling).await.is_err() {
-            // Nobody is left who could ask.
-            std::future::pending::<()>().await;
-        }
-    }
-
     /// The goal is reached.
     pub fn succeed(mut self, result: A::Result) {
         self.end(Status::Succeeded, result);

@@ -328,27 +328,12 @@ fn hint(name: &str, known: &[&str]) -> String {
 
 /// The declared name closest to a mistyped one, if any is close.
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let distance = |other: &str| edit_distance(name, other);
+    let distance = |other: &str| strsim::levenshtein(name, other);
     known
         .iter()
         .copied()
         .min_by_key(|other| distance(other))
         .filter(|other| distance(other) <= 1 + name.len() / 3)
-}
-
-/// Levenshtein's distance.
-fn edit_distance(left: &str, right: &str) -> usize {
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in right.bytes().enumerate() {
-            let substituted = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[right.len()]
 }
 
 #[cfg(test)]

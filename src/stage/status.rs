@@ -38,8 +38,6 @@ pub struct StageStatus {
     pub firmware: String,
     /// Something the operator should change, one sentence each, for example an unsuitable setting.
     pub warnings: Vec<String>,
-    /// Stops completed so far: confirmed standstill, with its final position in `position_um`.
-    pub stops_confirmed: u64,
     /// Lines from the controller that could not be understood.
     pub garbled_lines: u64,
     /// Commands refused.

@@ -3,6 +3,7 @@
 
 use super::luminance;
 use crate::frame::Frame;
+use crate::random::SplitMix64;
 
 /// Side of a crop, pixels; in a smaller frame, its shorter side.
 pub const CROP: usize = 100;
@@ -17,21 +18,13 @@ const CROPS: usize = 4;
 /// place by the upper 64 bits of its product with the number of places. They stay the same in every version.
 pub fn crop_places(width: usize, height: usize, seed: u64) -> [(usize, usize); CROPS] {
     let side = side(width, height);
-    let mut state = seed;
-    let mut below = |places: usize| ((u128::from(split_mix(&mut state)) * places as u128) >> 64) as usize;
+    let mut random = SplitMix64(seed);
+    let mut below = |places: usize| ((u128::from(random.bits()) * places as u128) >> 64) as usize;
     std::array::from_fn(|_| (below(width - side + 1), below(height - side + 1)))
 }
 
 fn side(width: usize, height: usize) -> usize {
     CROP.min(width).min(height)
-}
-
-fn split_mix(state: &mut u64) -> u64 {
-    *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut bits = *state;
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    bits ^ (bits >> 31)
 }
 
 /// Correlations of the crops 1-2, 1-3, 1-4, 2-3, 2-4 and 3-4, -1 to 1; 0 where a crop has one grey level only.
@@ -70,20 +63,6 @@ fn centred_crop(frame: &Frame, (x, y): (usize, usize)) -> Vec<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_generator_is_split_mix_64() {
-        let mut state = 1_234_567;
-        let numbers: [u64; 3] = std::array::from_fn(|_| split_mix(&mut state));
-        assert_eq!(
-            numbers,
-            [
-                6_457_827_717_110_365_317,
-                3_203_168_211_198_807_973,
-                9_817_491_932_198_370_423
-            ]
-        );
-    }
 
     #[test]
     fn places_follow_the_seed_and_stay_inside() {

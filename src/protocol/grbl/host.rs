@@ -206,7 +206,6 @@ pub struct GrblHost {
     silent: bool,
     /// Resets in a row that brought no answer.
     vain_resets: u32,
-    stops_confirmed: u64,
     garbled_lines: u64,
     refused_commands: u64,
     clock: Instant,
@@ -353,7 +352,6 @@ impl GrblHost {
             mute: false,
             silent: false,
             vain_resets: 0,
-            stops_confirmed: 0,
             garbled_lines: 0,
             refused_commands: 0,
             clock: Instant::default(),
@@ -407,7 +405,6 @@ impl GrblHost {
             may_move: self.may_move || (self.ever_connected && state == StageState::Disconnected),
             firmware: self.firmware.name(),
             warnings: self.firmware.warnings(),
-            stops_confirmed: self.stops_confirmed,
             garbled_lines: self.garbled_lines,
             refused_commands: self.refused_commands,
         }

@@ -1,39 +1,32 @@
 //! Numbers that depend on a place: hashed lattices for cells, tiled value noise for texture.
 //!
 //! The slide has no stored content. Every cell asks for the numbers of its own lattice site, so any two fields that
-//! overlap agree, in whatever order they are drawn. The hash is SplitMix64's finaliser (Steele, Lea and Flood, 2014);
-//! it is written out here because drawn slides must not change with a dependency's version.
+//! overlap agree, in whatever order they are drawn.
+
+use crate::random::{GAMMA, SplitMix64, mix};
 
 /// Side of the repeating noise tile, lattice sites; a power of two.
 const TILE: usize = 256;
 
-/// SplitMix64's output function.
-pub(crate) const fn mix(mut bits: u64) -> u64 {
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
-}
-
 /// A short stream of random numbers owned by one lattice site, cell or slide.
 #[derive(Clone, Debug)]
-pub(crate) struct SiteRandom(u64);
+pub(crate) struct SiteRandom(SplitMix64);
 
 impl SiteRandom {
     /// The stream of a seed and a purpose.
     pub(crate) fn new(seed: u64, purpose: u64) -> Self {
-        Self(mix(seed ^ mix(purpose.wrapping_add(0x9e37_79b9_7f4a_7c15))))
+        Self(SplitMix64(mix(seed ^ mix(purpose.wrapping_add(GAMMA)))))
     }
 
     /// The stream of lattice site (`column`, `row`) of the layer `purpose`.
     pub(crate) fn at(seed: u64, purpose: u64, column: i64, row: i64) -> Self {
-        let site = mix((column as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ mix(row as u64));
+        let site = mix((column as u64).wrapping_mul(GAMMA) ^ mix(row as u64));
         Self::new(seed ^ site, purpose)
     }
 
     /// The next 64 bits.
     pub(crate) fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.0)
+        self.0.bits()
     }
 
     /// Uniform in [0, 1).

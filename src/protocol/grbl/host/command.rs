@@ -222,7 +222,7 @@ impl GrblHost {
         limit.min(self.config.max_um_per_s)
     }
 
-    /// Stops the stage as fast as is safe; completion shows in `stops_confirmed` and the state. It holds against the stream
+    /// Stops the stage as fast as is safe; the state says when it stands. It holds against the stream
     /// of velocities that it interrupts: see [`Self::command_velocity`].
     pub fn command_stop(&mut self, now: Instant) {
         self.clock = self.clock.max(now);

@@ -235,7 +235,6 @@ impl GrblHost {
 
     pub(super) fn start_move(&mut self, line: &Line, now: Instant) {
         let Some(profile) = self.profile(line) else {
-            self.stops_confirmed += 1;
             return;
         };
         let start = now + ms(self.config.link_delay_ms);

@@ -379,7 +379,6 @@ impl GrblHost {
     pub(super) fn finish_stop(&mut self, now: Instant) {
         self.motion = Motion::Rest;
         self.may_move = false;
-        self.stops_confirmed += 1;
         self.doubt_mark();
         if self.finish_step(now) {
             return;
