@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use hhnet::drivers::Clock;
 use hhnet::drivers::emulated_port::{EmulatedPort, EmulatedPortError, EmulatedStage};
 use hhnet::drivers::position_store::PositionStore;
-use hhnet::drivers::serial::{Clock, GRBL_BAUD, PortError, StageDriver, StageHandle, open_port};
+use hhnet::drivers::serial::{GRBL_BAUD, PortError, StageDriver, StageHandle, open_port};
 use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
 use hhnet::sim::grbl::EmulatorConfig;
 use hhnet::stage::Axis;

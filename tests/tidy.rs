@@ -1,6 +1,7 @@
 //! Rules of this code base that a compiler does not know.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -127,4 +128,119 @@ fn every_parameter_in_config_is_declared() {
             }
         }
     }
+}
+
+/// The files that the text of one uses, by their module paths: `crate::a::b::Item`, `super::b`, `self::c`; what stands behind `{` is
+/// not followed further than its own first word.
+fn used(text: &str, module: &[String], modules: &BTreeSet<Vec<String>>) -> BTreeSet<Vec<String>> {
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let code: String = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"))
+        .collect::<Vec<_>>()
+        .join("\n");
+    let mut found = BTreeSet::new();
+    for (at, word) in ["crate::", "super::", "self::"]
+        .into_iter()
+        .flat_map(|word| code.match_indices(word))
+    {
+        if code[..at].ends_with(|before: char| before.is_alphanumeric() || before == '_' || before == ':') {
+            continue;
+        }
+        let mut base = match word {
+            "crate::" => Vec::new(),
+            "super::" => module[..module.len().saturating_sub(1)].to_vec(),
+            _ => module.to_vec(),
+        };
+        let mut rest = &code[at + word.len()..];
+        while let Some(behind) = rest.strip_prefix("super::") {
+            base.pop();
+            rest = behind;
+        }
+        let mut heads = Vec::new();
+        loop {
+            let end = rest
+                .find(|letter: char| !letter.is_alphanumeric() && letter != '_')
+                .unwrap_or(rest.len());
+            let (name, behind) = rest.split_at(end);
+            if !name.is_empty() {
+                base.push(name.to_owned());
+            }
+            match behind.strip_prefix("::") {
+                Some(behind) if !name.is_empty() => rest = behind,
+                _ => break,
+            }
+        }
+        if let Some(list) = rest.strip_prefix('{') {
+            let list = list.split('}').next().unwrap_or_default();
+            heads.extend(
+                list.split([',', '{', '\n'])
+                    .map(|item| item.trim().split("::").next().unwrap_or_default().to_owned()),
+            );
+        }
+        heads.push(String::new());
+        for head in heads {
+            let mut path = base.clone();
+            path.extend((!head.is_empty()).then_some(head));
+            // The longest beginning that is a file.
+            while !path.is_empty() && !modules.contains(&path) {
+                path.pop();
+            }
+            if path != module && !path.is_empty() {
+                found.insert(path);
+            }
+        }
+    }
+    found
+}
+
+/// Files of one crate that use each other in a circle are one file that was cut in the wrong place. A file may use what its own parent
+/// defines, as long as the parent only declares it.
+#[test]
+fn no_file_uses_itself_by_way_of_others() {
+    let source = root().join("src");
+    let files: BTreeMap<Vec<String>, String> = rust_files(&source)
+        .into_iter()
+        .filter(|file| {
+            !file.starts_with(source.join("bin")) && !file.ends_with("lib.rs") && !file.ends_with("tests.rs")
+        })
+        .map(|file| {
+            let path = file.strip_prefix(&source).unwrap().with_extension("");
+            let mut module: Vec<String> = path
+                .iter()
+                .map(|part| part.to_str().unwrap().to_owned())
+                .collect();
+            module.pop_if(|last| last == "mod");
+            (module, fs::read_to_string(&file).unwrap())
+        })
+        .collect();
+    let modules: BTreeSet<Vec<String>> = files.keys().cloned().collect();
+    let uses: BTreeMap<&Vec<String>, BTreeSet<Vec<String>>> = files
+        .iter()
+        .map(|(module, text)| {
+            let mut used = used(text, module, &modules);
+            // Parts of one thing: a parent and what it is made of.
+            used.retain(|other| !other.starts_with(module) && !module.starts_with(other));
+            (module, used)
+        })
+        .collect();
+    assert!(
+        uses.values().map(BTreeSet::len).sum::<usize>() > 200,
+        "the imports were read"
+    );
+    let mut circles = Vec::new();
+    for start in files.keys() {
+        let mut seen = BTreeSet::new();
+        let mut open: Vec<&Vec<String>> = uses[start].iter().collect();
+        while let Some(module) = open.pop() {
+            if module == start {
+                circles.push(start.join("::"));
+                break;
+            }
+            if seen.insert(module) {
+                open.extend(&uses[module]);
+            }
+        }
+    }
+    assert!(circles.is_empty(), "these use each other in circles: {circles:?}");
 }

@@ -22,8 +22,8 @@ use nix::pty::openpty;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{geteuid, ttyname};
 
+use super::Clock;
 use super::runtime_dir::{RuntimeDirError, runtime_dir};
-use super::serial::Clock;
 use crate::sim::grbl::{Emulator, EmulatorConfig};
 use crate::stage::Axis;
 use crate::units::Instant;

@@ -13,3 +13,7 @@ pub mod runtime_dir;
 #[cfg(feature = "serial")]
 pub mod serial;
 pub mod whole_file;
+
+/// Where drivers read the time; monotonic.
+#[cfg(feature = "serial")]
+pub type Clock = std::sync::Arc<dyn Fn() -> crate::units::Instant + Send + Sync>;

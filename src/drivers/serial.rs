@@ -20,13 +20,11 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
+use super::Clock;
 use super::position_store::PositionStore;
 use crate::stage::host::Host;
 use crate::stage::status::{Refusal, StageState, StageStatus};
 use crate::units::Instant;
-
-/// Where the driver reads the time; monotonic.
-pub type Clock = Arc<dyn Fn() -> Instant + Send + Sync>;
 
 /// GRBL's baud rate.
 pub const GRBL_BAUD: u32 = 115_200;

@@ -9,19 +9,13 @@ use crate::classes::{CLASSES, ClassEdges, DistanceIndex};
 use crate::estimate::features::{FEATURES, Handcrafted};
 use crate::estimate::network::{ModelCard, Network, NetworkError, PatchPrediction};
 use crate::estimate::patches::{self, Grid, ImageTooSmall};
-use crate::estimate::temperature::CondenserLaw;
+use crate::estimate::temperature::{CONDENSER_NA, CondenserLaw, SHARPNESS, sharpened};
 use crate::estimate::vote::{self, Fusion, Measurement, Probabilities, Voting};
 use crate::frame::Frame;
 use crate::units::Micrometres;
 
 /// Mean luminance of a frame that was exposed, grey levels: below it the lamp is off, above it all but the darkest is clipped.
 const EXPOSED: std::ops::RangeInclusive<f64> = 12.0..=250.0;
-
-/// Numerical apertures of condensers.
-pub const CONDENSER_NA: std::ops::RangeInclusive<f64> = 0.05..=1.5;
-
-/// Exponents that a voted distribution may be raised to.
-pub const SHARPNESS: std::ops::RangeInclusive<f64> = 0.1..=10.0;
 
 /// How a [`Classifier`] decides.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -299,13 +293,6 @@ fn opposed(measurements: &[Measurement], far_um: f64) -> usize {
             .count()
     };
     beyond(1.0).min(beyond(-1.0))
-}
-
-/// The distribution with its entries raised to a power; the likeliest stays the likeliest.
-pub(crate) fn sharpened(probabilities: &Probabilities, exponent: f64) -> Probabilities {
-    let powers = probabilities.map(|p| f64::from(p).powf(exponent));
-    let sum: f64 = powers.iter().sum();
-    powers.map(|power| (power / sum) as f32)
 }
 
 /// Frames in, estimates out. Keeps its buffers from frame to frame.

@@ -9,14 +9,26 @@
 //! slide have in common. [`CondenserLaw`] takes that off where the aperture is known.
 
 use crate::classes::DistanceIndex;
-use crate::estimate::classifier::{CONDENSER_NA, SHARPNESS, sharpened};
 use crate::estimate::vote::Probabilities;
+
+/// Numerical apertures of condensers.
+pub const CONDENSER_NA: std::ops::RangeInclusive<f64> = 0.05..=1.5;
+
+/// Exponents that a voted distribution may be raised to.
+pub const SHARPNESS: std::ops::RangeInclusive<f64> = 0.1..=10.0;
 
 /// Least probability of what turned out true that counts: one blunder does not decide the fit.
 const LEAST: f64 = 1e-6;
 
 /// Steps of the search; the interval shrinks by 0.618 each time.
 const STEPS: usize = 40;
+
+/// The distribution with its entries raised to a power; the likeliest stays the likeliest.
+pub(crate) fn sharpened(probabilities: &Probabilities, exponent: f64) -> Probabilities {
+    let powers = probabilities.map(|p| f64::from(p).powf(exponent));
+    let sum: f64 = powers.iter().sum();
+    powers.map(|power| (power / sum) as f32)
+}
 
 /// The exponent, within [`SHARPNESS`], under which the true classes are the most probable, given voted distributions that
 /// were not sharpened (exponent 1). None of nothing.

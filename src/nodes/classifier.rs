@@ -14,10 +14,11 @@ use super::frames::{BadShot, FrameInput, FrameTally, Preview, Shot, ShotReceiver
 use super::stamps::{self, StampError, StampSource};
 use crate::classes::ClassEdges;
 use crate::drivers::onnx::{Interrupt, OnnxNetwork};
-use crate::estimate::classifier::{CONDENSER_NA, Classifier, ClassifierConfig, Doubt, Estimate};
+use crate::estimate::classifier::{Classifier, ClassifierConfig, Doubt, Estimate};
 use crate::estimate::frozen::FrozenCamera;
 use crate::estimate::network::{ModelCard, Network, NoNetwork, PatchPrediction};
 use crate::estimate::resample::{ALIKE, MENDABLE, to_model_pixels};
+use crate::estimate::temperature::CONDENSER_NA;
 use crate::objective::Objective;
 use crate::pictures::preview::Picture;
 use crate::ros::app::App;

@@ -7,8 +7,8 @@ use anyhow::Result;
 use r2r::hhnet::msg::NodeState;
 use tokio::sync::watch;
 
-use crate::ros::app::Clock;
 use crate::ros::bond::Bonds;
+use crate::ros::clock::Clock;
 use crate::ros::graph::Endpoint;
 use crate::ros::lifecycle::Lifecycle;
 use crate::ros::node::{Builder, latched};

@@ -29,7 +29,7 @@ use tokio::sync::{Notify, mpsc, watch};
 
 use self::goals::{CancelCode, GoalId, Goals, ResultAnswer, Status};
 pub use self::goals::{MOST_PENDING, MOST_WAITING};
-use super::app::Clock;
+use super::clock::Clock;
 use super::convert::{from_time, to_time};
 use super::node::{Builder, latched, services_deep};
 use crate::units::Instant;

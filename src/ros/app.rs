@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::io::Write as _;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::arguments::{self, Wish};
-use crate::units::Instant;
+use super::clock::Clock;
 
 /// How long nodes may take to stop the motor and leave their loops after a signal. What is left of the second in which a process
 /// promises to end goes to the runtime ([`RUNTIME_LIMIT`]).
@@ -21,28 +21,6 @@ const RUNTIME_LIMIT: Duration = Duration::from_millis(100);
 const LAST_RESORT: Duration = Duration::from_secs(3);
 /// How long the last words of a process that fails may take to reach a listener.
 const LAST_WORDS_LIMIT: Duration = Duration::from_millis(500);
-
-/// A clock that starts at the wall clock's time and never jumps: a step of the system time must not stretch a motion.
-#[derive(Clone, Copy, Debug)]
-pub struct Clock {
-    started: std::time::Instant,
-    started_unix: Duration,
-}
-
-impl Clock {
-    /// A clock set by the system time.
-    pub fn start() -> Self {
-        Self {
-            started: std::time::Instant::now(),
-            started_unix: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-        }
-    }
-
-    /// Nanoseconds since 1970, monotonic.
-    pub fn now(&self) -> Instant {
-        Instant::from_nanos(0) + self.started_unix + self.started.elapsed()
-    }
-}
 
 /// What every node of a process shares.
 #[derive(Clone, Debug)]

@@ -16,9 +16,10 @@ use r2r::QosProfile;
 use r2r::hhnet::msg::Alive;
 use tokio::sync::watch;
 
-use super::app::{App, Clock};
+use super::app::App;
+use super::clock::Clock;
 use super::convert::to_time;
-use super::lifecycle::State;
+use super::life::State;
 use super::node::{Builder, newest_reliable};
 use crate::units::Instant;
 

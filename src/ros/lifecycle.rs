@@ -15,8 +15,6 @@
 //! }
 //! ```
 
-mod machine;
-
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -27,11 +25,12 @@ use r2r::lifecycle_msgs::srv::{ChangeState, GetAvailableStates, GetAvailableTran
 use r2r::{Publisher, QosProfile, ServiceRequest, WrappedServiceTypeSupport};
 use tokio::sync::{mpsc, oneshot, watch};
 
-pub use self::machine::{Change, State};
-use self::machine::{EDGES, Edge, End, Machine};
-use super::app::{App, Clock};
+use super::app::App;
 use super::bond::{self, Bonds};
+use super::clock::Clock;
 use super::diagnostics::{Diagnostics, Severity};
+pub use super::life::{Change, State};
+use super::life::{EDGES, Edge, End, Machine};
 use super::node::{Builder, Requests, services_deep};
 use super::presence::Work;
 use crate::units::Instant;
@@ -120,6 +119,8 @@ impl Lifecycle {
             state: watch::Sender::new(State::Unconfigured),
         });
         serve(node, &server)?;
+        #[cfg(logger_services)]
+        super::log::serve(node)?;
         bond::give_signs(node, app, server.state.subscribe())?;
         let own = Bonds::own(node, app.clock)?;
         let one = server.clone();

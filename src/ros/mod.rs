@@ -1,6 +1,7 @@
 //! The only place that knows ROS: what a node needs beyond r2r.
 //!
 //! * [`app`]: one process. Clock, shutdown, running nodes together.
+//! * [`clock`]: its time.
 //! * [`node`]: one node. Handles first, then a thread of its own for `spin_once`.
 //! * `arguments`: the command line, checked before ROS sees it.
 //! * [`action`]: an action server that reaches every state and rests between goals.
@@ -96,9 +97,11 @@ pub mod action;
 pub mod app;
 mod arguments;
 pub mod bond;
+pub mod clock;
 pub mod convert;
 pub mod diagnostics;
 pub mod graph;
+mod life;
 pub mod lifecycle;
 pub mod log;
 pub mod node;

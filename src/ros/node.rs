@@ -14,10 +14,8 @@ use futures::{Stream, StreamExt};
 use r2r::{Publisher, QosProfile, ServiceRequest, WrappedServiceTypeSupport, WrappedTypesupport};
 use tokio::sync::{Notify, watch};
 
-use super::app::Clock;
 use super::arguments;
 use super::graph::{Endpoint, Graph};
-use super::params::{self, Parameters};
 
 /// Longest wait of one `spin_once`: bounds how late shutdown and answers to clients are noticed.
 const SPIN_TIMEOUT: Duration = Duration::from_millis(20);
@@ -117,16 +115,12 @@ impl Builder {
         let node = r2r::Node::create(context, name, "")
             .with_context(|| format!("node {name} could not be created"))?;
         let name = node.fully_qualified_name()?.trim_start_matches('/').to_owned();
-        #[allow(unused_mut, reason = "not where ROS has no logger services")]
-        let mut builder = Self {
+        Ok(Self {
             node,
             name,
             services: Vec::new(),
             graph: Graph::default(),
-        };
-        #[cfg(logger_services)]
-        super::log::serve(&mut builder)?;
-        Ok(builder)
+        })
     }
 
     /// Namespace and name without the leading slash, for log lines and diagnostics.
@@ -137,18 +131,6 @@ impl Builder {
     /// The node's namespace, `/` for none.
     pub fn namespace(&self) -> Result<String> {
         Ok(self.node.namespace()?)
-    }
-
-    /// Declares the node's parameters and serves them; the receiver holds the values in force, and hears of changes to those
-    /// that may change while the node runs. Must be called inside a tokio runtime.
-    ///
-    /// # Errors
-    /// Unknown or mistyped overrides, values out of range, each with a remedy.
-    pub fn parameters<P: Parameters>(&mut self, clock: Clock) -> Result<watch::Receiver<P>> {
-        let store = params::declare::<P>(&format!("/{}", self.name))?;
-        let values = store.subscribe();
-        params::serve(self, store, clock)?;
-        Ok(values)
     }
 
     /// A publisher.

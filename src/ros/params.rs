@@ -23,7 +23,6 @@ use tokio::sync::watch;
 
 pub use self::declaration::{Declaration, Kind, Typed};
 pub use self::sections::Overrides;
-pub(super) use self::server::serve;
 
 /// Sections of a parameter file: one for each node.
 pub const SECTIONS: [&str; 5] = [
@@ -274,14 +273,6 @@ fn defaults<P: Parameters>() -> Result<Map<String, Value>> {
         Value::Object(values) => Ok(values),
         _ => bail!("the parameters of {} are not a table", P::SECTION),
     }
-}
-
-/// The parameters of the node of this full name, with the overrides that are meant for it.
-pub(super) fn declare<P: Parameters>(node: &str) -> Result<Store<P>> {
-    let overrides = &super::arguments::given().overrides;
-    let store = Store::new(overrides.of(node, P::SECTION)?)?;
-    overrides.came(node);
-    Ok(store)
 }
 
 /// The rows of `docs/parameters.md` for one node.

@@ -7,7 +7,7 @@ use r2r::Publisher;
 use r2r::diagnostic_msgs::msg::KeyValue;
 use r2r::hhnet::msg::{About, NodeState};
 
-use super::app::Clock;
+use super::clock::Clock;
 use super::convert::header;
 use super::node::{Builder, latched};
 

@@ -8,11 +8,10 @@ use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::OnnxError;
 use crate::classes::{CLASSES, ClassEdges};
-use crate::estimate::classifier::{CONDENSER_NA, SHARPNESS};
 use crate::estimate::features::FEATURES;
 use crate::estimate::network::ModelCard;
 use crate::estimate::patches::PATCH;
-use crate::estimate::temperature::{CondenserLaw, EXPONENTS};
+use crate::estimate::temperature::{CONDENSER_NA, CondenserLaw, EXPONENTS, SHARPNESS};
 
 /// A tensor of the contract; the first axis, n, is in every one of them and free.
 struct Tensor {

@@ -14,14 +14,32 @@ use r2r::rcl_interfaces::srv::{
 };
 use r2r::{Publisher, QosProfile};
 use serde_json::Value;
+use tokio::sync::watch;
 
 use super::{Declaration, Kind, Parameters, Store};
-use crate::ros::app::Clock;
+use crate::ros::arguments;
+use crate::ros::clock::Clock;
 use crate::ros::convert::to_time;
 use crate::ros::node::{Builder, busy_sentence};
 
-/// Serves a node's parameters. Must be called inside a tokio runtime, before the node spins.
-pub(in crate::ros) fn serve<P: Parameters>(node: &mut Builder, store: Store<P>, clock: Clock) -> Result<()> {
+impl Builder {
+    /// Declares the node's parameters and serves them; the receiver holds the values in force, and hears of changes to those
+    /// that may change while the node runs. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// Unknown or mistyped overrides, values out of range, each with a remedy.
+    pub fn parameters<P: Parameters>(&mut self, clock: Clock) -> Result<watch::Receiver<P>> {
+        let (name, overrides) = (format!("/{}", self.name()), &arguments::given().overrides);
+        let store = Store::new(overrides.of(&name, P::SECTION)?)?;
+        overrides.came(&name);
+        let values = store.subscribe();
+        serve(self, store, clock)?;
+        Ok(values)
+    }
+}
+
+/// Serves a node's parameters.
+fn serve<P: Parameters>(node: &mut Builder, store: Store<P>, clock: Clock) -> Result<()> {
     let qos = QosProfile::parameters;
     // A read that finds the queue full gets nothing, a change a reason.
     let mut describe =
