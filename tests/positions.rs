@@ -2,6 +2,7 @@
 //! takes to find out, and the lens never gets below its limit. Virtual time; 100 random phases each, from a printed seed.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use hhnet::protocol::grbl::command::{Command, Distance, Line};
@@ -37,6 +38,10 @@ struct World {
     welcome: Welcome,
     to_controller: Vec<u8>,
     from_controller: Vec<u8>,
+    /// How late replies are.
+    jitter: Option<Pcg64>,
+    /// Lines that have yet to reach the host.
+    under_way: VecDeque<(Instant, Vec<u8>)>,
     /// What a store would hold.
     record: Option<Remembered>,
     /// Height of the lens less what the controller counts, as the operator knows it.
@@ -58,6 +63,10 @@ fn config() -> GrblConfig {
 impl World {
     /// A stage that stands at `z_um` and whose controller counts from there.
     fn at(z_um: f64, boot: Duration) -> Self {
+        Self::configured(z_um, boot, config())
+    }
+
+    fn configured(z_um: f64, boot: Duration, config: GrblConfig) -> Self {
         let emulator = Emulator::new(EmulatorConfig {
             physical_offset_um: [0.0, 0.0, z_um],
             boot_time: boot,
@@ -65,13 +74,15 @@ impl World {
         });
         let record = Some(Remembered::powered_up_at([0.0, 0.0, z_um]));
         let mut world = Self {
-            host: GrblHost::new(config()).unwrap().with_memory(record),
+            host: GrblHost::new(config).unwrap().with_memory(record),
             emulator,
             now: START,
             scale: 1.0,
             welcome: Welcome::Heard,
             to_controller: Vec::new(),
             from_controller: Vec::new(),
+            jitter: None,
+            under_way: VecDeque::new(),
             record,
             truth_offset_um: 0.0,
             lowest_um: f64::INFINITY,
@@ -141,6 +152,15 @@ impl World {
                     Welcome::Lost => continue,
                 }
             }
+            let late_ms = self
+                .jitter
+                .as_mut()
+                .map_or(0, |jitter| jitter.random_range(40..80));
+            let before = self.under_way.back().map_or(self.now, |(due, _)| *due);
+            let due = before.max(self.now + Duration::from_millis(late_ms));
+            self.under_way.push_back((due, line));
+        }
+        while let Some((_, line)) = self.under_way.pop_front_if(|(due, _)| *due <= self.now) {
             self.host.handle_bytes(&line, self.now);
         }
     }
@@ -151,7 +171,11 @@ impl World {
         self.record = self.host.memory().or(self.record);
         self.send(&bytes);
         self.check();
-        let next = [self.host.next_wakeup(), self.emulator.next_wakeup(self.now)];
+        let next = [
+            self.host.next_wakeup(),
+            self.emulator.next_wakeup(self.now),
+            self.under_way.front().map(|(due, _)| *due),
+        ];
         let next = next.into_iter().flatten().min().unwrap_or(until);
         self.now = next.max(self.now + Duration::from_micros(10)).min(until);
     }
@@ -434,5 +458,61 @@ fn a_controller_that_changes_its_mind_later_is_found_out_above_the_limit() {
                 world.lowest_um
             );
         }
+    }
+}
+
+/// Against a joystick that goes on, with replies 40 to 80 ms late and zeros of somebody else in between; only silence releases.
+#[test]
+fn a_stop_holds_against_what_it_stopped() {
+    for phase in 0..PHASES {
+        let mut rng = rng("stopped", phase);
+        let config = GrblConfig {
+            command_timeout_ms: rng.random_range(60..300),
+            ..config()
+        };
+        let mut world = World::configured(rng.random_range(-20.0..150.0), Duration::from_millis(100), config);
+        // The check of the first motion, undisturbed.
+        world.drive(100.0, 400);
+        world.run_ms(500);
+        world.jitter = Some(Pcg64::seed_from_u64(phase));
+        let um_per_s = rng.random_range(-200.0..-10.0);
+        let period_ms = rng.random_range(15..50);
+        let joystick = |world: &mut World, ms: u64, zero_at: Option<u64>| {
+            let mut obeyed = 0;
+            for at in (0..ms).step_by(period_ms as usize) {
+                if zero_at.is_some_and(|zero| (at..at + period_ms).contains(&zero)) {
+                    drop(world.host.command_velocity(0.0, world.now, world.now));
+                }
+                obeyed += u32::from(
+                    world
+                        .host
+                        .command_velocity(um_per_s, world.now, world.now)
+                        .is_ok(),
+                );
+                world.run_ms(period_ms);
+            }
+            obeyed
+        };
+        let began_um = world.z_um();
+        joystick(&mut world, rng.random_range(300..1200), None);
+        assert!(
+            world.z_um() < began_um - 1.0,
+            "it moves: {:?}",
+            world.host.state()
+        );
+        world.host.command_stop(world.now);
+        joystick(&mut world, 400, None);
+        let stood_um = world.z_um();
+        let obeyed = joystick(&mut world, 2000, Some(rng.random_range(0..2000)));
+        assert_eq!(obeyed, 0, "a stop holds");
+        assert!(
+            (world.z_um() - stood_um).abs() < 0.05,
+            "{} after {stood_um} µm",
+            world.z_um()
+        );
+        assert_eq!(world.host.state().state, StageState::Idle);
+        world.run_ms(700);
+        assert!(joystick(&mut world, 400, None) > 0, "silence releases it");
+        assert!(world.z_um() < stood_um - 0.5 && world.lowest_um >= Z_MIN_UM);
     }
 }
