@@ -160,7 +160,9 @@ impl World {
             let due = before.max(self.now + Duration::from_millis(late_ms));
             self.under_way.push_back((due, line));
         }
-        while let Some((_, line)) = self.under_way.pop_front_if(|(due, _)| *due <= self.now) {
+        while self.under_way.front().is_some_and(|(due, _)| *due <= self.now)
+            && let Some((_, line)) = self.under_way.pop_front()
+        {
             self.host.handle_bytes(&line, self.now);
         }
     }
