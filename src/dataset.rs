@@ -47,7 +47,7 @@ pub enum Heights {
     Uniform,
 }
 
-/// What happens to patches of empty glass, whose defocus nobody could tell.
+/// What happens to patches of empty glass, whose defocus cannot be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Blank {
@@ -136,7 +136,7 @@ pub struct DatasetConfig {
     /// Share of the frames that come as a JPEG of quality 80 to 98, half of them with halved colour; 0 to 1.
     #[serde(default)]
     pub jpeg_share: f64,
-    /// The slides are empty glass, so that nobody can tell the defocus of these patches: they teach a network to say so.
+    /// The slides are empty glass, so that the defocus of these patches cannot be told: they teach a network to say so.
     #[serde(default)]
     pub empty: bool,
 }

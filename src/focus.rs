@@ -370,7 +370,7 @@ impl FocusController {
     /// Exposures from here on show the stage at rest.
     fn counts_from(&self) -> Instant {
         match self.still_since {
-            // Somebody else's motion, just before the run: longer and faster than a step, and the lens rings longer after it.
+            // A motion that was not this run's, just before it: longer and faster than a step, and the lens rings longer after it.
             Some(since) if self.last_motion_command == self.enabled_at => {
                 (since + FOREIGN_SETTLE).max(self.enabled_at + self.config.settle)
             }

@@ -1,6 +1,6 @@
 //! The emulated controller behind a real pseudo-terminal, for the virtual microscope.
 //!
-//! Whoever opens the port talks to an [`Emulator`] running in real time, through the same serial stack as with hardware.
+//! A program that opens the port talks to an [`Emulator`] running in real time, through the same serial stack as with hardware.
 //! The simulated camera asks an [`EmulatedStage`] where the lens really is. A symbolic link gives the port a stable
 //! name; the port can be closed and opened any number of times.
 
@@ -30,7 +30,7 @@ use crate::units::Instant;
 
 /// Longest wait of the emulation thread, which bounds how fast it ends.
 const LONGEST_WAIT: Duration = Duration::from_millis(20);
-/// Wait while nobody has the port open.
+/// Wait while the port is not open.
 const CLOSED_WAIT: Duration = Duration::from_millis(5);
 /// Attempts to take a name.
 const CLAIM_ATTEMPTS: u32 = 20;
@@ -171,7 +171,7 @@ impl EmulatedPort {
         let device = ttyname(&ends.slave)?;
         let flags = OFlag::from_bits_truncate(fcntl(&ends.master, FcntlArg::F_GETFL)?);
         fcntl(&ends.master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        // The far end belongs to whoever opens it; kept open here, closing it would go unnoticed.
+        // The far end belongs to the program that opens it; kept open here, closing it would go unnoticed.
         drop(ends.slave);
         announce();
         place_link(&device, link)?;
@@ -231,7 +231,7 @@ impl Drop for EmulatedPort {
     }
 }
 
-/// The file that whoever offers a port at `link` holds locked. It is not beside the link, which may stand in a folder of devices.
+/// The file that the process behind the port at `link` holds locked. It is not beside the link, which may stand in a folder of devices.
 fn claim_path(link: &Path) -> Result<PathBuf, RuntimeDirError> {
     let folder = link.parent().and_then(|folder| folder.canonicalize().ok());
     let place = match (folder, link.file_name()) {
@@ -270,7 +270,7 @@ fn claim(link: &Path) -> Result<File, EmulatedPortError> {
         Ok(file) => file,
         Err(source) => return Err(EmulatedPortError::Link { path, source }),
     };
-    // Whoever asks `is_abandoned` holds it for an instant.
+    // `is_abandoned` holds it for an instant.
     for _ in 0..CLAIM_ATTEMPTS {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -379,7 +379,7 @@ impl Cable {
             }
         }
         if events.contains(PollFlags::POLLHUP) {
-            // Nobody has the port open.
+            // The port is not open.
             std::thread::sleep(CLOSED_WAIT);
         }
     }

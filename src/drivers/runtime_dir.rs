@@ -1,7 +1,7 @@
 //! The folders for what a running graph leaves on disk: names of virtual ports and their locks, and what a motion controller's
 //! host has to remember between two starts.
 //!
-//! Whoever else may write to such a folder can lay a symbolic link or a FIFO there. So each belongs to this user, is a real
+//! Another user who may write to such a folder can lay a symbolic link or a FIFO there. So each belongs to this user, is a real
 //! folder, and is open to nobody else (0700); one that is not is refused, not repaired. The places are those of the XDG base
 //! directory specification (<https://specifications.freedesktop.org/basedir-spec/latest/>).
 
@@ -30,7 +30,7 @@ pub enum RuntimeDirError {
         /// The folder.
         path: PathBuf,
     },
-    /// It belongs to somebody else.
+    /// It belongs to another user.
     #[error("the folder {} belongs to user {owner}, not to this one ({user}): remove it, or name another place in XDG_RUNTIME_DIR and XDG_STATE_HOME", path.display())]
     Foreign {
         /// The folder.
@@ -130,7 +130,7 @@ impl Places {
                 source,
             })?;
         }
-        // The look follows no link: a link laid here leads to a folder that somebody else chose.
+        // The look follows no link: a link laid here leads to a folder that another user chose.
         let metadata = match path.symlink_metadata() {
             Ok(metadata) => metadata,
             Err(source) => return Err(RuntimeDirError::Make { path, source }),

@@ -119,7 +119,7 @@ pub fn open_port(path: &Path, baud: u32) -> Result<SerialStream, PortError> {
             path: path.to_owned(),
         });
     }
-    // The name of a virtual stage that has crashed may lead to somebody's terminal by now.
+    // The name of a virtual stage that has crashed may lead to a user's terminal by now.
     if super::emulated_port::is_abandoned(path) {
         return Err(PortError::Missing {
             path: path.to_owned(),
@@ -146,7 +146,7 @@ pub fn open_port(path: &Path, baud: u32) -> Result<SerialStream, PortError> {
     Ok(stream)
 }
 
-/// Checks that nobody holds the port and keeps the modem lines from dropping, which would reset many boards.
+/// Checks that no process holds the port and keeps the modem lines from dropping, which would reset many boards.
 fn prepare(path: &Path, device: &Path) -> Result<(), PortError> {
     let flags = OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = File::options()

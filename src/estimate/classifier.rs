@@ -334,7 +334,7 @@ impl<N: Network> Classifier<N> {
         Ok(())
     }
 
-    /// By what it decides.
+    /// The settings.
     pub fn config(&self) -> &ClassifierConfig {
         &self.config
     }

@@ -31,7 +31,7 @@ pub(crate) fn sharpened(probabilities: &Probabilities, exponent: f64) -> Probabi
 }
 
 /// The exponent, within [`SHARPNESS`], under which the true classes are the most probable, given voted distributions that
-/// were not sharpened (exponent 1). None of nothing.
+/// were not sharpened (exponent 1). None if `votes` is empty.
 pub fn fit_sharpness(votes: &[(Probabilities, DistanceIndex)]) -> Option<f64> {
     if votes.is_empty() {
         return None;

@@ -134,7 +134,7 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         joints: None,
         z: Micrometres(0.0),
     };
-    // A receiver that nobody reads would have the virtual microscope render for nobody.
+    // As long as the receiver exists, the virtual microscope renders.
     let sim = sim.filter(|_| parameters.source == SourceKind::Sim);
     match parameters.source {
         SourceKind::Sim => feeds.sim = Some(FrameInput::new(sim, &mut node, "sim/image_raw")?),
@@ -206,7 +206,7 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
                     }
                     sequence += 1;
                 }
-                // Whoever begins to look waits for the first frame.
+                // A new subscriber waits for the first frame.
                 () = outlets.frames.demanded() => {}
                 _ = poll.tick() => {}
                 _ = second.tick() => {

@@ -347,7 +347,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
                     }
                     continue;
                 }
-                // Whoever begins to want estimates waits for the first one.
+                // A new subscriber waits for the first estimate.
                 () = outlets.taker.changed() => continue,
                 _ = poll.tick() => continue,
                 shot = input.next(), if looks => shot,
@@ -545,7 +545,7 @@ impl Outlets {
         Some(shot)
     }
 
-    /// Counts and tells a frame that cannot be judged, in the log and to whoever waits for an estimate.
+    /// Counts and tells a frame that cannot be judged, in the log and to the subscribers of estimates.
     fn refuse(&self, reason: String, header: Header, tally: &mut Tally, card: &ModelCard) {
         tracing::warn!(node = self.name, "frame refused: {reason}");
         let estimate = FocusEstimate {

@@ -1,5 +1,5 @@
 //! Who commands the stage. r2r does not tell whose a message is, but the graph tells who publishes: where that leaves a doubt,
-//! nobody is obeyed.
+//! no command is obeyed.
 
 use std::time::Duration;
 
@@ -65,7 +65,7 @@ impl Commanders {
         self.bonds.gone(now)
     }
 
-    /// Why nobody is obeyed, as a sentence.
+    /// Why no command is obeyed, as a sentence.
     pub(super) fn dispute(&mut self, lifecycle: &Lifecycle, now: Instant) -> Option<String> {
         let double = lifecycle.double(now).or_else(|| self.bonds.double(now));
         let found = double.or_else(|| {

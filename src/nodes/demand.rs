@@ -1,6 +1,7 @@
-//! Who wants what a node makes: rendering, judging and copying frames for nobody would keep the cores of an idle graph busy.
+//! Nodes idle when nothing needs their output: frames that are rendered, judged and copied in vain would keep the cores of an idle
+//! graph busy.
 //!
-//! A subscription says that somebody wants a topic, but a node has its subscriptions all its life, because r2r makes them only
+//! A subscription says that a topic is wanted, but a node has its subscriptions all its life, because r2r makes them only
 //! before it spins. So the one node of the graph that takes a topic says on the hidden topic `TOPIC/_wanted` when it rests, once
 //! a second; any other subscription counts as it is.
 
@@ -16,7 +17,7 @@ use crate::ros::node::{Builder, Newest};
 /// After this time without a word the taker is thought to be gone.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// How often the counts of subscriptions, of which nobody tells, are looked at.
+/// How often the counts of subscriptions are polled: ROS does not report their changes.
 pub(super) const POLL: Duration = Duration::from_millis(100);
 
 fn hidden(topic: &str) -> String {

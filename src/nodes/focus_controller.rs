@@ -267,7 +267,7 @@ pub async fn run(app: App) -> Result<()> {
                     .replace(stage.stops)
                     .is_some_and(|stops| stops != stage.stops)
                 {
-                    // Whoever stopped the stage wants it to stand, not to be looked at and driven on.
+                    // A stage that was stopped is to stand, not to be looked at and driven on.
                     controller.disable();
                     enable_when_ready = false;
                     end_soon(
@@ -381,7 +381,7 @@ pub async fn run(app: App) -> Result<()> {
         outlets.publish_state(&controller, now);
         let rest = (!is_active).then(|| lifecycle.work());
         outlets.publish_work(&controller, &known, rest);
-        // Deactivated in motion: the motion ends first, unless nobody is left to say that it has.
+        // Deactivated in motion: the motion ends first, unless no stage is left to say that it has.
         let has_left = |(_, limit): &mut (Wish, Instant)| !known.may_move() || now >= *limit;
         if let Some((wish, _)) = leaving.take_if(has_left) {
             if known.may_move() {

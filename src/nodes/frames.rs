@@ -180,7 +180,7 @@ impl FrameInput {
         }
     }
 
-    /// Tells the source whether frames are wanted. What it sent before somebody looked is of the past, and forgotten.
+    /// Tells the source whether frames are wanted. What it sent before that is old, and forgotten.
     pub fn look(&mut self, is_wanted: bool) {
         match self {
             Self::Shared(from) => {
@@ -256,7 +256,7 @@ impl ImageTopic {
     }
 }
 
-/// Where a node's frames go: to a node of the same process, and to a topic while somebody outside listens, because a full frame
+/// Where a node's frames go: to a node of the same process, and to a topic while another process subscribes to it, because a full frame
 /// costs a copy of 9.4 MB.
 pub struct FrameOutlet {
     images: Publisher<Image>,
@@ -378,7 +378,7 @@ pub fn to_text(ms: f64) -> String {
     }
 }
 
-/// Small pictures for people: as often as they can be watched, and only while somebody does.
+/// Small pictures for people: as often as they can be watched, and only while something subscribes to them.
 pub struct Preview {
     publisher: Publisher<CompressedImage>,
     shown: Instant,

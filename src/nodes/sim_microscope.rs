@@ -108,7 +108,7 @@ impl Checked for SimMicroscopeParameters {
     }
 }
 
-/// Runs the node; frames go to `out` if somebody in this process takes them.
+/// Runs the node; frames go to `out` if another node of this process takes them.
 ///
 /// # Errors
 /// Bad parameters, or a port that cannot be made.
@@ -224,7 +224,7 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
 #[derive(Default)]
 struct Tally {
     exposures: u64,
-    /// Of those that somebody wanted to see.
+    /// Of those that were asked for.
     rendering_ms: Vec<f64>,
 }
 

@@ -199,7 +199,7 @@ pub async fn run(app: App) -> Result<()> {
         };
         let status = stage.status();
         if let Err(unconfirmed) = stage.shutdown().await {
-            // With a link the driver has stopped the stage; without one nobody can: a velocity runs out, a move ends at its target.
+            // With a link the driver has stopped the stage; without one nothing can: a velocity runs out, a move ends at its target.
             tracing::warn!(node = outlets.name, "{unconfirmed}");
         }
         outlets.commanded = false;
@@ -254,7 +254,7 @@ impl Inlets {
 
 /// Why the bridge lets go of its stage.
 enum Leaving {
-    /// Somebody wants it to.
+    /// A transition was requested.
     Asked(Wish),
     /// The stage is not known to stand still.
     Broken(Wish, String),
@@ -521,9 +521,9 @@ struct Outlets {
     commanders: Commanders,
     /// Whether the newest velocity was a motion.
     commanded: bool,
-    /// That the commander went in a motion, until it is back, somebody else commands, or the fault is cleared.
+    /// That the commander went in a motion, until it is back, another node commands, or the fault is cleared.
     orphaned: Option<String>,
-    /// Why nobody is obeyed.
+    /// Why no command is obeyed.
     dispute: Option<String>,
     /// What was published last, and when.
     published: Option<(StageStateMsg, Instant)>,
@@ -534,7 +534,7 @@ struct Outlets {
 }
 
 impl Outlets {
-    /// What is said of the stage: what its driver says, unless that is old or nobody may move it.
+    /// What is said of the stage: what its driver says, unless that is old or no command is obeyed.
     fn said_of(&self, status: &StageStatus, now: Instant) -> StageStatus {
         let is_known = !matches!(status.state, StageState::Disconnected | StageState::Fault);
         match &self.dispute {
@@ -643,7 +643,7 @@ impl Outlets {
         });
     }
 
-    /// Without a stage nothing is known of it, and nobody may take it for standing still.
+    /// Without a stage nothing is known of it, and it must not be taken for standing still.
     fn let_go(&mut self, work: Work, now: Instant) {
         let reason = CLOSED.to_owned();
         self.presence.set(work);

@@ -149,7 +149,7 @@ impl Process {
     }
 }
 
-/// Whether whoever started this process made it ignore a signal; where that cannot be told, not.
+/// Whether this process was started with a signal ignored; where that cannot be told, not.
 fn is_ignored(kind: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,4 +1,4 @@
-//! Bonds between nodes: each gives signs of life, and whoever needs another counts its silence.
+//! Bonds between nodes: each gives signs of life, and a node that needs another counts its silence.
 //!
 //! A node with a lifecycle publishes [`Alive`] on `~/alive` every [`PERIOD`] and whenever its state changes. [`Bonds`] listens to
 //! the nodes that its owner needs and says which of them is missing: silent for too long (crashed, hung, cut off), or not active.

@@ -12,7 +12,7 @@ use crate::units::Instant;
 pub enum Severity {
     /// Works as intended.
     Ok,
-    /// Works, but somebody should look.
+    /// Works, but needs attention.
     Warn,
     /// Does not work.
     Error,

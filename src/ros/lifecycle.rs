@@ -61,7 +61,7 @@ pub struct Wish {
 impl Wish {
     /// It is done.
     pub fn done(self) {
-        // Nobody waits for it only while the node ends.
+        // The receiver is gone only while the node ends.
         self.answer.send(End::Success).ok();
     }
 
@@ -79,7 +79,7 @@ impl Wish {
     /// Done, with what was taken hold of; or refused, and None.
     ///
     /// # Errors
-    /// The refusal itself, if the node starts by itself: then nobody else would hear of it.
+    /// The refusal itself, if the node starts by itself: then there is no client to hear of it.
     pub fn settle<T>(self, outcome: Result<T>) -> Result<Option<T>> {
         match outcome {
             Ok(held) => {
@@ -127,7 +127,7 @@ impl Lifecycle {
         if autostart {
             tokio::spawn(async move {
                 for label in ["configure", "activate"] {
-                    // What went wrong ends the process or is told by whoever took over.
+                    // What went wrong ends the process or is told to the client that took over.
                     if one.change(label, 0, true).await.is_err() {
                         break;
                     }
@@ -206,7 +206,7 @@ impl Lifecycle {
         }
     }
 
-    /// Answers a wish that something broke over, after the node has let go of everything: it is unconfigured from now on.
+    /// Reports a transition that failed, after the node has released everything: it is unconfigured from now on.
     pub fn fail_over(&mut self, wish: Wish, reason: &str) {
         tracing::error!(node = self.server.node, "{:?} failed: {reason}", wish.change);
         self.fault = Some(reason.into());
@@ -354,7 +354,7 @@ fn serve(node: &mut Builder, server: &Arc<Server>) -> Result<()> {
     Ok(())
 }
 
-/// A service that is answered at once; whoever finds its queue full all the same gets no state and no success.
+/// A service that is answered at once; a client that finds its queue full all the same gets no state and no success.
 fn quick<T>(node: &mut Builder, name: &str) -> Result<Requests<T>>
 where
     T: WrappedServiceTypeSupport<Request: Send, Response: Default> + 'static,

@@ -165,7 +165,7 @@ pub(super) fn end(reason: Option<&str>, limit: Duration) {
     }
 }
 
-/// A line on stderr. Whoever listened there may have gone, which must not end what this process does (`eprintln!` would panic).
+/// A line on stderr. The terminal may be gone, which must not end what this process does (`eprintln!` would panic).
 pub(super) fn to_console(line: std::fmt::Arguments<'_>) {
     drop(writeln!(std::io::stderr().lock(), "{line}"));
 }
@@ -308,7 +308,7 @@ impl Sink {
                 line.text
             ));
         }
-        // A full queue means that nobody can keep up; the console has the line.
+        // A full queue means that the listeners cannot keep up; the console has the line.
         let line = Log {
             stamp: super::convert::to_time(crate::units::Instant::from_nanos(0) + now),
             level: line.severity as u8,

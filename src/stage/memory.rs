@@ -1,6 +1,6 @@
 //! What is remembered of a motion controller from one process to the next.
 //!
-//! A controller counts its steps and cannot know where the lens is; whoever homed it or accepted its position knew. That
+//! A controller counts its steps and cannot know where the lens is; the operator who homed it or accepted its position did. That
 //! knowledge survives the end of a process only if nothing has happened since, and that takes three things that agree: the stage
 //! stood still when it was written down, the controller still counts the same position, and it still carries the mark that was
 //! left in its volatile memory, which every reset and every loss of power erases.
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub struct Remembered {
     /// Whether the stage stood still, confirmed, when this was written; false from before a motion until after it.
     pub clean: bool,
-    /// The mark in the controller's volatile memory. None, of a clean record: nobody has driven the controller since it was
+    /// The mark in the controller's volatile memory. None, of a clean record: the controller has not been driven since it was
     /// powered up where this says, as the virtual microscope writes of its own.
     pub mark: Option<u32>,
     /// What the controller counted, x, y, z, µm; means something only if clean.

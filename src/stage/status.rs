@@ -87,7 +87,7 @@ pub enum Refusal {
         /// The slowest one, µm/s.
         least_um_per_s: f64,
     },
-    /// Somebody stopped the stage, and the commands it stopped go on.
+    /// The stage was stopped, and the commands that were stopped go on.
     #[error("the stage was stopped: release the joystick for half a second, then command again")]
     Stopped,
     /// The height is not vouched for.

@@ -54,7 +54,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// A line on standard error. Whoever listened there may have gone, which is no reason to end in a panic.
+/// A line on standard error. The terminal may be gone, which is no reason to end in a panic.
 fn say(line: std::fmt::Arguments) {
     drop(writeln!(std::io::stderr(), "{line}"));
 }

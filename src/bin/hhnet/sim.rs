@@ -192,7 +192,7 @@ fn tell_progress() -> impl FnMut(f64) {
         let percent = (100.0 * part) as u32;
         if percent > told {
             told = percent;
-            // Nobody may be reading; the picture is made all the same.
+            // The reader may be gone; the picture is made all the same.
             let end = if percent == 100 { "\n" } else { "" };
             drop(write!(
                 std::io::stderr(),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use anyhow::{Context as _, Result, bail};
 use tracing::Level;
 
-/// Level of a logger that nobody set.
+/// Level of a logger that has none of its own.
 const INITIAL: Severity = Severity::Info;
 
 /// Severity in `rcl_interfaces/Log`; 0, unset, is the default's.

@@ -1,4 +1,4 @@
-//! `hhnet dataset ingest`: labelled patches from z-stacks that somebody recorded.
+//! `hhnet dataset ingest`: labelled patches from recorded z-stacks.
 
 use std::fs;
 use std::path::{Path, PathBuf};

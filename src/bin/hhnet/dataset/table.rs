@@ -1,4 +1,4 @@
-//! The images of z-stacks that somebody recorded: the lines of their table, and the pages of the files these name.
+//! The images of recorded z-stacks: the lines of their table, and the pages of the files these name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

@@ -12,7 +12,7 @@ use super::JudgedFrame;
 
 /// Depths of field nearer to which heights depend little on the condenser.
 const NEAREST_DEPTHS: f64 = 2.0;
-/// Depths of field farther away than which nobody needs the law to be exact.
+/// Depths of field beyond which the law need not be exact.
 const FARTHEST_DEPTHS: f64 = 8.0;
 
 /// Defocus as stated of a condenser that is not known, µm.

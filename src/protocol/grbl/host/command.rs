@@ -19,7 +19,7 @@ impl GrblHost {
     /// Asks for a velocity along z, µm/s, decided at `stamp`; holds until the next command or the command timeout.
     /// Returns the velocity after the speed limits.
     ///
-    /// A stop holds: whoever was commanding when [`Self::command_stop`] came has to be silent for half a second, or
+    /// A stop holds: the stream of commands that [`Self::command_stop`] met has to be silent for half a second, or
     /// [`Self::command_release`] has to be called, before the stage moves again. A zero does not release it: it may come from
     /// another commander.
     ///

@@ -71,7 +71,7 @@ impl GrblHost {
                 self.pending.pop_front();
             }
         }
-        // An acknowledgement nobody waits for is a duplicate or an echo of the past.
+        // An acknowledgement that is not waited for is a duplicate or an echo of the past.
         let Some(pending) = self.pending.pop_front() else {
             return;
         };

@@ -1,6 +1,6 @@
 //! Whether the position can be believed, and how it can be lost.
 //!
-//! A position is valid only while somebody vouches for it: homing, an operator, or an unbroken history of reports since. The
+//! A position is valid only while it is vouched for: by homing, an operator, or an unbroken history of reports since. The
 //! history is unbroken while the controller carries a mark in its volatile memory (its modal feed, which moves nothing) that
 //! this host wrote there: every reset, however quiet, erases it. Controllers that do not tell their modal feed (`$G`) are
 //! driven all the same, but nothing is remembered of them from one process to the next.
@@ -81,7 +81,7 @@ impl Position {
 }
 
 impl GrblHost {
-    /// Nobody vouches for the position any more; what the controller counts may still be right.
+    /// The position is no longer vouched for; what the controller counts may still be right.
     pub(super) fn distrust(&mut self, why: &str) {
         self.position.valid = [false; 3];
         self.position.doubt = format!("{why}; {REMEDY}");
