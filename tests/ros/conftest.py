@@ -152,6 +152,8 @@ class Client(Node):
 
     def focus(self, limit_s: float = 40.0) -> None:
         """Enables the controller and waits for focus; a run that fails says why."""
+        # Before the model is read a run is refused.
+        self.spin_until(lambda: bool(self.estimates), 60, "an estimate")
         began = len(self.states)
         answer = self.enable()
         assert answer.success, answer.message
