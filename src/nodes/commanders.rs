@@ -50,6 +50,7 @@ impl Commanders {
             own: format!("/{}", node.name()),
             commander: match commander {
                 "" => String::new(),
+                // Names of nodes are completed as those of topics are.
                 name => node.topic(name),
             },
             bonds: Bonds::new(node, [commander], silence, clock)?,

@@ -331,7 +331,11 @@ async fn drive(
             Event::ClearFault(request) => {
                 stage.clear_fault();
                 outlets.commanded = false;
-                waits.add_clear(request, now);
+                match outlets.dispute.clone() {
+                    // The controller may go on, but no command is obeyed.
+                    Some(dispute) => respond(request, Err::<String, _>(dispute)),
+                    None => waits.add_clear(request, now),
+                }
             }
             Event::Home(request) if !is_active => respond(request, Err::<String, _>(INACTIVE)),
             Event::Home(request) => {
@@ -458,6 +462,7 @@ impl StepperBridgeParameters {
             max_down_um_per_s: self.max_approach_speed * 1e6,
             command_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         };
+        // The host checks its settings when it is made; this one is not used.
         protocol::host(&config).context("stepper_bridge")?;
         Ok(config)
     }

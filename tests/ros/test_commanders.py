@@ -62,7 +62,9 @@ def test_two_joysticks_stop_the_stage_and_one_may_go_on(graph, client, topic):
     assert client.z_um_now() == pytest.approx(stood, abs=0.05), "nobody is obeyed"
     refused = Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=NAN, y=NAN, z=5e-6, relative=True))
     assert not refused.accepted
-    assert not client.trigger("stepper_bridge/home").success
+    for service in ("home", "clear_fault"):
+        answer = client.trigger(f"stepper_bridge/{service}")
+        assert not answer.success and "/left and /right" in answer.message, answer
 
     right.node.destroy_node()
     client.spin_until(lambda: client.stages[-1].state == StageState.IDLE, 10, "the end of the dispute", left)

@@ -67,6 +67,20 @@ def joystick_of(client):
     return joystick
 
 
+def check_stop_holds(client, joystick) -> None:
+    """A stop beside a joystick that goes on; only half a second of silence releases it."""
+    start = client.z_um_now()
+    client.spin_until(lambda: client.z_um() < start - 2.0, 20, "motion", joystick)
+    stopper = client.create_client(Trigger, "stepper_bridge/stop")
+    assert stopper.wait_for_service(10.0)
+    stopped = stopper.call_async(Trigger.Request())
+    client.spin_until(stopped.done, 5, "the answer to the stop", joystick)
+    client.spin_for(0.5, joystick)
+    stood = client.z_um_now()
+    client.spin_for(2.0, joystick)
+    assert client.z_um_now() == pytest.approx(stood, abs=0.05), "only half a second of silence releases a stop"
+
+
 class LatePort:
     """A port behind which the replies of another come 40 to 80 ms late, in their order."""
 
@@ -123,16 +137,7 @@ def test_a_stop_holds_where_replies_are_late(graph, client, command_timeout):
         assert client.accept_position(z=60e-6).success
         joystick = joystick_of(client)
         for _ in range(3):
-            start = client.z_um_now()
-            client.spin_until(lambda start=start: client.z_um() < start - 2.0, 20, "motion", joystick)
-            stopper = client.create_client(Trigger, "stepper_bridge/stop")
-            assert stopper.wait_for_service(10.0)
-            stopped = stopper.call_async(Trigger.Request())
-            client.spin_until(stopped.done, 5, "the answer to the stop", joystick)
-            client.spin_for(0.5, joystick)
-            stood = client.z_um_now()
-            client.spin_for(1.5, joystick)
-            assert client.z_um_now() == pytest.approx(stood, abs=0.05), "only half a second of silence releases a stop"
+            check_stop_holds(client, joystick)
             client.spin_for(0.8)
     finally:
         graph.stop_all()
@@ -141,17 +146,7 @@ def test_a_stop_holds_where_replies_are_late(graph, client, command_timeout):
 
 def test_a_joystick_that_goes_on_does_not_move_a_stopped_stage(graph, client):
     at(graph, client, 40.0, stepper_bridge__command_timeout=0.06, **RIGID)
-    joystick = joystick_of(client)
-    start = client.z_um()
-    client.spin_until(lambda: client.z_um() < start - 2.0, 20, "motion", joystick)
-    stopper = client.create_client(Trigger, "stepper_bridge/stop")
-    assert stopper.wait_for_service(10.0)
-    stopped = stopper.call_async(Trigger.Request())
-    client.spin_until(stopped.done, 5, "the answer to the stop", joystick)
-    client.spin_for(0.3, joystick)
-    stood = client.z_um_now()
-    client.spin_for(2.0, joystick)
-    assert client.z_um_now() == pytest.approx(stood, abs=0.05), "only half a second of silence releases a stop"
+    check_stop_holds(client, joystick_of(client))
 
 
 def test_a_bridge_that_never_heard_its_controller_can_be_deactivated(graph, client):
