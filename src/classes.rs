@@ -88,6 +88,21 @@ impl ClassEdges {
     }
 }
 
+impl ClassEdges {
+    /// Least and greatest signed defocus of a class, µm; infinite where it has no end.
+    pub fn bounds(&self, index: DistanceIndex) -> (f64, f64) {
+        match index.value() {
+            4 => (self.far_um, f64::INFINITY),
+            3 => (self.middle_um, self.far_um),
+            2 => (self.near_um, self.middle_um),
+            1 => (self.in_focus_um, self.near_um),
+            0 => (-self.in_focus_um, self.in_focus_um),
+            -1 => (-self.near_um, -self.in_focus_um),
+            _ => (f64::NEG_INFINITY, -self.near_um),
+        }
+    }
+}
+
 impl Default for ClassEdges {
     fn default() -> Self {
         Self::for_objective(&Objective::default())
@@ -103,6 +118,20 @@ mod tests {
         for (class, index) in DistanceIndex::ALL.into_iter().enumerate() {
             assert_eq!(index.class(), class);
             assert_eq!(DistanceIndex::from_class(class), index);
+        }
+    }
+
+    #[test]
+    fn bounds_are_where_the_class_changes() {
+        let edges = ClassEdges::default();
+        for index in DistanceIndex::ALL {
+            let (low, high) = edges.bounds(index);
+            for (inside, outside) in [(low + 1e-6, low - 1e-6), (high - 1e-6, high + 1e-6)] {
+                if inside.is_finite() {
+                    assert_eq!(edges.classify(Micrometres(inside)), index);
+                    assert_ne!(edges.classify(Micrometres(outside)), index);
+                }
+            }
         }
     }
 

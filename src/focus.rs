@@ -10,13 +10,14 @@
 //!
 //! Three rules stand above both laws. The picture has to follow the stage ([`follows`]): a run begins with a short step, and the
 //! lens does not descend a second time unless it was seen to descend. In focus is only what a frame says that was exposed while the
-//! stage stood. And where no estimate can be trusted, the lens looks longer and steps away from the slide before it gives up ([`search`]).
+//! stage stood, and that was seen to follow the lens ([`confirmation`]). And where no estimate can be trusted, the lens looks longer and steps away from the slide before it gives up ([`search`]).
 //!
 //! [`FocusController`] holds no clock and does no I/O. What happened goes in by `handle_*`, [`FocusController::poll`] says which
 //! velocity to command now. It promises: no motion while disabled, failed, or without fresh estimates; towards the slide no motion
 //! that no trusted estimate ordered; no command that leads past the z limits.
 
 mod config;
+mod confirmation;
 mod follows;
 mod heights;
 mod paper;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use config::{FocusConfig, FocusConfigError, Law};
+use confirmation::Confirmation;
 use follows::{Follows, Mismatch, Sight};
 use heights::Heights;
 use search::Search;
@@ -169,6 +171,7 @@ pub struct FocusController {
     /// What is left of a distance that a trusted estimate ordered, while the picture was not yet known to follow; signed defocus, µm.
     promised_um: f64,
     follows: Follows,
+    confirmation: Confirmation,
     is_felt: bool,
     stepwise: Stepwise,
     search: Search,
@@ -195,6 +198,7 @@ impl FocusController {
             overrun_s: 0.08,
             promised_um: 0.0,
             follows: Follows::default(),
+            confirmation: Confirmation::default(),
             is_felt: false,
             stepwise: Stepwise::default(),
             search: Search::default(),
@@ -228,6 +232,7 @@ impl FocusController {
         self.ended = None;
         self.promised_um = 0.0;
         self.follows = Follows::default();
+        self.confirmation.restart();
         self.is_felt = false;
         self.stepwise = Stepwise::default();
         self.search = Search::default();
@@ -450,10 +455,13 @@ impl FocusController {
         if !in_motion {
             self.measure_step();
         }
-        match self.sight(&look, in_motion) {
-            Some(sight) => self.follows.handle_sight(sight, &self.config.edges),
-            None => Ok(()),
+        let Some(sight) = self.sight(&look, in_motion) else {
+            return Ok(());
+        };
+        if sight.is_trusted && sight.is_sided {
+            self.confirmation.handle_look(sight);
         }
+        self.follows.handle_sight(sight, &self.config.edges)
     }
 
     /// The estimate beside the height at its exposure; none if either says nothing.
@@ -532,8 +540,7 @@ impl FocusController {
         };
         let is_at_rest = look.exposed >= self.counts_from();
         if look.index == DistanceIndex::IN_FOCUS {
-            self.stand(is_at_rest);
-            return 0.0;
+            return self.stand(&look, is_at_rest, now);
         }
         let distance_um = stepwise::distance(&look, &self.config.edges);
         if !self.follows.is_proven() || (distance_um > 0.0 && self.is_leashed(&look)) {
@@ -547,14 +554,32 @@ impl FocusController {
         self.permitted(-self.config.speed(look.index))
     }
 
-    /// In focus, if the stage stood when the frame that says so was exposed.
-    fn stand(&mut self, is_at_rest: bool) {
-        if is_at_rest {
+    /// The newest estimate says in focus. It is if the stage stood when the frame was exposed and what looks sharp was seen to follow the
+    /// lens; what was not yet seen to is looked at from farther up.
+    fn stand(&mut self, look: &Observation, is_at_rest: bool, now: Instant) -> f64 {
+        let edges = self.config.edges;
+        let Some(sight) = self.sight(look, false).filter(|_| is_at_rest) else {
+            if self.phase != Phase::InFocus {
+                self.phase = Phase::Looking;
+            }
+            return 0.0;
+        };
+        if self.confirmation.confirm(&sight, &edges, now) {
             self.follows.rest();
             self.phase = Phase::InFocus;
-        } else if self.phase != Phase::InFocus {
-            self.phase = Phase::Looking;
+            return 0.0;
         }
+        match self.confirmation.rise_um(&edges) {
+            Some(rise_um) if self.has_room_above(rise_um) => {
+                return self.begin(-rise_um, rise_um / TRIAL.as_secs_f64(), now);
+            }
+            Some(rise_um) => self.give_up(format!(
+                "what looks sharp cannot be confirmed: z_max ({:.0} µm) leaves no room for a step of {rise_um:.1} µm up",
+                self.config.z_max.0
+            )),
+            None => self.give_up(Confirmation::sentence(&edges)),
+        }
+        0.0
     }
 
     fn poll_stepwise(&mut self, now: Instant) -> f64 {
@@ -565,10 +590,7 @@ impl FocusController {
             return 0.0;
         };
         match self.stepwise.distance(&look, &self.config) {
-            None => {
-                self.stand(true);
-                0.0
-            }
+            None => self.stand(&look, true, now),
             Some(distance_um) => self.order(&look, distance_um, now),
         }
     }

@@ -136,8 +136,29 @@ impl World {
         }
     }
 
-    /// Whole lines reach the host, the welcome as the cable lets it.
+    /// The host does not run for so long, and its deadlines come before what it could read.
+    fn sleep_over(&mut self, ms: u64) {
+        let until = self.now + Duration::from_millis(ms);
+        while self.now < until {
+            self.collect();
+            self.now = self.now + Duration::from_millis(1);
+        }
+        let bytes = self.host.poll(self.now);
+        self.send(&bytes);
+    }
+
+    /// Whole lines reach the host.
     fn receive(&mut self) {
+        self.collect();
+        while self.under_way.front().is_some_and(|(due, _)| *due <= self.now)
+            && let Some((_, line)) = self.under_way.pop_front()
+        {
+            self.host.handle_bytes(&line, self.now);
+        }
+    }
+
+    /// Whole lines come out of the controller, the welcome as the cable lets it.
+    fn collect(&mut self) {
         let bytes = self.emulator.poll(self.now);
         for byte in bytes {
             self.from_controller.push(byte);
@@ -159,11 +180,6 @@ impl World {
             let before = self.under_way.back().map_or(self.now, |(due, _)| *due);
             let due = before.max(self.now + Duration::from_millis(late_ms));
             self.under_way.push_back((due, line));
-        }
-        while self.under_way.front().is_some_and(|(due, _)| *due <= self.now)
-            && let Some((_, line)) = self.under_way.pop_front()
-        {
-            self.host.handle_bytes(&line, self.now);
         }
     }
 
@@ -516,5 +532,48 @@ fn a_stop_holds_against_what_it_stopped() {
         world.run_ms(700);
         assert!(joystick(&mut world, 400, None) > 0, "silence releases it");
         assert!(world.z_um() < stood_um - 0.5 && world.lowest_um >= Z_MIN_UM);
+    }
+}
+
+/// A process that the computer does not let run finds its answers unread when it wakes. It asks before it reads, as the driver does.
+#[test]
+fn a_host_that_does_not_run_does_not_lose_contact() {
+    for phase in 0..PHASES {
+        let mut rng = rng("busy", phase);
+        let mut world = World::at(rng.random_range(-20.0..150.0), Duration::from_millis(100));
+        world.drive(100.0, 400);
+        world.run_ms(500);
+        let is_stopped = rng.random_bool(0.5);
+        world.drive(rng.random_range(-200.0..200.0), rng.random_range(200..600));
+        if is_stopped {
+            world.host.command_stop(world.now);
+        }
+        for _ in 0..4 {
+            world.sleep_over(rng.random_range(20..240));
+        }
+        world.run_ms(1500);
+        let status = world.host.state();
+        assert_eq!(status.state, StageState::Idle, "{phase} {is_stopped}: {}", status.reason);
+        assert!(status.position_valid && (status.z_um() - world.z_um()).abs() < 0.3, "{phase}");
+        assert!(world.lowest_um >= Z_MIN_UM);
+    }
+}
+
+#[test]
+fn a_controller_that_is_gone_is_missed_however_busy_the_computer() {
+    for phase in 0..PHASES {
+        let mut rng = rng("gone", phase);
+        let mut world = World::at(40.0, Duration::from_millis(100));
+        world.drive(100.0, 400);
+        world.run_ms(500);
+        world.drive(-100.0, 200);
+        let gone = world.now;
+        while world.host.state().state == StageState::Moving {
+            world.now = world.now + Duration::from_millis(rng.random_range(5..240));
+            world.host.poll(world.now);
+            let silent = world.now.since(gone);
+            assert!(silent < Duration::from_millis(2500), "{phase}: silent for {silent:?}");
+        }
+        assert!(!world.host.state().position_valid, "{phase}");
     }
 }

@@ -10,7 +10,7 @@
 use crate::classes::{ClassEdges, DistanceIndex};
 
 /// Play between motor and lens that is taken for granted, µm, and what a worn drive may have.
-const PLAY_UM: f64 = 2.5;
+pub(super) const PLAY_UM: f64 = 2.5;
 const WORN_PLAY_UM: f64 = 10.0;
 
 /// Share of the travel, beyond the play, that the estimate must show.
@@ -87,6 +87,8 @@ pub(super) struct Follows {
     /// Travel by the stage and by the picture since the picture followed last, µm.
     sent_um: f64,
     seen_um: f64,
+    /// The same since the lens turned last: what it travelled before a turn is no sign that it went the wrong way after it.
+    leg_um: (f64, f64),
     /// An estimate that was not trusted, or of no clear side, is part of the two sums.
     is_doubtful: bool,
     is_sideless: bool,
@@ -104,6 +106,7 @@ impl Default for Follows {
             last: None,
             sent_um: 0.0,
             seen_um: 0.0,
+            leg_um: (0.0, 0.0),
             is_doubtful: false,
             is_sideless: false,
             is_proven: false,
@@ -151,8 +154,13 @@ impl Follows {
             }
             return Ok(());
         }
+        let shown_um = sight.defocus_um - last.defocus_um;
         self.sent_um += step_um;
-        self.seen_um += sight.defocus_um - last.defocus_um;
+        self.seen_um += shown_um;
+        if step_um * self.leg_um.0 < 0.0 {
+            self.leg_um = (0.0, 0.0);
+        }
+        self.leg_um = (self.leg_um.0 + step_um, self.leg_um.1 + shown_um);
         self.is_sideless |= !sight.is_sided;
         self.is_doubtful |= !sight.is_trusted || self.is_sideless;
         self.judge(last, sight, edges)
@@ -169,8 +177,9 @@ impl Follows {
         };
         let reach_um = sight.defocus_um.abs().max(last.defocus_um.abs());
         let is_clear = !self.is_doubtful && (!sight.in_motion || way_um >= 2.0 * edges.near_um);
-        if is_clear && shown_um < -noise_um(reach_um, sight, edges) {
-            return Err(Mismatch::Contrary { sent_um });
+        let (leg_um, leg_seen_um) = self.leg_um;
+        if is_clear && leg_seen_um * leg_um.signum() < -noise_um(reach_um, sight, edges) {
+            return Err(Mismatch::Contrary { sent_um: leg_um });
         }
         let is_measured = is_clear && sight.has_distance && last.has_distance;
         let most_um = MOST_SHARE * way_um + 0.5 + 0.5 * edges.in_focus_um + 0.05 * reach_um;
@@ -200,7 +209,7 @@ impl Follows {
     }
 
     fn restart(&mut self) {
-        (self.sent_um, self.seen_um) = (0.0, 0.0);
+        (self.sent_um, self.seen_um, self.leg_um) = (0.0, 0.0, (0.0, 0.0));
         self.is_sideless = self.last.is_some_and(|last| !last.is_sided);
         self.is_doubtful = self.is_sideless || self.last.is_some_and(|last| !last.is_trusted);
     }

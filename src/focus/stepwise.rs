@@ -52,14 +52,10 @@ pub(super) fn speed(look: &Observation, config: &FocusConfig) -> f64 {
 /// Signed defocus to remove in one step, µm: the model's estimate, kept within what the class allows. Far away the
 /// step is the least distance the class promises, so that no single misjudged length reaches the slide.
 pub(super) fn distance(look: &Observation, edges: &ClassEdges) -> f64 {
-    let (low, high) = match look.index.value() {
-        4 => (edges.far_um, edges.far_um),
-        3 => (edges.middle_um, edges.far_um),
-        2 => (edges.near_um, edges.middle_um),
-        1 => (edges.in_focus_um, edges.near_um),
-        0 => (-edges.in_focus_um, edges.in_focus_um),
-        -1 => (-edges.near_um, -edges.in_focus_um),
-        _ => (-edges.far_um, -edges.near_um),
+    let (low, high) = match (look.index.value(), edges.bounds(look.index)) {
+        (4, (low, _)) => (low, low),
+        (-2, (_, high)) => (-edges.far_um, high),
+        (_, bounds) => bounds,
     };
     let fallback = if look.index == DistanceIndex::IN_FOCUS {
         0.0

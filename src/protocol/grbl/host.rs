@@ -22,6 +22,7 @@ mod first_motion;
 mod foreign;
 mod limits;
 mod motion;
+mod patience;
 mod reply;
 mod trust;
 
@@ -35,6 +36,7 @@ use crate::stage::status::{Refusal, StageState, StageStatus};
 use crate::units::Instant;
 use firmware::Firmware;
 use first_motion::{FirstMotion, Onward};
+use patience::Patience;
 use trust::{Mark, Position};
 
 pub use config::{GrblConfig, GrblConfigError};
@@ -200,7 +202,10 @@ pub struct GrblHost {
     /// Whether nothing was unacknowledged when the open request was sent.
     asked_clean: bool,
     last_asked: Instant,
+    /// Until when the open request may be answered.
+    answer_due: Instant,
     misses: u32,
+    patience: Patience,
     mute: bool,
     /// Contact was lost and nothing has been heard since.
     silent: bool,
@@ -348,7 +353,9 @@ impl GrblHost {
             answered: None,
             asked_clean: false,
             last_asked: Instant::default(),
+            answer_due: Instant::default(),
             misses: 0,
+            patience: Patience::default(),
             mute: false,
             silent: false,
             vain_resets: 0,

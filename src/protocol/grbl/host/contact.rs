@@ -107,6 +107,7 @@ impl GrblHost {
     /// What to write now.
     pub fn poll(&mut self, now: Instant) -> Vec<u8> {
         self.clock = self.clock.max(now);
+        self.excuse_oversleep(now);
         match self.phase {
             Phase::Closed => self.out.clear(),
             Phase::Hello { .. } => self.poll_hello(now),
@@ -120,6 +121,7 @@ impl GrblHost {
                 self.poll_reports(now);
             }
         }
+        self.mark_sleep();
         std::mem::take(&mut self.out)
     }
 
@@ -159,7 +161,7 @@ impl GrblHost {
         self.wanted_um_per_s = 0.0;
         self.pending.clear();
         self.asked = None;
-        self.misses = 0;
+        self.renew_patience();
         self.unanswered_looks = 0;
         self.onward = None;
         self.first_motion = FirstMotion::Due;

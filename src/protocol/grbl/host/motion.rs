@@ -52,6 +52,7 @@ impl GrblHost {
         self.asked = Some(now);
         self.asked_clean = self.pending.is_empty();
         self.last_asked = now;
+        self.answer_due = now + ms(self.config.reply_timeout_ms);
     }
 
     pub(super) fn unacknowledged_bytes(&self) -> usize {
@@ -67,7 +68,7 @@ impl GrblHost {
             _ => ms(self.config.poll_moving_ms),
         };
         match self.asked {
-            Some(at) => at + ms(self.config.reply_timeout_ms),
+            Some(_) => self.answer_due,
             None => self.last_asked + period,
         }
     }
@@ -365,9 +366,7 @@ impl GrblHost {
 
     /// While standstill is awaited: a request every 10 ms, the next one only after the answer or a lost one.
     pub(super) fn ask_again(&mut self, now: Instant) {
-        let lost = self
-            .asked
-            .is_some_and(|at| now.since(at) >= ms(self.config.reply_timeout_ms));
+        let lost = self.asked.is_some() && now >= self.answer_due;
         if lost {
             self.misses += 1;
         }

@@ -166,7 +166,7 @@ impl GrblHost {
     pub(super) fn handle_report(&mut self, report: &StatusReport, now: Instant) {
         let asked = self.asked.take();
         let clean = asked.is_some() && self.asked_clean && self.pending.is_empty();
-        self.misses = 0;
+        self.renew_patience();
         self.machine = Some(report.state);
         self.decimals = report.decimals;
         if let Some(offset) = report.work_offset {
