@@ -61,13 +61,15 @@ impl Mismatch {
         let way = |um: f64| if um > 0.0 { "up" } else { "down" };
         match self {
             Self::Contrary { sent_um } => format!(
-                "the picture says the lens moved {} while it was sent {} by {:.1} µm: z runs the wrong way, reverse the z axis of the stage",
+                "the picture says the lens moved {} while it was sent {} by {:.1} µm: z runs the wrong way, or dirt on the camera hides the specimen; \
+                 look which before you reverse the z axis",
                 way(-sent_um),
                 way(sent_um),
                 sent_um.abs()
             ),
             Self::Frozen { sent_um } => format!(
-                "the picture does not change although the lens was sent {} by {:.1} µm: is the camera frozen, or does the z motor not turn?",
+                "the picture does not change although the lens was sent {} by {:.1} µm: is the camera frozen, does dirt on it hide the specimen, or does \
+                 the z motor not turn?",
                 way(sent_um),
                 sent_um.abs()
             ),
