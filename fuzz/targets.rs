@@ -11,9 +11,10 @@ use hhnet::dataset::manifest::{Manifest, Outline};
 use hhnet::dataset::{pages, stack};
 use hhnet::encoding::{self, ByteOrder, RawImage};
 use hhnet::protocol::grbl::command::{Command, Distance};
-use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
+use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::protocol::grbl::reply::{LineSplitter, Reply};
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
+use hhnet::stage::guard::Guard;
 use hhnet::table::Table;
 use hhnet::units::Instant;
 
@@ -293,9 +294,7 @@ fn conversations() -> Vec<Vec<u8>> {
 /// A host among bytes, times and commands of any kind: no panic, no position that is not a number, and none that counts before a
 /// controller has reported one.
 fn grbl_host(input: &[u8]) {
-    let Ok(mut host) = GrblHost::new(GrblConfig::default()) else {
-        panic!("the default configuration is refused");
-    };
+    let mut host = GrblHost::new(Guard::default());
     let mut now = Instant::from_nanos(1_000_000_000);
     let (mut splitter, mut reported) = (LineSplitter::default(), false);
     let mut rest = input;

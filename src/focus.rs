@@ -22,6 +22,7 @@ mod follows;
 mod heights;
 mod paper;
 mod search;
+pub mod session;
 mod stepwise;
 
 use std::sync::Arc;

@@ -6,10 +6,12 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use hhnet::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase, StageReport};
-use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
+use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
 use hhnet::sim::mechanics::MechanicsConfig;
 use hhnet::stage::Axis;
+use hhnet::stage::guard::Guard;
+use hhnet::stage::host::StageConfig;
 use hhnet::stage::memory::Remembered;
 use hhnet::stage::status::StageState;
 use hhnet::units::{Instant, Micrometres};
@@ -90,13 +92,12 @@ impl Loop {
     fn in_world(world: World, offset_um: f64, mechanics: MechanicsConfig) -> Self {
         let focus_um = 12.3;
         let now = Instant::from_nanos(5_000_000_000);
-        let host = GrblHost::new(GrblConfig {
-            z_min_um: Z_RANGE_UM.0,
-            z_max_um: Z_RANGE_UM.1,
-            ..GrblConfig::default()
-        })
-        .unwrap()
-        .with_memory(Some(Remembered::powered_up_at([0.0; 3])));
+        let stage = StageConfig {
+            z_range_um: Z_RANGE_UM,
+            ..StageConfig::default()
+        };
+        let host =
+            GrblHost::new(Guard::new(stage).unwrap()).with_memory(Some(Remembered::powered_up_at([0.0; 3])));
         let config = FocusConfig {
             law: world.law,
             z_min: Micrometres(Z_RANGE_UM.0),

@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
+use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
 use hhnet::sim::mechanics::MechanicsConfig;
 use hhnet::stage::Axis;
+use hhnet::stage::guard::Guard;
+use hhnet::stage::host::StageConfig;
 use hhnet::stage::memory::Remembered;
 use hhnet::stage::status::{Refusal, StageState};
 use hhnet::units::Instant;
@@ -30,11 +32,10 @@ struct Pair {
 }
 
 impl Pair {
-    fn new(config: GrblConfig, emulator: EmulatorConfig) -> Self {
+    fn new(config: StageConfig, emulator: EmulatorConfig) -> Self {
         let now = Instant::from_nanos(1_000_000 * MS);
         let mut pair = Self {
-            host: GrblHost::new(config)
-                .unwrap()
+            host: GrblHost::new(Guard::new(config).unwrap())
                 .with_memory(Some(Remembered::powered_up_at([0.0; 3]))),
             emulator: Emulator::new(emulator),
             now,
@@ -48,10 +49,10 @@ impl Pair {
     }
 
     fn connected() -> Self {
-        Self::connected_with(GrblConfig::default(), EmulatorConfig::default())
+        Self::connected_with(StageConfig::default(), EmulatorConfig::default())
     }
 
-    fn connected_with(config: GrblConfig, emulator: EmulatorConfig) -> Self {
+    fn connected_with(config: StageConfig, emulator: EmulatorConfig) -> Self {
         let mut pair = Self::new(config, emulator);
         pair.run_ms(1000);
         let status = pair.host.state();
@@ -148,7 +149,7 @@ fn recorded() -> EmulatorConfig {
 
 #[test]
 fn connecting_reads_what_is_there() {
-    let pair = Pair::connected_with(GrblConfig::default(), recorded());
+    let pair = Pair::connected_with(StageConfig::default(), recorded());
     let status = pair.host.state();
     assert_eq!(status.firmware, "GRBL 1.1h");
     assert!(
@@ -163,7 +164,7 @@ fn connecting_reads_what_is_there() {
 fn velocity_is_smooth_and_stops_on_the_exact_target() {
     for um_per_s in [223.7, -223.7, 44.74, -44.74, 5.0, 1000.0, 120.0] {
         for emulator in [EmulatorConfig::default(), recorded()] {
-            let mut pair = Pair::connected_with(GrblConfig::default(), emulator);
+            let mut pair = Pair::connected_with(StageConfig::default(), emulator);
             pair.drive(um_per_s, 1000);
             let moved = pair.z_um();
             let expected = um_per_s.clamp(-500.0, 1000.0);
@@ -417,7 +418,7 @@ fn alarms_are_faults_until_cleared() {
 
 #[test]
 fn a_hold_left_behind_is_left_by_a_reset_and_the_stale_jog_never_runs() {
-    let mut pair = Pair::new(GrblConfig::default(), EmulatorConfig::default());
+    let mut pair = Pair::new(StageConfig::default(), EmulatorConfig::default());
     pair.cable = false;
     pair.run_ms(500);
     pair.emulator.receive(b"!$J=G91Z1F600\n$J=G91 Z", pair.now);
@@ -436,7 +437,7 @@ fn a_hold_left_behind_is_left_by_a_reset_and_the_stale_jog_never_runs() {
 
 #[test]
 fn a_jog_left_behind_is_ended() {
-    let mut pair = Pair::new(GrblConfig::default(), EmulatorConfig::default());
+    let mut pair = Pair::new(StageConfig::default(), EmulatorConfig::default());
     pair.cable = false;
     pair.run_ms(500);
     pair.emulator.receive(b"$J=G91Z5F60\n$J=G91 Z", pair.now);
@@ -460,7 +461,7 @@ fn homing() {
         .with_stops(-3000.0, 1200.0, 200.0)
         .unwrap();
     let mut pair = Pair::connected_with(
-        GrblConfig::default(),
+        StageConfig::default(),
         EmulatorConfig {
             mechanics: [switched.clone(), switched.clone(), switched],
             physical_offset_um: [-700.0, 300.0, -150.0],
@@ -484,7 +485,7 @@ fn ten_thousand_stops_right_after_a_jog() {
     // A long jog has to be cancelled; the stop comes 0 to 20 ms after it was written (trap 1).
     let fresh = [
         Pair::connected(),
-        Pair::connected_with(GrblConfig::default(), recorded()),
+        Pair::connected_with(StageConfig::default(), recorded()),
     ];
     let mut worst_um = 0.0f64;
     let mut worst_ms = 0.0f64;
@@ -531,7 +532,7 @@ fn ten_thousand_stops_right_after_a_jog() {
 
 #[test]
 fn late_answers_to_the_greeting_are_not_taken_for_those_of_commands() {
-    let mut pair = Pair::new(GrblConfig::default(), EmulatorConfig::default());
+    let mut pair = Pair::new(StageConfig::default(), EmulatorConfig::default());
     // The greeting and the first question for the state; then what the controller says of itself is asked.
     while pair.written <= 3 {
         pair.run_ms(1);
@@ -612,7 +613,7 @@ proptest! {
         offset in -500.0..500.0f64,
         lock in prop::sample::select(vec![25u8, 255]),
     ) {
-        let config = GrblConfig { z_min_um: -60.0, z_max_um: 60.0, ..GrblConfig::default() };
+        let config = StageConfig { z_range_um: (-60.0, 60.0), ..StageConfig::default() };
         let emulator = EmulatorConfig { idle_lock_ms: lock, physical_offset_um: [0.0, 0.0, offset], ..EmulatorConfig::default() };
         let mut pair = Pair::connected_with(config, emulator);
         let mut last_command = pair.now;
@@ -652,7 +653,7 @@ proptest! {
     fn noise_on_the_line_never_ends_in_an_unsafe_state(
         noise in prop::collection::vec((0u64..400, prop::collection::vec(any::<u8>(), 1..40), any::<bool>()), 1..6),
     ) {
-        let config = GrblConfig { z_min_um: -60.0, z_max_um: 60.0, ..GrblConfig::default() };
+        let config = StageConfig { z_range_um: (-60.0, 60.0), ..StageConfig::default() };
         let mut pair = Pair::connected_with(config, EmulatorConfig::default());
         for (wait_ms, bytes, to_host) in noise {
             let _ = pair.velocity(-200.0);

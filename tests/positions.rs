@@ -6,9 +6,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use hhnet::protocol::grbl::command::{Command, Distance, Line};
-use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
+use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
 use hhnet::stage::Axis;
+use hhnet::stage::guard::Guard;
+use hhnet::stage::host::StageConfig;
 use hhnet::stage::memory::Remembered;
 use hhnet::stage::status::StageState;
 use hhnet::units::Instant;
@@ -52,11 +54,10 @@ struct World {
     longest_wrong: Duration,
 }
 
-fn config() -> GrblConfig {
-    GrblConfig {
-        z_min_um: Z_MIN_UM,
-        z_max_um: 300.0,
-        ..GrblConfig::default()
+fn config() -> StageConfig {
+    StageConfig {
+        z_range_um: (Z_MIN_UM, 300.0),
+        ..StageConfig::default()
     }
 }
 
@@ -66,7 +67,7 @@ impl World {
         Self::configured(z_um, boot, config())
     }
 
-    fn configured(z_um: f64, boot: Duration, config: GrblConfig) -> Self {
+    fn configured(z_um: f64, boot: Duration, config: StageConfig) -> Self {
         let emulator = Emulator::new(EmulatorConfig {
             physical_offset_um: [0.0, 0.0, z_um],
             boot_time: boot,
@@ -74,7 +75,7 @@ impl World {
         });
         let record = Some(Remembered::powered_up_at([0.0, 0.0, z_um]));
         let mut world = Self {
-            host: GrblHost::new(config).unwrap().with_memory(record),
+            host: GrblHost::new(Guard::new(config).unwrap()).with_memory(record),
             emulator,
             now: START,
             scale: 1.0,
@@ -237,7 +238,7 @@ impl World {
     /// The bridge's process ends without a word, and another one starts on the same port.
     fn restart_process(&mut self) {
         self.to_controller.clear();
-        self.host = GrblHost::new(config()).unwrap().with_memory(self.record);
+        self.host = GrblHost::new(Guard::new(config()).unwrap()).with_memory(self.record);
         self.host.handle_open(self.now);
         self.run_ms(3500);
     }
@@ -484,7 +485,7 @@ fn a_controller_that_changes_its_mind_later_is_found_out_above_the_limit() {
 fn a_stop_holds_against_what_it_stopped() {
     for phase in 0..PHASES {
         let mut rng = rng("stopped", phase);
-        let config = GrblConfig {
+        let config = StageConfig {
             command_timeout_ms: rng.random_range(60..300),
             ..config()
         };
@@ -553,8 +554,16 @@ fn a_host_that_does_not_run_does_not_lose_contact() {
         }
         world.run_ms(1500);
         let status = world.host.state();
-        assert_eq!(status.state, StageState::Idle, "{phase} {is_stopped}: {}", status.reason);
-        assert!(status.position_valid && (status.z_um() - world.z_um()).abs() < 0.3, "{phase}");
+        assert_eq!(
+            status.state,
+            StageState::Idle,
+            "{phase} {is_stopped}: {}",
+            status.reason
+        );
+        assert!(
+            status.position_valid && (status.z_um() - world.z_um()).abs() < 0.3,
+            "{phase}"
+        );
         assert!(world.lowest_um >= Z_MIN_UM);
     }
 }
@@ -572,7 +581,10 @@ fn a_controller_that_is_gone_is_missed_however_busy_the_computer() {
             world.now = world.now + Duration::from_millis(rng.random_range(5..240));
             world.host.poll(world.now);
             let silent = world.now.since(gone);
-            assert!(silent < Duration::from_millis(2500), "{phase}: silent for {silent:?}");
+            assert!(
+                silent < Duration::from_millis(2500),
+                "{phase}: silent for {silent:?}"
+            );
         }
         assert!(!world.host.state().position_valid, "{phase}");
     }

@@ -9,11 +9,12 @@ use std::time::Duration;
 mod common;
 
 use common::{channel, tenengrad};
-use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
+use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
 use hhnet::sim::mechanics::MechanicsConfig;
 use hhnet::sim::microscope::{LiveMicroscope, MicroscopeConfig, Pose, Shutter};
 use hhnet::stage::Axis;
+use hhnet::stage::guard::Guard;
 use hhnet::stage::memory::Remembered;
 use hhnet::stage::status::StageState;
 use hhnet::units::Instant;
@@ -110,9 +111,7 @@ impl Loop {
         });
         let begin = Instant::from_nanos(5_000_000_000);
         let mut this = Self {
-            host: GrblHost::new(GrblConfig::default())
-                .unwrap()
-                .with_memory(Some(Remembered::powered_up_at([0.0; 3]))),
+            host: GrblHost::new(Guard::default()).with_memory(Some(Remembered::powered_up_at([0.0; 3]))),
             emulator,
             microscope,
             shutter: Shutter::new(8, 40.0, 0.0005, 0.002).unwrap(),

@@ -10,18 +10,22 @@ use std::time::Duration;
 
 use hhnet::drivers::position_store::PositionStore;
 use hhnet::drivers::serial::{StageDriver, StageHandle};
-use hhnet::stage::host::Host;
+use hhnet::stage::guard::{Guard, Pace};
+use hhnet::stage::host::{Host, StageConfig};
 use hhnet::stage::memory::Remembered;
 use hhnet::stage::status::{Refusal, StageState, StageStatus};
 use hhnet::units::Instant;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, DuplexStream};
 
 const ASK_PERIOD: Duration = Duration::from_millis(20);
-const COMMAND_LIMIT: Duration = Duration::from_millis(200);
-const TOP_UM: f64 = 100.0;
+const PACE: Pace = Pace {
+    slowest_um_per_s: 1.0,
+    fastest_um_per_s: 300.0,
+};
 
 /// The host of the tiny controller.
 struct Tiny {
+    guard: Guard,
     out: String,
     line: Vec<u8>,
     status: StageStatus,
@@ -31,7 +35,12 @@ struct Tiny {
 
 impl Tiny {
     fn new() -> Self {
+        let config = StageConfig {
+            z_range_um: (-20.0, 100.0),
+            ..StageConfig::default()
+        };
         Self {
+            guard: Guard::new(config).unwrap(),
             out: String::new(),
             line: Vec::new(),
             status: StageStatus {
@@ -75,6 +84,8 @@ impl Host for Tiny {
                 .skip(1)
                 .map(|word| word.parse().unwrap())
                 .collect();
+            // It counts from where its switches are.
+            self.guard.vouch([true; 3]);
             self.status = StageStatus {
                 stamp: now,
                 state: if numbers[1] == 0.0 {
@@ -85,14 +96,16 @@ impl Host for Tiny {
                 reason: String::new(),
                 position_um: [0.0, 0.0, numbers[0]],
                 z_um_per_s: numbers[1],
-                position_valid: true,
+                position_valid: self.guard.knows_height(),
+                refused_commands: self.guard.refused(),
                 ..self.status.clone()
             };
         }
     }
 
     fn poll(&mut self, now: Instant) -> Vec<u8> {
-        if self.status.state == StageState::Moving && now.since(self.commanded) > COMMAND_LIMIT {
+        if self.status.state == StageState::Moving && now.since(self.commanded) > self.guard.command_timeout()
+        {
             self.out += "s\n";
         }
         if now >= self.asked + ASK_PERIOD {
@@ -132,37 +145,38 @@ impl Host for Tiny {
         false
     }
 
-    fn command_velocity(&mut self, z_um_per_s: f64, _: Instant, now: Instant) -> Result<f64, Refusal> {
+    fn command_velocity(&mut self, z_um_per_s: f64, stamp: Instant, now: Instant) -> Result<f64, Refusal> {
+        let permitted = self.guard.check_velocity(z_um_per_s, stamp, now, Ok(()), PACE)?;
         self.commanded = now;
-        self.out += &format!("v {z_um_per_s}\n");
-        Ok(z_um_per_s)
+        self.out += &format!("v {permitted}\n");
+        Ok(permitted)
     }
 
-    fn command_move_relative(&mut self, by_um: [f64; 3], _: f64, _: Instant) -> Result<Duration, Refusal> {
-        self.check_reach(self.status.position_um, by_um)?;
+    fn command_move_relative(
+        &mut self,
+        by_um: [f64; 3],
+        um_per_s: f64,
+        _: Instant,
+    ) -> Result<Duration, Refusal> {
+        self.guard
+            .check_move(self.status.position_um, by_um, um_per_s, Ok(()))?;
         Err(Refusal::NotReady {
             reason: "this one knows velocities only".to_owned(),
         })
     }
 
     fn check_reach(&self, from_um: [f64; 3], by_um: [f64; 3]) -> Result<(), Refusal> {
-        let target_um = from_um[2] + by_um[2];
-        if target_um <= TOP_UM {
-            return Ok(());
-        }
-        Err(Refusal::OutOfRange {
-            axis: 'z',
-            target_um,
-            low_um: 0.0,
-            high_um: TOP_UM,
-        })
+        self.guard.check_reach(from_um, by_um)
     }
 
-    fn command_stop(&mut self, _: Instant) {
+    fn command_stop(&mut self, now: Instant) {
+        self.guard.stop(now);
         self.out += "s\n";
     }
 
-    fn command_clear_fault(&mut self, _: Instant) {}
+    fn command_clear_fault(&mut self, _: Instant) {
+        self.guard.release();
+    }
 
     fn command_reference(&mut self, _: [Option<f64>; 3], _: Instant) -> Result<(), Refusal> {
         Ok(())
@@ -220,6 +234,14 @@ async fn the_driver_drives_what_speaks_another_protocol() {
     let stood = handle.stop().await.unwrap();
     assert!(stood.z_um() > 5.0 && stood.state == StageState::Idle, "{stood:?}");
 
+    let held = handle.velocity(-50.0, clock()).unwrap_err();
+    assert_eq!(held, Refusal::Stopped);
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let stale = handle
+        .velocity(-50.0, Instant::from_nanos(0))
+        .unwrap_err()
+        .to_string();
+    assert!(stale.contains("ms old"), "{stale}");
     handle.velocity(-50.0, clock()).unwrap();
     wait(&handle, |status| status.state == StageState::Moving).await;
     let silent = wait(&handle, |status| status.state == StageState::Idle).await;
@@ -232,7 +254,7 @@ async fn the_driver_drives_what_speaks_another_protocol() {
         .move_relative([0.0, 0.0, 500.0], 10.0)
         .unwrap_err()
         .to_string();
-    assert!(refused.contains("permitted are 0.0 to 100.0"), "{refused}");
+    assert!(refused.contains("permitted are -19.0 to 99.0"), "{refused}");
     device.abort();
     wait(&handle, |status| {
         status.state == StageState::Disconnected && !status.reason.is_empty()

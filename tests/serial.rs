@@ -10,9 +10,10 @@ use hhnet::drivers::Clock;
 use hhnet::drivers::emulated_port::{EmulatedPort, EmulatedPortError, EmulatedStage};
 use hhnet::drivers::position_store::PositionStore;
 use hhnet::drivers::serial::{GRBL_BAUD, PortError, StageDriver, StageHandle, open_port};
-use hhnet::protocol::grbl::host::{GrblConfig, GrblHost};
+use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::EmulatorConfig;
 use hhnet::stage::Axis;
+use hhnet::stage::guard::Guard;
 use hhnet::stage::memory::Remembered;
 use hhnet::stage::status::{StageState, StageStatus};
 use hhnet::units::Instant;
@@ -35,7 +36,7 @@ struct Bench {
 }
 
 fn grbl() -> Box<GrblHost> {
-    Box::new(GrblHost::new(GrblConfig::default()).unwrap())
+    Box::new(GrblHost::new(Guard::default()))
 }
 
 impl Bench {

@@ -122,7 +122,11 @@ mod tests {
         for (z_um, defocus_um) in before {
             confirmation.handle_look(sight(*z_um, *defocus_um));
         }
-        confirmation.confirm(&sight(focus.0, focus.1), &ClassEdges::default(), Instant::default())
+        confirmation.confirm(
+            &sight(focus.0, focus.1),
+            &ClassEdges::default(),
+            Instant::default(),
+        )
     }
 
     #[test]
@@ -154,7 +158,12 @@ mod tests {
             has_distance: false,
             ..sight(z_um, defocus_um)
         };
-        for (z_um, defocus_um, expected) in [(20.0, 20.0, true), (20.0, 0.1, false), (30.0, 7.0, false), (-8.0, -7.0, true)] {
+        for (z_um, defocus_um, expected) in [
+            (20.0, 20.0, true),
+            (20.0, 0.1, false),
+            (30.0, 7.0, false),
+            (-8.0, -7.0, true),
+        ] {
             let mut confirmation = Confirmation::default();
             confirmation.handle_look(class_of(z_um, defocus_um));
             let found = confirmation.confirm(&class_of(0.0, 0.1), &ClassEdges::default(), Instant::default());
@@ -179,7 +188,9 @@ mod tests {
     #[test]
     fn the_lens_rises_three_times() {
         let mut confirmation = Confirmation::default();
-        let rises: Vec<bool> = (0..4).map(|_| confirmation.rise_um(&ClassEdges::default()).is_some()).collect();
+        let rises: Vec<bool> = (0..4)
+            .map(|_| confirmation.rise_um(&ClassEdges::default()).is_some())
+            .collect();
         assert_eq!(rises, [true, true, true, false]);
     }
 }

@@ -17,9 +17,8 @@ use super::frame_in;
 use super::frames::to_text;
 use super::recorded::{REFUSAL, Recorded};
 use crate::classes::{ClassEdges, DistanceIndex};
-use crate::focus::{
-    FocusConfig, FocusController, Law, Motion, Observation, POSITION_INVALID, Phase, StageReport,
-};
+use crate::focus::session::{Answer, End, Goal, Session, StageNews, Surroundings};
+use crate::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase, StageReport};
 use crate::objective::Objective;
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
 use crate::ros::app::App;
@@ -36,27 +35,6 @@ use crate::{choices, parameters};
 
 /// Period of velocity commands; a tenth of the bridge's command timeout.
 const COMMAND_PERIOD: Duration = Duration::from_millis(20);
-
-/// Time for the stage to stand before a stop or a deactivation is answered all the same.
-const STOP_LIMIT: Duration = Duration::from_secs(1);
-
-/// Time for a stage that goes on reporting motion to stand before a goal ends all the same.
-const END_LIMIT: Duration = Duration::from_secs(5);
-
-/// Calls that wait for the stage to stand; more are answered at once that it is not known.
-const MOST_PENDING: usize = 100;
-
-/// Time from a command to the first report that shows what came of it.
-const REACTION: Duration = Duration::from_millis(100);
-
-/// Why nothing is done before activation.
-const INACTIVE: &str = "the focus controller is not active: call ~/change_state";
-
-/// Why nothing is done without a stage.
-const UNAVAILABLE: &str = "the stage is not ready: look at stage_state for the reason";
-
-/// Zero velocities sent after the last motion, so that one lost message does not delay a stop.
-const STOP_REPEATS: u32 = 5;
 
 choices! {
     /// The control law.
@@ -149,6 +127,36 @@ enum Event {
     Shutdown,
 }
 
+type Handle = GoalHandle<Autofocus::Action>;
+
+impl Goal for Handle {
+    fn accepted(&self) -> Instant {
+        self.accepted()
+    }
+
+    fn is_cancelling(&self) -> bool {
+        self.is_cancelling()
+    }
+}
+
+/// A call to be answered.
+enum Call {
+    Enable(ServiceRequest<SetBool::Service>),
+    Stop(ServiceRequest<Trigger::Service>),
+}
+
+impl Call {
+    fn answer(self, success: bool, message: String) {
+        // A client that has gone needs no answer.
+        match self {
+            Self::Enable(request) => drop(request.respond(SetBool::Response { success, message })),
+            Self::Stop(request) => drop(request.respond(Trigger::Response { success, message })),
+        }
+    }
+}
+
+type Focusing = Session<Handle, Call, Wish>;
+
 /// Runs the node.
 ///
 /// # Errors
@@ -157,7 +165,8 @@ pub async fn run(app: App) -> Result<()> {
     let mut node = Builder::new("focus_controller")?;
     let mut live = node.parameters::<FocusControllerParameters>(app.clock)?;
     let parameters = live.borrow_and_update().clone();
-    let mut controller = FocusController::new(parameters.config()?);
+    // A motion controller boots when its port is opened; enabled before that, the run would end at once.
+    let mut session = Focusing::new(parameters.config()?, parameters.enabled);
     let mut estimates = node.subscribe::<FocusEstimate>("focus", QosProfile::default())?;
     let mut stages = node.subscribe::<StageState>("stage_state", QosProfile::default())?;
     let mut enables = node.service::<SetBool::Service>("~/enable")?;
@@ -165,32 +174,8 @@ pub async fn run(app: App) -> Result<()> {
     let mut goals = ActionServer::<Autofocus::Action>::new(&mut node, "autofocus", app.clock)?;
     let names = parameters.needs.iter().map(String::as_str);
     let silence = Duration::from_secs_f64(parameters.alive_timeout);
-    let bonds = Bonds::new(&mut node, names, silence, app.clock)?;
-    let cameras: BTreeSet<&str> = parameters
-        .needs
-        .iter()
-        .map(String::as_str)
-        .chain(["camera"])
-        .collect();
-    let recorded = Recorded::new(&mut node, cameras)?;
-    let mut run: Option<Run> = None;
-    let mut pending: Vec<Pending> = Vec::new();
-    let mut known = Known {
-        index: 0,
-        defocus: f64::NAN,
-        z: f64::NAN,
-        motion: None,
-        stage_reason: String::new(),
-        is_lost: false,
-        is_recorded: false,
-        stops: None,
-        stage_heard: Instant::default(),
-        stage_at: Instant::default(),
-        commanded: Instant::default(),
-        missing: None,
-    };
-    // Whether the run before was given up because a node is missing.
-    let mut is_bereft = false;
+    let bonds = Bonds::new(&mut node, names.clone(), silence, app.clock)?;
+    let recorded = Recorded::new(&mut node, names.chain(["camera"]).collect::<BTreeSet<_>>())?;
     let mut outlets = Outlets {
         commands: node.publisher("cmd_vel", newest_reliable())?,
         states: node.publisher("focus_state", latched())?,
@@ -200,28 +185,18 @@ pub async fn run(app: App) -> Result<()> {
         frame_id: frame_in(&node.namespace()?, "z"),
         demand: Demand::new(&mut node, "focus")?,
         tally: Tally::default(),
+        newest: Newest::default(),
         published: None,
-        stop_repeats: 0,
     };
     let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
-    let mut is_active = false;
-    let mut leaving: Option<(Wish, Instant)> = None;
     let spinning = node.spin()?;
     outlets.introduce(&parameters);
-    // A motion controller boots when its port is opened; enabled before that, the run would end at once.
-    let mut enable_when_ready = parameters.enabled;
-    outlets.publish_state(&controller, app.clock.now());
+    outlets.publish_state(session.controller(), app.clock.now());
 
     let mut tick = tokio::time::interval(COMMAND_PERIOD);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
-        // A controller at rest commands nothing, and hears of the world by its messages.
-        let is_busy = is_running(&controller)
-            || outlets.stop_repeats > 0
-            || leaving.is_some()
-            || run.is_some()
-            || !pending.is_empty();
         let event = tokio::select! {
             () = app.stopped() => Event::Shutdown,
             Some(estimate) = estimates.next() => Event::Estimate(estimate),
@@ -230,431 +205,105 @@ pub async fn run(app: App) -> Result<()> {
             Some(request) = enables.next() => Event::Enable(request),
             Some(request) = stops.next() => Event::Stop(request),
             wish = lifecycle.next() => Event::Life(wish),
-            _ = tick.tick(), if is_busy => Event::Tick,
+            // A session at rest commands nothing, and hears of the world by its messages.
+            _ = tick.tick(), if session.is_busy() => Event::Tick,
             _ = second.tick() => Event::Second,
         };
         let now = app.clock.now();
-        known.missing = bonds.missing(now);
-        known.is_recorded = recorded.is_recorded() && !live.borrow().recorded_frames_may_move;
         if live.has_changed().unwrap_or(false) {
             // They were checked before they were accepted.
-            controller.set_config(live.borrow_and_update().config()?);
+            session.set_config(live.borrow_and_update().config()?);
             outlets.introduce(&live.borrow());
         }
+        let is_unfit = recorded.is_recorded() && !live.borrow().recorded_frames_may_move;
+        let around = Surroundings {
+            missing: bonds.missing(now),
+            unfit: is_unfit.then_some(REFUSAL),
+            is_ending: app.is_stopping(),
+        };
+        session.handle_surroundings(around, now);
         match event {
-            Event::Estimate(estimate) => {
-                outlets.tally.handle_estimate(&estimate, now);
-                if let Some(observation) = to_observation(&estimate) {
-                    controller.handle_observation(observation, now);
-                }
-                (known.index, known.defocus) = (estimate.distance_index, estimate.defocus);
-                if let Some(run) = &run {
-                    known.feedback(run, &controller);
-                }
-            }
+            Event::Estimate(estimate) => handle_estimate(&estimate, &mut session, &mut outlets, now),
             Event::Stage(stage) => {
-                let report = to_report(&stage);
-                controller.handle_stage(report);
-                (known.motion, known.z, known.is_lost) = (Some(report.motion), stage.z, report.z.is_none());
-                (known.stage_heard, known.stage_at) = (now, report.at);
-                known.stage_reason = stage.reason;
-                let is_running = !matches!(controller.phase(), Phase::Disabled | Phase::Failed(_));
-                if is_running && report.motion == Motion::Unavailable {
-                    controller.give_up(known.unavailable());
-                }
-                if known
-                    .stops
-                    .replace(stage.stops)
-                    .is_some_and(|stops| stops != stage.stops)
-                {
-                    // A stage that was stopped is to stand, not to be looked at and driven on.
-                    controller.disable();
-                    enable_when_ready = false;
-                    end_soon(
-                        &mut run,
-                        End::Preempted,
-                        "~/stop of the stepper bridge was called",
-                        now,
-                    );
-                }
-                if enable_when_ready && known.hindrance(is_active).is_none() {
-                    enable_when_ready = false;
-                    controller.enable(now);
-                }
+                outlets.newest.z = stage.z;
+                session.handle_stage(to_news(stage), now);
             }
-            Event::Goal(request) => {
-                enable_when_ready = false;
-                let older = run.take();
-                match known.check(&request.goal, is_active) {
-                    Err(reason) => {
-                        request.reject(&reason);
-                        run = older;
-                    }
-                    Ok(limit) => {
-                        if let Some(older) = older {
-                            known.end(older, End::Preempted, "a newer goal took over", now);
-                        }
-                        run = Some(Run {
-                            handle: request.accept(),
-                            limit,
-                            ending: None,
-                        });
-                        controller.enable(now);
-                    }
-                }
-            }
-            Event::Enable(request) if request.message.data => {
-                enable_when_ready &= known.hindrance(is_active).is_some();
-                if let Some(reason) = known.hindrance(is_active) {
-                    Reply::Enable(request).give(false, &reason);
-                } else {
-                    if let Some(run) = run.take() {
-                        known.end(run, End::Preempted, "~/enable was called", now);
-                    }
-                    controller.enable(now);
-                    Reply::Enable(request).give(true, "focusing");
-                }
-            }
-            Event::Enable(request) if !is_active => Reply::Enable(request).give(false, INACTIVE),
-            Event::Enable(request) => {
-                end_soon(&mut run, End::Preempted, "~/enable was called", now);
-                enable_when_ready = false;
-                controller.disable();
-                outlets.command(0.0, now);
-                pending.push(Pending::new(Reply::Enable(request), now));
-            }
-            Event::Stop(request) => {
-                end_soon(&mut run, End::Preempted, "~/stop was called", now);
-                enable_when_ready = false;
-                controller.disable();
-                outlets.command(0.0, now);
-                pending.push(Pending::new(Reply::Stop(request), now));
-            }
+            Event::Goal(request) => handle_goal(request, &mut session, now),
+            Event::Enable(request) if request.message.data => session.enable(Call::Enable(request), now),
+            Event::Enable(request) => session.disable(Call::Enable(request), now),
+            Event::Stop(request) => session.stop(Call::Stop(request), now),
             Event::Life(wish) => match wish.change {
                 // It holds nothing but its parameters.
                 Change::Configure | Change::CleanUp => wish.done(),
                 Change::Activate => {
-                    is_active = true;
+                    session.activate();
                     wish.done();
                 }
-                Change::Deactivate | Change::ShutDown => {
-                    is_active = false;
-                    enable_when_ready = false;
-                    controller.disable();
-                    outlets.command(0.0, now);
-                    end_soon(
-                        &mut run,
-                        End::Preempted,
-                        "the focus controller was deactivated",
-                        now,
-                    );
-                    leaving = Some((wish, now + STOP_LIMIT));
-                }
+                Change::Deactivate | Change::ShutDown => session.deactivate(wish, now),
             },
             Event::Tick => {}
             Event::Second => {
-                outlets.publish_diagnostics(&controller, is_active, now);
+                outlets.publish_diagnostics(&session, now);
                 outlets.demand.repeat();
             }
             Event::Shutdown => break,
         }
-        match &known.missing {
-            // Nodes of this process that end with it are no news.
-            Some(missing) if is_running(&controller) && !app.is_stopping() => {
-                is_bereft = true;
-                controller.give_up(missing.clone());
-                end_soon(&mut run, End::NodeGone, missing, now);
-            }
-            None if known.is_recorded && is_running(&controller) => controller.give_up(REFUSAL.to_owned()),
-            // Work can be given again; nothing resumes by itself.
-            None if std::mem::take(&mut is_bereft) && !is_running(&controller) => controller.disable(),
-            Some(_) | None => {}
-        }
-        let velocity = controller.poll(now);
-        if velocity != 0.0 {
-            known.commanded = now;
-        }
-        if velocity != 0.0 || outlets.stop_repeats > 0 {
+        if let Some(velocity) = session.poll(now) {
             outlets.command(velocity, now);
         }
-        outlets.demand.set(wants_estimates(controller.phase()));
-        outlets.publish_state(&controller, now);
-        let rest = (!is_active).then(|| lifecycle.work());
-        outlets.publish_work(&controller, &known, rest);
-        // Deactivated in motion: the motion ends first, unless no stage is left to say that it has.
-        let has_left = |(_, limit): &mut (Wish, Instant)| !known.may_move() || now >= *limit;
-        if let Some((wish, _)) = leaving.take_if(has_left) {
-            if known.may_move() {
-                lifecycle.fail_over(wish, "the stage was told to stop and has not reported standstill");
-            } else {
-                wish.done();
-            }
+        outlets.demand.set(wants_estimates(session.controller().phase()));
+        outlets.publish_state(session.controller(), now);
+        outlets.publish_work(&session, &lifecycle);
+        for answer in session.answers() {
+            outlets.answer(answer, &mut lifecycle, now);
         }
-        run = run.and_then(|run| known.follow(run, &mut controller, now));
-        pending = known.answer(pending, now);
     }
-    for pending in pending {
-        pending.reply.give(
-            false,
-            "disabled, but the focus controller ends before the stage is known to stand",
-        );
-    }
-    if let Some(run) = run {
-        known.end(run, End::GaveUp, "the focus controller ends", app.clock.now());
+    session.close();
+    for answer in session.answers() {
+        outlets.answer(answer, &mut lifecycle, app.clock.now());
     }
     outlets.command(0.0, app.clock.now());
     drop(spinning);
     Ok(())
 }
 
-/// Whether the controller may command a motion.
-fn is_running(controller: &FocusController) -> bool {
-    !matches!(controller.phase(), Phase::Disabled | Phase::Failed(_))
-}
-
-/// A goal being worked on.
-struct Run {
-    handle: GoalHandle<Autofocus::Action>,
-    /// Time it may take; None for the controller's own limit.
-    limit: Option<Duration>,
-    /// How it ends once the stage stands, and since when that is known.
-    ending: Option<(End, String, Instant)>,
-}
-
-/// Has a goal end when the stage stands.
-fn end_soon(run: &mut Option<Run>, end: End, message: &str, now: Instant) {
-    if let Some(run) = run {
-        run.ending.get_or_insert_with(|| (end, message.to_owned(), now));
+fn handle_estimate(estimate: &FocusEstimate, session: &mut Focusing, outlets: &mut Outlets, now: Instant) {
+    outlets.tally.handle_estimate(estimate, now);
+    if let Some(observation) = to_observation(estimate) {
+        session.handle_estimate(observation, now);
+    }
+    (outlets.newest.index, outlets.newest.defocus) = (estimate.distance_index, estimate.defocus);
+    if let Some(goal) = session.goal() {
+        goal.feedback(Autofocus::Feedback {
+            state: describe(session.controller().phase()).0,
+            distance_index: outlets.newest.index,
+            defocus: outlets.newest.defocus,
+            z: outlets.newest.z,
+        });
     }
 }
 
-/// A call to be answered.
-enum Reply {
-    Enable(ServiceRequest<SetBool::Service>),
-    Stop(ServiceRequest<Trigger::Service>),
-}
-
-impl Reply {
-    fn give(self, success: bool, message: &str) {
-        let message = message.to_owned();
-        // A client that has gone needs no answer.
-        match self {
-            Self::Enable(request) => drop(request.respond(SetBool::Response { success, message })),
-            Self::Stop(request) => drop(request.respond(Trigger::Response { success, message })),
-        }
-    }
-
-    /// What it asked for, done.
-    fn done(self) {
-        match self {
-            Self::Enable(_) => self.give(true, "disabled, the stage stands"),
-            Self::Stop(_) => self.give(true, "disabled and stopped, the stage stands"),
-        }
+fn handle_goal(request: GoalRequest<Autofocus::Action>, session: &mut Focusing, now: Instant) {
+    session.handle_request();
+    match session.check_goal(request.goal.timeout) {
+        Err(reason) => request.reject(&reason),
+        Ok(limit) => session.begin(request.accept(), limit, now),
     }
 }
 
-/// A call that is answered when the stage stands.
-struct Pending {
-    reply: Reply,
-    asked: Instant,
-}
-
-impl Pending {
-    fn new(reply: Reply, asked: Instant) -> Self {
-        Self { reply, asked }
-    }
-}
-
-/// How a goal ended.
-#[derive(Clone, Copy)]
-enum End {
-    InFocus,
-    Cancelled,
-    Preempted,
-    GaveUp,
-    NodeGone,
-}
-
-/// What the newest messages said.
-struct Known {
+/// What the newest messages said, for those who watch a goal.
+struct Newest {
     index: i8,
     defocus: f64,
     z: f64,
-    /// None until the stage has been heard of.
-    motion: Option<Motion>,
-    /// What the stage says of it.
-    stage_reason: String,
-    /// The stage was heard of, and its height does not count.
-    is_lost: bool,
-    /// The camera shows recorded images, which may not move the stage.
-    is_recorded: bool,
-    /// How often the stage was stopped.
-    stops: Option<u32>,
-    /// When the stage was heard of last.
-    stage_heard: Instant,
-    /// Time that its newest report is about.
-    stage_at: Instant,
-    /// When a motion was last commanded.
-    commanded: Instant,
-    /// Which of the nodes that focusing needs is missing.
-    missing: Option<String>,
 }
 
-impl Known {
-    fn is_stageless(&self) -> bool {
-        matches!(self.motion, None | Some(Motion::Unavailable))
-    }
-
-    /// Why the stage does not move.
-    fn unavailable(&self) -> String {
-        match self.stage_reason.as_str() {
-            "" => UNAVAILABLE.to_owned(),
-            reason => format!("the stage is not available: {reason}"),
-        }
-    }
-
-    /// Why no run can begin.
-    fn hindrance(&self, is_active: bool) -> Option<String> {
-        if !is_active {
-            Some(INACTIVE.to_owned())
-        } else if self.missing.is_some() {
-            self.missing.clone()
-        } else if self.motion == Some(Motion::Unavailable) {
-            Some(self.unavailable())
-        } else if self.is_lost {
-            Some(POSITION_INVALID.to_owned())
-        } else {
-            self.is_recorded.then(|| REFUSAL.to_owned())
-        }
-    }
-
-    /// The goal's own time limit, if it has one.
-    fn check(&self, goal: &Autofocus::Goal, is_active: bool) -> Result<Option<Duration>, String> {
-        if !is_active {
-            return Err(INACTIVE.to_owned());
-        }
-        let limit = Duration::try_from_secs_f64(goal.timeout)
-            .map_err(|_| format!("a timeout of {} s is no time: give seconds, or 0", goal.timeout))?;
-        if let Some(reason) = self.hindrance(is_active) {
-            return Err(reason);
-        }
-        if self.is_stageless() {
-            return Err(self.unavailable());
-        }
-        Ok((limit > Duration::ZERO).then_some(limit))
-    }
-
-    fn feedback(&self, run: &Run, controller: &FocusController) {
-        run.handle.feedback(Autofocus::Feedback {
-            state: describe(controller.phase()).0,
-            distance_index: self.index,
-            defocus: self.defocus,
-            z: self.z,
-        });
-    }
-
-    /// Whether the stage may move: it says that it does, or has not told yet what came of the last command.
-    fn may_move(&self) -> bool {
-        match self.motion {
-            Some(Motion::Moving) => true,
-            Some(Motion::Still) => self.stage_at <= self.commanded + REACTION,
-            Some(Motion::Unavailable) | None => false,
-        }
-    }
-
-    /// How the goal ends, if its end has come.
-    fn verdict(
-        &self,
-        run: &Run,
-        controller: &FocusController,
-        now: Instant,
-    ) -> Option<(End, String, Instant)> {
-        let is_late = run
-            .limit
-            .is_some_and(|limit| now.since(run.handle.accepted()) > limit);
-        let (end, message) = match controller.phase() {
-            Phase::InFocus => (End::InFocus, "in focus"),
-            Phase::Failed(reason) => (End::GaveUp, reason.as_str()),
-            _ if run.handle.is_cancelling() => (End::Cancelled, "stopped as asked"),
-            _ if is_late => (End::GaveUp, "not in focus within the goal's timeout"),
-            _ => return None,
-        };
-        Some((end, message.to_owned(), now))
-    }
-
-    /// Ends the goal if its end has come and the stage stands; the controller is left disabled: nothing moves between goals.
-    fn follow(&self, mut run: Run, controller: &mut FocusController, now: Instant) -> Option<Run> {
-        if run.ending.is_none() {
-            run.ending = self.verdict(&run, controller, now);
-        }
-        let Some((end, message, since)) = run.ending.clone() else {
-            return Some(run);
-        };
-        if is_running(controller) {
-            controller.disable();
-        }
-        let silence = now.since(self.stage_heard.max(self.commanded));
-        if !self.may_move() {
-            self.end(run, end, &message, now);
-        } else if silence < STOP_LIMIT && now.since(since) < END_LIMIT {
-            return Some(run);
-        } else if matches!(end, End::InFocus | End::Cancelled) {
-            let sentence = "the stage was told to stop and has not been heard of since";
-            self.end(run, End::GaveUp, sentence, now);
-        } else {
-            let sentence = format!("{message}; the stage was told to stop and has not been heard of since");
-            self.end(run, end, &sentence, now);
-        }
-        None
-    }
-
-    /// Answers the calls that waited for the stage to stand, as far as that is known; returns the others.
-    fn answer(&self, pending: Vec<Pending>, now: Instant) -> Vec<Pending> {
-        let is_crowded = pending.len() > MOST_PENDING;
-        let mut waiting = Vec::new();
-        for call in pending {
-            let is_late = now.since(call.asked) >= STOP_LIMIT || is_crowded;
-            match self.motion {
-                Some(Motion::Still) if self.stage_at > call.asked.max(self.commanded + REACTION) => {
-                    call.reply.done();
-                }
-                Some(Motion::Unavailable) | None => call.reply.give(
-                    false,
-                    "disabled, but the stage is not ready and may move: look at stage_state for the reason",
-                ),
-                Some(Motion::Moving) if is_late => call.reply.give(
-                    false,
-                    "disabled, but the stage still moves: call stop of the stepper bridge",
-                ),
-                Some(Motion::Still) if is_late => call.reply.give(
-                    false,
-                    "disabled, but the stage has not reported since: check that its driver is running",
-                ),
-                Some(Motion::Moving | Motion::Still) => waiting.push(call),
-            }
-        }
-        waiting
-    }
-
-    fn end(&self, run: Run, end: End, message: &str, now: Instant) {
-        let code = match end {
-            End::InFocus => Autofocus::Result::IN_FOCUS as u8,
-            End::Cancelled => Autofocus::Result::CANCELED as u8,
-            End::Preempted => Autofocus::Result::PREEMPTED as u8,
-            End::GaveUp => Autofocus::Result::GAVE_UP as u8,
-            End::NodeGone => Autofocus::Result::NODE_GONE as u8,
-        };
-        let result = Autofocus::Result {
-            code,
-            message: message.to_owned(),
-            z: self.z,
-            defocus: self.defocus,
-            duration: now.since(run.handle.accepted()).as_secs_f64(),
-        };
-        match end {
-            End::InFocus => run.handle.succeed(result),
-            End::Cancelled => run.handle.cancelled(result),
-            End::Preempted | End::GaveUp | End::NodeGone => run.handle.abort(result),
+impl Default for Newest {
+    fn default() -> Self {
+        Self {
+            index: 0,
+            defocus: f64::NAN,
+            z: f64::NAN,
         }
     }
 }
@@ -686,7 +335,7 @@ fn to_observation(estimate: &FocusEstimate) -> Option<Observation> {
     })
 }
 
-fn to_report(stage: &StageState) -> StageReport {
+fn to_news(stage: StageState) -> StageNews {
     const IDLE: u8 = StageState::IDLE as u8;
     const MOVING: u8 = StageState::MOVING as u8;
     let motion = match stage.state {
@@ -695,10 +344,14 @@ fn to_report(stage: &StageState) -> StageReport {
         _ => Motion::Unavailable,
     };
     let z = (stage.position_valid && stage.z.is_finite()).then(|| Micrometres::from_metres(stage.z));
-    StageReport {
-        z,
-        motion,
-        at: from_time(&stage.header.stamp),
+    StageNews {
+        report: StageReport {
+            z,
+            motion,
+            at: from_time(&stage.header.stamp),
+        },
+        reason: stage.reason,
+        stops: stage.stops,
     }
 }
 
@@ -712,17 +365,12 @@ struct Outlets {
     frame_id: Arc<str>,
     demand: Demand,
     tally: Tally,
+    newest: Newest,
     published: Option<Phase>,
-    stop_repeats: u32,
 }
 
 impl Outlets {
     fn command(&mut self, velocity_um_per_s: f64, now: Instant) {
-        self.stop_repeats = if velocity_um_per_s != 0.0 {
-            STOP_REPEATS
-        } else {
-            self.stop_repeats.saturating_sub(1)
-        };
         let linear = Vector3 {
             x: 0.0,
             y: 0.0,
@@ -771,28 +419,59 @@ impl Outlets {
         });
     }
 
-    /// What an orchestrator has to know before it sends a goal; `rest` is what a node that is not active says.
-    fn publish_work(&mut self, controller: &FocusController, known: &Known, rest: Option<Work>) {
-        if let Some(rest) = rest {
-            self.presence.set(rest);
-            return;
-        }
-        self.presence.set(match (controller.phase(), &known.missing) {
-            (Phase::Looking | Phase::Moving, _) => Work::Busy("focusing".into()),
-            (Phase::Failed(reason), _) | (_, Some(reason)) => Work::Fault(reason.as_str().into()),
-            (Phase::Disabled | Phase::InFocus, None) if known.is_stageless() => {
-                Work::Fault(known.unavailable().into())
+    /// What an orchestrator has to know before it sends a goal.
+    fn publish_work(&mut self, session: &Focusing, lifecycle: &Lifecycle) {
+        let phase = session.controller().phase();
+        self.presence.set(if !session.is_active() {
+            lifecycle.work()
+        } else if matches!(phase, Phase::Looking | Phase::Moving) {
+            Work::Busy("focusing".into())
+        } else {
+            match session.check_able() {
+                Ok(()) => Work::Idle("".into()),
+                Err(reason) => Work::Fault(reason.into()),
             }
-            (Phase::Disabled | Phase::InFocus, None) if known.is_lost => Work::Fault(POSITION_INVALID.into()),
-            (Phase::Disabled | Phase::InFocus, None) if known.is_recorded => Work::Fault(REFUSAL.into()),
-            (Phase::Disabled | Phase::InFocus, None) => Work::Idle("".into()),
         });
     }
 
-    fn publish_diagnostics(&mut self, controller: &FocusController, is_active: bool, now: Instant) {
+    /// Tells the one who asked.
+    fn answer(&self, answer: Answer<Handle, Call, Wish>, lifecycle: &mut Lifecycle, now: Instant) {
+        match answer {
+            Answer::Goal { goal, end, message } => self.end(goal, end, message, now),
+            Answer::Call(call, Ok(message)) => call.answer(true, message.to_owned()),
+            Answer::Call(call, Err(message)) => call.answer(false, message),
+            Answer::Left(wish, Ok(())) => wish.done(),
+            Answer::Left(wish, Err(reason)) => lifecycle.fail_over(wish, reason),
+        }
+    }
+
+    fn end(&self, goal: Handle, end: End, message: String, now: Instant) {
+        let code = match end {
+            End::InFocus => Autofocus::Result::IN_FOCUS as u8,
+            End::Cancelled => Autofocus::Result::CANCELED as u8,
+            End::Preempted => Autofocus::Result::PREEMPTED as u8,
+            End::GaveUp => Autofocus::Result::GAVE_UP as u8,
+            End::NodeGone => Autofocus::Result::NODE_GONE as u8,
+        };
+        let result = Autofocus::Result {
+            code,
+            message,
+            z: self.newest.z,
+            defocus: self.newest.defocus,
+            duration: now.since(goal.accepted()).as_secs_f64(),
+        };
+        match end {
+            End::InFocus => goal.succeed(result),
+            End::Cancelled => goal.cancelled(result),
+            End::Preempted | End::GaveUp | End::NodeGone => goal.abort(result),
+        }
+    }
+
+    fn publish_diagnostics(&mut self, session: &Focusing, now: Instant) {
+        let controller = session.controller();
         let (_, reason) = describe(controller.phase());
         let (severity, message) = match controller.phase() {
-            _ if !is_active => (Severity::Warn, "not active"),
+            _ if !session.is_active() => (Severity::Warn, "not active"),
             Phase::Failed(_) => (Severity::Error, reason),
             Phase::Disabled => (Severity::Ok, "disabled"),
             Phase::Looking => (Severity::Ok, "looking"),

@@ -21,11 +21,25 @@ pub struct StageConfig {
     pub command_timeout_ms: u64,
 }
 
+impl Default for StageConfig {
+    /// A stage of ±50 mm and ±2 mm, with the speeds of a fine focus drive.
+    fn default() -> Self {
+        Self {
+            x_range_um: (-50_000.0, 50_000.0),
+            y_range_um: (-50_000.0, 50_000.0),
+            z_range_um: (-2000.0, 2000.0),
+            max_um_per_s: 1000.0,
+            max_down_um_per_s: 500.0,
+            command_timeout_ms: 200,
+        }
+    }
+}
+
 /// The host of a motion controller: it turns commands into bytes and bytes into a [`StageStatus`], and does neither I/O nor waiting.
 ///
 /// Its owner reports what the link does (`handle_*`), calls [`Self::poll`] after everything that happens and at
-/// [`Self::next_wakeup`], and writes what that returns. All times are of one monotonic clock. Commands are checked here: whatever
-/// is refused has no effect.
+/// [`Self::next_wakeup`], and writes what that returns. All times are of one monotonic clock. Commands are checked by its
+/// [`super::guard::Guard`]: whatever is refused has no effect.
 pub trait Host: Send {
     /// The link is open: get in touch.
     fn handle_open(&mut self, now: Instant);

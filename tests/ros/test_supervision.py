@@ -51,17 +51,16 @@ def is_ready(states: list[NodeState]) -> bool:
 
 def goal_in_motion(client: Client, states: list[NodeState]) -> Goal:
     client.spin_until(lambda: client.is_up() and client.estimates and is_ready(states), 60, "stage, estimates and controller")
-    start = client.z_um_now()
+    start = client.stages[-1].z
     goal = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
     assert goal.accepted
     result = goal.handle.get_result_async()
 
-    def begins_a_step() -> bool:
-        """On its way down, and just set off: the law looks between its steps, when nothing is commanded."""
-        before, now = (stage.state for stage in client.stages[-2:])
-        return client.z_um() < start - 2.0 and (before, now) == (StageState.IDLE, StageState.MOVING)
+    def is_on_its_way() -> bool:
+        """Past the first steps, which have ends: from there on the paper's law moves until it hears otherwise."""
+        return client.stages[-1].state == StageState.MOVING and client.stages[-1].z < start - 9e-6
 
-    client.spin_until(lambda: result.done() or begins_a_step(), 40, "motion")
+    client.spin_until(lambda: result.done() or is_on_its_way(), 40, "motion")
     assert not result.done(), result.result()
     return goal
 

@@ -15,7 +15,6 @@
 //! [`GrblHost::next_wakeup`].
 
 mod command;
-mod config;
 mod contact;
 mod firmware;
 mod first_motion;
@@ -24,12 +23,14 @@ mod limits;
 mod motion;
 mod patience;
 mod reply;
+mod timing;
 mod trust;
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use super::reply::{LineSplitter, MachineState};
+use crate::stage::guard::Guard;
 use crate::stage::host::Host;
 use crate::stage::memory::Remembered;
 use crate::stage::status::{Refusal, StageState, StageStatus};
@@ -39,26 +40,14 @@ use first_motion::{FirstMotion, Onward};
 use patience::Patience;
 use trust::{Mark, Position};
 
-pub use config::{GrblConfig, GrblConfigError};
-
-/// Fastest command that is believed at all, µm/s.
-const PLAUSIBLE_UM_PER_S: f64 = 1e6;
-/// Longest relative move that is believed at all, µm.
-const PLAUSIBLE_UM: f64 = 1e6;
 /// Slowest velocity that is a motion, µm/s: below it a jog of 0.1 µm takes longer than anybody waits.
 const SLOWEST_UM_PER_S: f64 = 0.01;
-/// How far the clock of a commander may run ahead of this one.
-const CLOCK_SKEW: Duration = Duration::from_millis(50);
-/// Silence of a commander after which a stop no longer holds against it: longer than any late message.
-const RELEASE: Duration = Duration::from_millis(500);
 /// Motion the controller commits before it can react to anything.
 const SEGMENT_BUFFER: Duration = Duration::from_millis(50);
 /// Period of `?` while waiting for standstill.
 const STOP_POLL: Duration = Duration::from_millis(10);
 /// Resets without an answer after which the link itself is doubted.
 const VAIN_RESETS: u32 = 2;
-/// Margin kept from the limits for the rounding of reported positions, µm.
-const LIMIT_MARGIN_UM: f64 = 1.0;
 
 /// What an unacknowledged line was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,7 +125,7 @@ enum Motion {
 /// The host.
 #[derive(Clone, Debug)]
 pub struct GrblHost {
-    config: GrblConfig,
+    guard: Guard,
     phase: Phase,
     motion: Motion,
     splitter: LineSplitter,
@@ -175,10 +164,6 @@ pub struct GrblHost {
     /// Velocity asked for, and when.
     wanted_um_per_s: f64,
     command_at: Instant,
-    /// A stop holds against the stream of velocities it interrupted.
-    held: bool,
-    /// When the last velocity was asked for, obeyed or not.
-    heard_at: Instant,
     /// Velocity of the last jogs sent.
     streamed_um_per_s: f64,
     /// When what was sent will have been executed.
@@ -212,7 +197,6 @@ pub struct GrblHost {
     /// Resets in a row that brought no answer.
     vain_resets: u32,
     garbled_lines: u64,
-    refused_commands: u64,
     clock: Instant,
 }
 
@@ -279,7 +263,7 @@ impl Host for GrblHost {
     }
 
     fn check_reach(&self, from_um: [f64; 3], by_um: [f64; 3]) -> Result<(), Refusal> {
-        Self::check_reach(self, from_um, by_um)
+        self.guard.check_reach(from_um, by_um)
     }
 
     fn command_stop(&mut self, now: Instant) {
@@ -305,13 +289,9 @@ impl Host for GrblHost {
 
 impl GrblHost {
     /// A host without a link.
-    ///
-    /// # Errors
-    /// If the configuration cannot be used.
-    pub fn new(config: GrblConfig) -> Result<Self, GrblConfigError> {
-        config.check()?;
-        Ok(Self {
-            config,
+    pub fn new(guard: Guard) -> Self {
+        Self {
+            guard,
             phase: Phase::Closed,
             motion: Motion::Rest,
             splitter: LineSplitter::default(),
@@ -338,8 +318,6 @@ impl GrblHost {
             unlock_refused: None,
             wanted_um_per_s: 0.0,
             command_at: Instant::default(),
-            held: false,
-            heard_at: Instant::default(),
             streamed_um_per_s: 0.0,
             planned_until: Instant::default(),
             resync: false,
@@ -360,9 +338,8 @@ impl GrblHost {
             silent: false,
             vain_resets: 0,
             garbled_lines: 0,
-            refused_commands: 0,
             clock: Instant::default(),
-        })
+        }
     }
 
     /// The same with what was written down about the controller by an earlier process; it counts if the controller agrees.
@@ -394,13 +371,13 @@ impl GrblHost {
             self.expected_z_um(self.clock)
         };
         let told_um = [self.axes_um[0], self.axes_um[1], z_um];
-        let valid = self.position.valid.map(|valid| known && valid);
+        let valid = self.guard.valid().map(|valid| known && valid);
         StageStatus {
             stamp: self.clock,
             state,
             reason: self.reason_of(state),
             position_um: std::array::from_fn(|axis| {
-                match valid[axis] || (known && !self.position.is_broken) {
+                match valid[axis] || (known && self.guard.is_offered()) {
                     true => told_um[axis],
                     false => f64::NAN,
                 }
@@ -413,21 +390,16 @@ impl GrblHost {
             firmware: self.firmware.name(),
             warnings: self.firmware.warnings(),
             garbled_lines: self.garbled_lines,
-            refused_commands: self.refused_commands,
+            refused_commands: self.guard.refused(),
         }
     }
 
     fn reason_of(&self, state: StageState) -> String {
         match &self.fault {
             Some(fault) if state == StageState::Fault => fault.clone(),
-            _ if self.reason.is_empty() && state == StageState::Idle => self.position.doubt.clone(),
+            _ if self.reason.is_empty() && state == StageState::Idle => self.guard.doubt().to_owned(),
             _ => self.reason.clone(),
         }
-    }
-
-    /// The configuration in use.
-    pub fn config(&self) -> &GrblConfig {
-        &self.config
     }
 
     /// Dead-reckoned height at `at`, µm in stage coordinates; meaningful while connected.

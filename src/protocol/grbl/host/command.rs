@@ -3,12 +3,10 @@
 use std::time::Duration;
 
 use super::first_motion::{FirstMotion, Onward};
-use super::limits::{BLIND_UM, BLIND_UM_PER_S};
-use super::{
-    CLOCK_SKEW, GrblHost, Motion, PLAUSIBLE_UM, PLAUSIBLE_UM_PER_S, Phase, RELEASE, SEGMENT_BUFFER,
-    SLOWEST_UM_PER_S, Sent, ms,
-};
+use super::timing::{LOOKAHEAD, RUN_OUT};
+use super::{GrblHost, Motion, Phase, SEGMENT_BUFFER, SLOWEST_UM_PER_S, Sent};
 use crate::protocol::grbl::command::{Command, Distance, Feed, Line, Mode};
+use crate::stage::guard::Pace;
 use crate::stage::status::Refusal;
 use crate::units::Instant;
 
@@ -19,13 +17,8 @@ impl GrblHost {
     /// Asks for a velocity along z, µm/s, decided at `stamp`; holds until the next command or the command timeout.
     /// Returns the velocity after the speed limits.
     ///
-    /// A stop holds: the stream of commands that [`Self::command_stop`] met has to be silent for half a second, or
-    /// [`Self::command_release`] has to be called, before the stage moves again. A zero does not release it: it may come from
-    /// another commander.
-    ///
     /// # Errors
-    /// Why nothing will happen: not finite, implausible, stale, from the future, stopped, a position that is not valid, or no
-    /// controller that may move.
+    /// Why nothing will happen: [`crate::stage::guard::Guard::check_velocity`].
     pub fn command_velocity(
         &mut self,
         z_um_per_s: f64,
@@ -33,15 +26,8 @@ impl GrblHost {
         now: Instant,
     ) -> Result<f64, Refusal> {
         self.clock = self.clock.max(now);
-        if now.since(self.heard_at) > RELEASE {
-            self.held = false;
-        }
-        self.heard_at = now;
-        let outcome = self.check_velocity(z_um_per_s, stamp, now);
-        let Ok(velocity) = outcome else {
-            self.refused_commands += 1;
-            return outcome;
-        };
+        let (ready, pace) = (self.check_ready(), self.pace());
+        let velocity = self.guard.check_velocity(z_um_per_s, stamp, now, ready, pace)?;
         self.wanted_um_per_s = velocity;
         self.command_at = stamp.min(now);
         match self.motion {
@@ -49,7 +35,7 @@ impl GrblHost {
             _ if self.is_checking() => {}
             Motion::Velocity if velocity == 0.0 => self.begin_stop(now),
             // A long queue (a move) gives way; a short one that runs out can be continued; a cancelled one must end.
-            Motion::RunOut { .. } if self.planned_until > now + self.longest_run_out() => self.cancel(now),
+            Motion::RunOut { .. } if self.planned_until > now + RUN_OUT => self.cancel(now),
             Motion::RunOut { .. } if velocity != 0.0 && !self.resync => self.motion = Motion::Velocity,
             Motion::Rest if velocity != 0.0 => self.start_velocity(now),
             _ => {}
@@ -60,61 +46,14 @@ impl GrblHost {
     /// A stop no longer holds: the next velocity is obeyed.
     pub fn command_release(&mut self, now: Instant) {
         self.clock = self.clock.max(now);
-        self.held = false;
+        self.guard.release();
     }
 
-    pub(super) fn check_velocity(
-        &self,
-        z_um_per_s: f64,
-        stamp: Instant,
-        now: Instant,
-    ) -> Result<f64, Refusal> {
-        if !z_um_per_s.is_finite() {
-            return Err(Refusal::NotFinite);
+    fn pace(&self) -> Pace {
+        Pace {
+            slowest_um_per_s: SLOWEST_UM_PER_S,
+            fastest_um_per_s: self.top_speed(),
         }
-        if z_um_per_s.abs() > PLAUSIBLE_UM_PER_S {
-            return Err(Refusal::Implausible {
-                value: z_um_per_s,
-                unit: "µm/s",
-            });
-        }
-        if z_um_per_s != 0.0 && z_um_per_s.abs() < SLOWEST_UM_PER_S {
-            return Err(Refusal::TooSlow {
-                um_per_s: z_um_per_s,
-                least_um_per_s: SLOWEST_UM_PER_S,
-            });
-        }
-        self.check_time(stamp, now)?;
-        if z_um_per_s != 0.0 {
-            self.check_ready()?;
-            if self.held {
-                return Err(Refusal::Stopped);
-            }
-            if !self.position.valid[2] {
-                return Err(Refusal::Unvouched { most_um: BLIND_UM });
-            }
-        }
-        Ok(z_um_per_s.clamp(
-            -self.top_speed(self.config.max_down_um_per_s),
-            self.top_speed(f64::INFINITY),
-        ))
-    }
-
-    fn check_time(&self, stamp: Instant, now: Instant) -> Result<(), Refusal> {
-        let age = now.since(stamp);
-        if age > ms(self.config.command_timeout_ms) {
-            return Err(Refusal::Stale {
-                age_ms: age.as_millis(),
-                limit_ms: self.config.command_timeout_ms.into(),
-            });
-        }
-        let ahead = stamp.since(now);
-        if ahead > CLOCK_SKEW {
-            return Err(Refusal::Future {
-                ahead_ms: ahead.as_millis(),
-            });
-        }
-        Ok(())
     }
 
     pub(super) fn check_ready(&self) -> Result<(), Refusal> {
@@ -133,13 +72,12 @@ impl GrblHost {
 
     /// The fastest the stage may go: configured, within the controller's rate, and such that it reaches full speed and
     /// still stops within the lookahead.
-    pub(super) fn top_speed(&self, limit: f64) -> f64 {
+    pub(super) fn top_speed(&self) -> f64 {
         let a = self.firmware.um_per_s2[2].unwrap_or(10_000.0);
-        let spare = ms(self.config.lookahead_ms)
-            .saturating_sub(SEGMENT_BUFFER)
-            .as_secs_f64();
-        limit
-            .min(self.config.max_um_per_s)
+        let spare = LOOKAHEAD.saturating_sub(SEGMENT_BUFFER).as_secs_f64();
+        self.guard
+            .config()
+            .max_um_per_s
             .min(self.firmware.max_um_per_s[2].unwrap_or(f64::INFINITY))
             .min(a * spare.max(0.01))
     }
@@ -156,9 +94,7 @@ impl GrblHost {
         now: Instant,
     ) -> Result<Duration, Refusal> {
         self.clock = self.clock.max(now);
-        let line = self
-            .check_move(by_um, um_per_s)
-            .inspect_err(|_| self.refused_commands += 1)?;
+        let line = self.check_move(by_um, um_per_s)?;
         let planned = self
             .profile(&line)
             .map_or(Duration::ZERO, |profile| profile.duration());
@@ -170,28 +106,12 @@ impl GrblHost {
         Ok(planned)
     }
 
-    pub(super) fn check_move(&self, by_um: [f64; 3], um_per_s: f64) -> Result<Line, Refusal> {
-        if !um_per_s.is_finite() {
-            return Err(Refusal::NotFinite);
-        }
-        if um_per_s <= 0.0 || um_per_s > PLAUSIBLE_UM_PER_S {
-            return Err(Refusal::Implausible {
-                value: um_per_s,
-                unit: "µm/s",
-            });
-        }
-        self.check_ready()?;
-        if self.motion != Motion::Rest {
-            return Err(Refusal::Busy);
-        }
+    pub(super) fn check_move(&mut self, by_um: [f64; 3], um_per_s: f64) -> Result<Line, Refusal> {
+        let ready = self.check_still();
         let [x_um, y_um, _] = self.axes_um;
-        self.check_reach([x_um, y_um, self.position.target_um], by_um)?;
+        let from_um = [x_um, y_um, self.position.target_um];
+        let speed = self.guard.check_move(from_um, by_um, um_per_s, ready)?;
         let target_um = self.position.target_um + by_um[2];
-        let length = by_um.iter().map(|um| um * um).sum::<f64>().sqrt();
-        let mut speed = um_per_s;
-        if by_um[2] != 0.0 && length > 0.0 {
-            speed = speed.min(self.move_speed(by_um[2]) * length / by_um[2].abs());
-        }
         let axes = [by_um[0], by_um[1], self.rounded_step(target_um)]
             .map(|um| Distance::from_um(um).filter(|distance| distance.nm() != 0));
         let feed = Feed::from_um_per_s(speed);
@@ -208,31 +128,26 @@ impl GrblHost {
         })
     }
 
-    /// Greatest speed along z of a move by `by_um`, µm/s.
-    fn move_speed(&self, by_um: f64) -> f64 {
-        if !self.position.valid[2] {
-            return BLIND_UM_PER_S;
-        }
-        let lower_um = self.position.target_um + by_um.min(0.0);
-        let limit = if by_um < 0.0 {
-            self.config.max_down_um_per_s.min(self.speed_at(lower_um))
+    /// Whether the controller can move and stands.
+    fn check_still(&self) -> Result<(), Refusal> {
+        self.check_ready()?;
+        if self.motion == Motion::Rest {
+            Ok(())
         } else {
-            f64::INFINITY
-        };
-        limit.min(self.config.max_um_per_s)
+            Err(Refusal::Busy)
+        }
     }
 
     /// Stops the stage as fast as is safe; the state says when it stands. It holds against the stream
     /// of velocities that it interrupts: see [`Self::command_velocity`].
     pub fn command_stop(&mut self, now: Instant) {
         self.clock = self.clock.max(now);
-        self.held = true;
-        self.heard_at = now;
+        self.guard.stop(now);
         self.wanted_um_per_s = 0.0;
         self.onward = None;
         match self.motion {
             Motion::Velocity => self.begin_stop(now),
-            Motion::RunOut { .. } if self.planned_until > now + self.longest_run_out() => self.cancel(now),
+            Motion::RunOut { .. } if self.planned_until > now + RUN_OUT => self.cancel(now),
             Motion::Homing { .. } => self.reset_in_fault("homing was interrupted; the position is lost", now),
             _ => {}
         }
@@ -262,19 +177,10 @@ impl GrblHost {
     /// If it is not at rest or a position is not finite.
     pub fn command_reference(&mut self, um: [Option<f64>; 3], now: Instant) -> Result<(), Refusal> {
         self.clock = self.clock.max(now);
-        if um.iter().flatten().any(|um| !um.is_finite()) {
-            return Err(Refusal::NotFinite);
-        }
-        if let Some(value) = um.iter().flatten().copied().find(|um| um.abs() > PLAUSIBLE_UM) {
-            return Err(Refusal::Implausible { value, unit: "µm" });
-        }
-        self.check_ready()?;
-        if self.motion != Motion::Rest {
-            return Err(Refusal::Busy);
-        }
+        self.guard.check_reference(um, self.check_still())?;
         let Some(machine_um) = self.position.machine_um else {
             return Err(Refusal::NotReady {
-                reason: self.position.doubt.clone(),
+                reason: self.guard.doubt().to_owned(),
             });
         };
         for (axis, um) in um.iter().enumerate() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::firmware::Firmware;
 use super::first_motion::FirstMotion;
 use super::foreign::{may_be_welcome, shown, unsupported};
+use super::timing::{CHUNK, POLL_IDLE, lookahead};
 use super::{GrblHost, Motion, Phase, STOP_POLL, Sent, ms};
 use crate::protocol::grbl::command::{Command, RealTime};
 use crate::protocol::grbl::reply::{MachineState, Reply};
@@ -135,16 +136,16 @@ impl GrblHost {
             Phase::Ready => Some(
                 match self.motion {
                     Motion::Rest => self.report_due(),
-                    Motion::Homing { .. } => now + ms(self.config.poll_idle_ms),
+                    Motion::Homing { .. } => now + POLL_IDLE,
                     Motion::Velocity => {
-                        let lookahead = self.config.lookahead(self.wanted_um_per_s);
-                        let room = lookahead.saturating_sub(ms(self.config.chunk_ms));
+                        let queue = lookahead(self.wanted_um_per_s);
+                        let room = queue.saturating_sub(CHUNK);
                         let refill = Instant::from_nanos(
                             self.planned_until
                                 .as_nanos()
                                 .saturating_sub(room.as_nanos() as u64),
                         );
-                        let timeout = self.command_at + ms(self.config.command_timeout_ms + 1);
+                        let timeout = self.command_at + self.guard.command_timeout() + ms(1);
                         refill.min(timeout).min(self.report_due()).min(now + STOP_POLL)
                     }
                     _ => now + STOP_POLL,
@@ -288,11 +289,11 @@ impl GrblHost {
             if self.position.machine_um.is_some() {
                 self.recall();
             } else {
-                self.position.doubt = UNTOLD.to_owned();
+                self.guard.puzzle(UNTOLD);
             }
         } else if is_locked {
             self.lose_position("the controller was locked by an alarm");
-        } else if !self.position.valid.contains(&true) {
+        } else if !self.guard.knows_any() {
             self.compare();
         } else if reset_at_rest {
             self.survive_reset(now);

@@ -4,10 +4,11 @@
 //! to the slide. Two steps find it out: one of 2 µm, in which a reversed axis costs 2 µm, and one of 5 µm, long enough that a
 //! scale wrong by half shows in reports that are rounded to 1 µm.
 
-use super::limits::{BLIND_UM_PER_S, likely_cause};
+use super::limits::likely_cause;
 use super::trust::REPORT_TOLERANCE_UM;
 use super::{GrblHost, Motion};
 use crate::protocol::grbl::command::{Distance, Feed, Line, Mode};
+use crate::stage::guard::BLIND_UM_PER_S;
 use crate::units::Instant;
 
 /// The steps, µm.
@@ -77,9 +78,9 @@ impl GrblHost {
             .rest_of_move_um()
             .filter(|um| *um > 0.0)
             .unwrap_or(f64::INFINITY);
-        let (low_um, high_um) = self.range_um();
+        let (low_um, high_um) = self.guard.targets_um(2);
         let target_um = self.position.target_um;
-        let has_room = !self.position.valid[2] || target_um + length_um <= high_um;
+        let has_room = !self.guard.knows_height() || target_um + length_um <= high_um;
         if has_room || target_um - length_um < low_um {
             length_um.min(rest_um)
         } else {

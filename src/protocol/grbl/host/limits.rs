@@ -8,18 +8,11 @@
 use std::time::Duration;
 
 use super::trust::REPORT_TOLERANCE_UM;
-use super::{GrblHost, LIMIT_MARGIN_UM, Motion, PLAUSIBLE_UM, ms};
-use crate::stage::status::Refusal;
+use super::{GrblHost, Motion, ms};
 use crate::units::Instant;
 
-/// Names of the axes in sentences.
-const NAMES: [char; 3] = ['x', 'y', 'z'];
-/// Height above the lower limit below which the first contradiction counts and reports come faster, µm.
-pub(super) const NEAR_UM: f64 = 50.0;
-/// Period of reports there.
+/// Period of reports near the lower limit.
 pub(super) const NEAR_POLL: Duration = Duration::from_millis(20);
-/// Time in which a contradiction near the limit is seen and the motion ended, s: a period of reports, the answer, the reset.
-const DETECTION_S: f64 = 0.25;
 /// What the plan does not know of the time of a turn, s.
 const TURN_S: f64 = 0.05;
 /// How far a controller may run ahead of the plan on a steady way, s.
@@ -28,106 +21,16 @@ const LEAD_S: f64 = 0.015;
 const HURRY_S: f64 = 0.08;
 /// Speed below which that happens, µm/s.
 pub(super) const SPARSE_UM_PER_S: f64 = 40.0;
-/// Speed that is always permitted, µm/s.
-const CRAWL_UM_PER_S: f64 = 30.0;
-/// Longest move of a stage whose height is not known, µm, and its greatest speed, µm/s.
-pub(super) const BLIND_UM: f64 = 500.0;
-pub(super) const BLIND_UM_PER_S: f64 = 100.0;
-/// Rounding of a reported position, µm.
-const ROUNDING_UM: f64 = 0.6;
 /// Factors that have a usual cause: no motion, a reversed axis, other steps/mm, microsteps or gears.
 const FACTORS: [f64; 7] = [0.0, -1.0, 0.1, 0.5, 1.5, 2.0, 10.0];
 /// Reports in a row that must contradict the expected position before it counts as lost.
 pub(super) const CONTRADICTIONS: u32 = 3;
 
 impl GrblHost {
-    /// Permitted targets of an axis, µm in stage coordinates.
-    pub(super) fn axis_range_um(&self, axis: usize) -> (f64, f64) {
-        let (low_um, high_um) = self.config.range_um(axis);
-        (low_um + LIMIT_MARGIN_UM, high_um - LIMIT_MARGIN_UM)
-    }
-
-    /// Permitted targets of z, µm.
-    pub(super) fn range_um(&self) -> (f64, f64) {
-        self.axis_range_um(2)
-    }
-
-    /// Whether a stage that stands at `from_um` may be moved by `by_um`; x, y, z.
-    ///
-    /// # Errors
-    /// Not finite, implausible, beyond the limits, or along an axis whose position is not known.
-    pub fn check_reach(&self, from_um: [f64; 3], by_um: [f64; 3]) -> Result<(), Refusal> {
-        if by_um.iter().any(|um| !um.is_finite()) {
-            return Err(Refusal::NotFinite);
-        }
-        if let Some(value) = by_um.iter().copied().find(|um| um.abs() > PLAUSIBLE_UM) {
-            return Err(Refusal::Implausible { value, unit: "µm" });
-        }
-        if !self.position.valid[2] {
-            let is_straight_up = by_um[0] == 0.0 && by_um[1] == 0.0 && (0.0..=BLIND_UM).contains(&by_um[2]);
-            return if is_straight_up {
-                Ok(())
-            } else {
-                Err(Refusal::Unvouched { most_um: BLIND_UM })
-            };
-        }
-        for axis in 0..3 {
-            self.check_axis(axis, from_um[axis], by_um[axis])?;
-        }
-        Ok(())
-    }
-
-    fn check_axis(&self, axis: usize, from_um: f64, by_um: f64) -> Result<(), Refusal> {
-        if by_um == 0.0 {
-            return Ok(());
-        }
-        if !self.position.valid[axis] {
-            return Err(Refusal::UnvouchedXy);
-        }
-        let target_um = from_um + by_um;
-        let (low_um, high_um) = self.axis_range_um(axis);
-        // Back from beyond a limit is always permitted. Written so that NaN is refused.
-        let is_inside = (by_um < 0.0 || target_um <= high_um) && (by_um > 0.0 || target_um >= low_um);
-        if is_inside {
-            return Ok(());
-        }
-        Err(Refusal::OutOfRange {
-            axis: NAMES[axis],
-            target_um,
-            low_um,
-            high_um,
-        })
-    }
-
-    /// Greatest speed along z at a height, µm/s: near the lower limit so slow that a controller that does something else than it was
-    /// told is stopped before it gets far.
-    pub(super) fn speed_at(&self, z_um: f64) -> f64 {
-        ((z_um - self.config.z_min_um) / DETECTION_S).max(CRAWL_UM_PER_S)
-    }
-
-    pub(super) fn is_near_limit(&self, z_um: f64) -> bool {
-        z_um < self.config.z_min_um + NEAR_UM
-    }
-
-    /// Why a reported height ends the motion at once, if it does: beyond a limit that it was not beyond when the motion began; or
-    /// lower than it began, of a stage whose height is not known.
+    /// Why a reported height ends the motion at once, if it does.
     pub(super) fn violation(&self, z_um: f64) -> Option<String> {
         let slack_um = REPORT_TOLERANCE_UM + self.firmware.z_step_um();
-        let (fell, rose) = (
-            z_um < self.motion_from_um - slack_um,
-            z_um > self.motion_from_um + slack_um,
-        );
-        let (low_um, high_um) = (self.config.z_min_um, self.config.z_max_um);
-        let what = match self.position.valid[2] {
-            false if fell => "the lens went down while it was sent up".to_owned(),
-            true if fell && z_um < low_um - ROUNDING_UM => {
-                format!("the controller reports z = {z_um:.0} µm, below the limit of {low_um:.0} µm")
-            }
-            true if rose && z_um > high_um + ROUNDING_UM => {
-                format!("the controller reports z = {z_um:.0} µm, above the limit of {high_um:.0} µm")
-            }
-            _ => return None,
-        };
+        let what = self.guard.violation(self.motion_from_um, z_um, slack_um)?;
         Some(format!("{what}{}; the position is lost", self.cause(z_um)))
     }
 
@@ -138,22 +41,22 @@ impl GrblHost {
             [ago(150), ago(100), ago(50), at, at + ms(30)].map(|at| self.position.expected.position_um(at));
         let lowest = places.iter().copied().fold(f64::INFINITY, f64::min);
         let highest = places.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        let is_near = self.is_near_limit(z_um.min(lowest));
+        let is_near = self.guard.is_near_limit(z_um.min(lowest));
         let slack_um = if is_near {
-            4.0 + TURN_S * self.speed_at(highest).min(self.top_speed(f64::INFINITY))
+            4.0 + TURN_S * self.guard.speed_at(highest).min(self.top_speed())
         } else {
-            let top = self.top_speed(f64::INFINITY);
+            let top = self.top_speed();
             5.0 + top * top / (2.0 * self.firmware.um_per_s2[2].unwrap_or(10_000.0))
         };
         // A controller may fall behind the plan. On a steady way down it runs ahead of it by the pauses of ramps at most.
         let is_descending = places.is_sorted_by(|earlier, later| earlier >= later);
         let slack_below_um = if is_near && is_descending {
-            2.0 + LEAD_S * self.speed_at(highest)
+            2.0 + LEAD_S * self.guard.speed_at(highest)
         } else {
             slack_um
         };
         let hurry_um = if at < self.hurried_until {
-            HURRY_S * self.speed_at(highest)
+            HURRY_S * self.guard.speed_at(highest)
         } else {
             0.0
         };
@@ -164,7 +67,7 @@ impl GrblHost {
     /// A report contradicts the motion.
     pub(super) fn handle_contradiction(&mut self, z_um: f64, now: Instant) {
         self.position.contradictions += 1;
-        let is_low = self.is_near_limit(z_um) && z_um < self.position.expected.position_um(now);
+        let is_low = self.guard.is_near_limit(z_um) && z_um < self.position.expected.position_um(now);
         if self.position.contradictions >= CONTRADICTIONS || is_low {
             let cause = self.cause(z_um);
             self.reset_in_fault(

@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use super::first_motion::{FirstMotion, Onward};
 use super::limits::{NEAR_POLL, SPARSE_UM_PER_S};
+use super::timing::{
+    CHUNK, LINK_DELAY, LOOKAHEAD, POLL_IDLE, POLL_MOVING, REPLY_TIMEOUT, RUN_OUT, lookahead,
+};
 use super::{GrblHost, Motion, Pending, Phase, SEGMENT_BUFFER, STOP_POLL, Sent, ms};
 use crate::protocol::grbl::command::{Command, Distance, Feed, Line, Mode, RX_BUFFER, RealTime};
 use crate::units::Instant;
@@ -52,7 +55,7 @@ impl GrblHost {
         self.asked = Some(now);
         self.asked_clean = self.pending.is_empty();
         self.last_asked = now;
-        self.answer_due = now + ms(self.config.reply_timeout_ms);
+        self.answer_due = now + REPLY_TIMEOUT;
     }
 
     pub(super) fn unacknowledged_bytes(&self) -> usize {
@@ -61,11 +64,9 @@ impl GrblHost {
 
     pub(super) fn report_due(&self) -> Instant {
         let period = match self.motion {
-            Motion::Rest => ms(self.config.poll_idle_ms),
-            _ if self.is_near_limit(self.expected_z_um(self.clock)) => {
-                ms(self.config.poll_moving_ms).min(NEAR_POLL)
-            }
-            _ => ms(self.config.poll_moving_ms),
+            Motion::Rest => POLL_IDLE,
+            _ if self.guard.is_near_limit(self.expected_z_um(self.clock)) => POLL_MOVING.min(NEAR_POLL),
+            _ => POLL_MOVING,
         };
         match self.asked {
             Some(_) => self.answer_due,
@@ -120,7 +121,7 @@ impl GrblHost {
 
     /// Keeps the queue as long as the lookahead.
     pub(super) fn stream(&mut self, now: Instant) {
-        if now.since(self.command_at) > ms(self.config.command_timeout_ms) {
+        if now.since(self.command_at) > self.guard.command_timeout() {
             self.reason = "stopped: no velocity command arrived in time".to_owned();
             self.wanted_um_per_s = 0.0;
             if self.planned_until <= now + SEGMENT_BUFFER + STOP_POLL {
@@ -130,13 +131,12 @@ impl GrblHost {
             }
             return;
         }
-        let chunk = ms(self.config.chunk_ms);
-        let limit = now + self.config.lookahead(self.wanted_um_per_s);
+        let limit = now + lookahead(self.wanted_um_per_s);
         self.plan_ramp(self.bounded_velocity(), now);
-        while self.planned_until + chunk <= limit {
+        while self.planned_until + CHUNK <= limit {
             let velocity = self.bounded_velocity();
-            let (low, high) = self.range_um();
-            let ahead = self.position.target_um + velocity * chunk.as_secs_f64();
+            let (low, high) = self.guard.targets_um(2);
+            let ahead = self.position.target_um + velocity * CHUNK.as_secs_f64();
             let target = if velocity < 0.0 {
                 ahead.max(low.min(self.position.target_um))
             } else {
@@ -154,21 +154,21 @@ impl GrblHost {
             }
             self.position.target_um = target;
             let start = self.planned_until;
-            self.planned_until = start + chunk;
+            self.planned_until = start + CHUNK;
             self.position.expected.forget(now);
-            self.position.expected.push_steady(start, chunk, target);
+            self.position.expected.push_steady(start, CHUNK, target);
         }
     }
 
     /// The velocity asked for, as fast as is permitted where the queue ends.
     fn bounded_velocity(&self) -> f64 {
-        let speed = self.speed_at(self.position.target_um);
+        let speed = self.guard.speed_at(self.position.target_um);
         self.wanted_um_per_s.clamp(-speed, speed)
     }
 
     /// Starting and turning take longer than the chunks alone: the time of the ramps is part of the queue.
     fn plan_ramp(&mut self, velocity: f64, now: Instant) {
-        let earliest = now + ms(self.config.link_delay_ms);
+        let earliest = now + LINK_DELAY;
         let before = if self.planned_until < earliest {
             0.0
         } else {
@@ -177,7 +177,7 @@ impl GrblHost {
         self.planned_until = self.planned_until.max(earliest);
         self.streamed_um_per_s = velocity;
         if before != 0.0 && before.abs() < SPARSE_UM_PER_S && velocity.abs() > 2.0 * before.abs() {
-            self.hurried_until = self.planned_until + ms(self.config.lookahead_ms);
+            self.hurried_until = self.planned_until + LOOKAHEAD;
         }
         if before * velocity > 0.0 {
             return;
@@ -238,7 +238,7 @@ impl GrblHost {
         let Some(profile) = self.profile(line) else {
             return;
         };
-        let start = now + ms(self.config.link_delay_ms);
+        let start = now + LINK_DELAY;
         self.position.sent_um += line.axes[2].map_or(0.0, Distance::um);
         self.position.target_um = self.position.sent_um;
         self.motion_from_um = self.axes_um[2];
@@ -264,13 +264,9 @@ impl GrblHost {
         self.wanted_um_per_s = 0.0;
     }
 
-    pub(super) fn longest_run_out(&self) -> Duration {
-        ms(self.config.run_out_ms)
-    }
-
     /// Lets the queue run out if it is short, else cancels it.
     pub(super) fn begin_stop(&mut self, now: Instant) {
-        if self.planned_until <= now + self.longest_run_out() {
+        if self.planned_until <= now + RUN_OUT {
             self.run_out(now);
         } else {
             self.cancel(now);
@@ -306,7 +302,8 @@ impl GrblHost {
     /// Time to brake from the highest speed in use.
     pub(super) fn braking_time(&self) -> Duration {
         let speed = self
-            .config
+            .guard
+            .config()
             .max_um_per_s
             .min(self.firmware.max_um_per_s[2].unwrap_or(f64::INFINITY));
         Duration::from_secs_f64((speed / self.firmware.um_per_s2[2].unwrap_or(10_000.0)).min(5.0))

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::contact::INCH_DECIMALS;
 use super::foreign::outdated;
 use super::limits::CONTRADICTIONS;
+use super::timing::{LOOKAHEAD, POLL_MOVING};
 use super::trust::REPORT_TOLERANCE_UM;
 use super::{GrblHost, Motion, Phase, SEGMENT_BUFFER, Sent, ms};
 use crate::protocol::grbl::command::{Command, Distance, RealTime};
@@ -116,7 +117,7 @@ impl GrblHost {
                 self.resync = true;
                 self.wanted_um_per_s = 0.0;
                 if matches!(self.motion, Motion::Velocity | Motion::RunOut { .. }) {
-                    self.planned_until = self.planned_until.min(now + ms(self.config.lookahead_ms));
+                    self.planned_until = self.planned_until.min(now + LOOKAHEAD);
                     self.run_out(now);
                 }
             }
@@ -316,7 +317,7 @@ impl GrblHost {
     pub(super) fn correct_pace(&mut self, z_um: f64, at: Instant) {
         let (speed, ahead) = (self.position.expected.um_per_s(at), self.streamed_um_per_s);
         // Not in a turn; and what was corrected has to show before more is.
-        if speed * ahead <= 0.0 || at.since(self.paced_at) < ms(self.config.poll_moving_ms) {
+        if speed * ahead <= 0.0 || at.since(self.paced_at) < POLL_MOVING {
             return;
         }
         let speed = if speed.abs() > ahead.abs() { speed } else { ahead };
@@ -384,7 +385,7 @@ impl GrblHost {
             return;
         }
         // A command that came while the stage was stopping.
-        if self.wanted_um_per_s != 0.0 && now.since(self.command_at) <= ms(self.config.command_timeout_ms) {
+        if self.wanted_um_per_s != 0.0 && now.since(self.command_at) <= self.guard.command_timeout() {
             self.start_velocity(now);
         } else {
             self.wanted_um_per_s = 0.0;

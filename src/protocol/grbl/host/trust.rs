@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::{GrblHost, Motion, Phase, Sent};
 use crate::protocol::grbl::command::Command;
 use crate::protocol::grbl::reply::MachineState;
+use crate::stage::guard::Evidence;
 use crate::stage::memory::Remembered;
 use crate::stage::trajectory::Trajectory;
 use crate::units::Instant;
@@ -20,10 +21,6 @@ pub(super) const REPORT_TOLERANCE_UM: f64 = 1.2;
 const MARK_PERIOD: (Duration, Duration) = (Duration::from_millis(200), Duration::from_millis(1000));
 /// Motion that must still be queued for a look at the mark not to delay the end of the motion.
 const MARK_ROOM: Duration = Duration::from_millis(150);
-
-/// What to do about a position that is not valid.
-const REMEDY: &str =
-    "the position is not known: call ~/home, or ~/accept_position with where the stage stands";
 
 /// The mark in the controller's volatile memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,12 +45,6 @@ pub(super) struct Position {
     pub(super) offset_um: [f64; 3],
     /// Machine less work coordinates, once the controller has told.
     pub(super) work_offset_um: Option<[f64; 3]>,
-    /// Whether x, y, z are vouched for.
-    pub(super) valid: [bool; 3],
-    /// Whether what the controller counts is known to have nothing to do with where the stage is.
-    pub(super) is_broken: bool,
-    /// Why it is not valid, one sentence.
-    pub(super) doubt: String,
     /// Exact end of what was sent for z, stage coordinates, µm.
     pub(super) target_um: f64,
     /// The same as rounded for the wire.
@@ -69,9 +60,6 @@ impl Position {
             machine_um: None,
             offset_um: [0.0; 3],
             work_offset_um: None,
-            valid: [false; 3],
-            is_broken: false,
-            doubt: String::new(),
             target_um: 0.0,
             sent_um: 0.0,
             expected: Trajectory::at_rest(0.0),
@@ -83,17 +71,15 @@ impl Position {
 impl GrblHost {
     /// The position is no longer vouched for; what the controller counts may still be right.
     pub(super) fn distrust(&mut self, why: &str) {
-        self.position.valid = [false; 3];
-        self.position.doubt = format!("{why}; {REMEDY}");
-        self.mark.expected = None;
-        self.mark.written = None;
+        self.guard.distrust(why);
+        self.give_up_mark();
     }
 
     /// The count itself is worth nothing from here on.
     pub(super) fn lose_position(&mut self, why: &str) {
-        self.distrust(why);
+        self.guard.lose(why);
+        self.give_up_mark();
         self.lost_mark = None;
-        self.position.is_broken = true;
     }
 
     /// What may be written down about the controller now; `None` before the first contact.
@@ -103,13 +89,13 @@ impl GrblHost {
             && self.fault.is_none()
             && self.mark.confirmed
             && self.mark.expected.is_some()
-            && self.position.valid.contains(&true);
+            && self.guard.knows_any();
         Some(Remembered {
             clean,
             mark: self.mark.expected.or(Some(0)),
             machine_um: if clean { machine_um } else { [0.0; 3] },
             offset_um: self.position.offset_um,
-            valid: if clean { self.position.valid } else { [false; 3] },
+            valid: if clean { self.guard.valid() } else { [false; 3] },
         })
     }
 
@@ -121,41 +107,22 @@ impl GrblHost {
 
     /// First contact in this process: what was written down counts if everything agrees with it.
     pub(super) fn recall(&mut self) {
-        let Some(machine_um) = self.position.machine_um else {
-            self.distrust("the controller has not told where it is");
-            return;
+        let evidence = Evidence {
+            machine_um: self.position.machine_um,
+            mark: self.mark.seen,
+            is_locked: self.machine == Some(MachineState::Alarm),
+            tolerance_um: REPORT_TOLERANCE_UM + self.firmware.z_step_um(),
         };
-        let Some(memory) = self.memory.take().filter(Remembered::is_sane) else {
-            self.distrust("this controller has not been driven from here before");
-            return;
-        };
-        let is_marked = memory
-            .mark
-            .is_some_and(|mark| self.mark.seen == Some(mark) && mark != 0);
-        let is_same_place = machine_um
-            .iter()
-            .zip(memory.machine_um)
-            .all(|(now, then)| (now - then).abs() <= REPORT_TOLERANCE_UM + self.firmware.z_step_um());
-        if self.machine == Some(MachineState::Alarm) {
-            self.lose_position("the controller is locked by an alarm");
-        } else if memory.clean && is_same_place && (is_marked || memory.mark.is_none()) {
-            self.position.offset_um = memory.offset_um;
-            self.position.valid = memory.valid;
-            self.mark.expected = memory.mark;
-        } else if is_marked {
-            self.position.offset_um = memory.offset_um;
-            self.distrust("the stage was moving when this bridge last drove it");
-        } else {
-            self.lose_position(
-                "the controller may have been reset, or moved, since this bridge last knew where it stood",
-            );
-        }
+        self.mark.written = None;
+        let recalled = self.guard.recall(self.memory.take(), evidence);
+        self.mark.expected = recalled.mark;
+        self.position.offset_um = recalled.offset_um.unwrap_or(self.position.offset_um);
     }
 
     /// Contact was found again: does the controller still count what it counted before?
     pub(super) fn compare(&mut self) {
         if self.lost_mark.is_none() || self.mark.seen != self.lost_mark {
-            self.position.is_broken = true;
+            self.guard.withdraw();
         }
     }
 
@@ -173,12 +140,8 @@ impl GrblHost {
 
     /// Vouched for from now on.
     pub(super) fn vouch(&mut self, axes: [bool; 3], now: Instant) {
-        for (valid, vouched) in self.position.valid.iter_mut().zip(axes) {
-            *valid |= vouched;
-        }
-        if self.position.valid[2] {
-            self.position.doubt.clear();
-            self.position.is_broken = false;
+        self.guard.vouch(axes);
+        if self.guard.knows_height() {
             self.lost_mark = None;
         }
         self.write_mark(now);
@@ -187,7 +150,7 @@ impl GrblHost {
     /// Leaves a mark in the controller, if it can carry one and has none of ours.
     pub(super) fn write_mark(&mut self, now: Instant) {
         let can_carry = self.mark.seen.is_some() && self.machine != Some(MachineState::Alarm);
-        let needs_one = self.position.valid.contains(&true) && self.mark.expected.is_none();
+        let needs_one = self.guard.knows_any() && self.mark.expected.is_none();
         if !can_carry || !needs_one || self.is_looking() {
             return;
         }
