@@ -36,7 +36,7 @@ use search::Search;
 use stepwise::Stepwise;
 
 use crate::classes::DistanceIndex;
-use crate::units::{Instant, Micrometres};
+use crate::units::{Defocus, Instant, StageHeight};
 
 /// How far the clock of a camera may run ahead of the controller's.
 const CLOCK_SKEW: Duration = Duration::from_millis(50);
@@ -73,7 +73,7 @@ pub struct Observation {
     /// Distance index.
     pub index: DistanceIndex,
     /// Signed defocus if the model estimates it; positive: too far from the slide.
-    pub defocus: Option<Micrometres>,
+    pub defocus: Option<Defocus>,
     /// Probability that focus lies on the other side than `index` says, 0 to 1.
     pub other_side: f32,
     /// False: must not be acted on.
@@ -90,7 +90,7 @@ pub struct Observation {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct StageReport {
     /// Height of the lens, stage coordinates; `None` while unknown.
-    pub z: Option<Micrometres>,
+    pub z: Option<StageHeight>,
     /// Whether it moves.
     pub motion: Motion,
     /// Time of the report.
@@ -284,7 +284,7 @@ impl FocusController {
             Motion::Still => self.still_since = self.still_since.or(Some(report.at)),
             Motion::Moving | Motion::Unavailable => self.still_since = None,
         }
-        self.heights.handle_report(report.at, report.z.map(|z| z.0));
+        self.heights.handle_report(report.at, report.z.map(|z| z.um()));
         self.stage = Some(report);
     }
 
@@ -437,7 +437,7 @@ impl FocusController {
         let Some(z) = self.stage.and_then(|stage| stage.z) else {
             return;
         };
-        if let Some(overrun_s) = self.ended.take().and_then(|step| step.overrun_s(z.0)) {
+        if let Some(overrun_s) = self.ended.take().and_then(|step| step.overrun_s(z.um())) {
             self.overrun_s += 0.5 * (overrun_s - self.overrun_s);
         }
     }
@@ -470,7 +470,7 @@ impl FocusController {
         let is_usable = look.trusted || (look.has_specimen && look.defocus.is_some());
         let z_um = self.heights.at(look.exposed).filter(|_| is_usable)?;
         let defocus_um = match look.defocus {
-            Some(defocus) => defocus.0,
+            Some(defocus) => defocus.um(),
             None => stepwise::distance(look, &self.config.edges),
         };
         Some(Sight {
@@ -487,7 +487,7 @@ impl FocusController {
     /// Nothing here can be trusted: the lens steps away from the slide and looks again, or the run ends.
     fn search_up(&mut self, now: Instant) -> f64 {
         let edges = self.config.edges;
-        let z_um = self.stage.and_then(|stage| stage.z).map_or(f64::NAN, |z| z.0);
+        let z_um = self.stage.and_then(|stage| stage.z).map_or(f64::NAN, |z| z.um());
         let sent_um = self.follows.travelled_um(z_um);
         let is_known = self.follows.is_proven();
         if !is_known && self.search.steps() == 0 && sent_um.abs() > 0.5 * edges.near_um {
@@ -516,7 +516,7 @@ impl FocusController {
     fn has_room_above(&self, step_um: f64) -> bool {
         self.stage
             .and_then(|stage| stage.z)
-            .is_some_and(|z| z.0 + step_um <= self.config.z_max.0)
+            .is_some_and(|z| z.um() + step_um <= self.config.z_max.um())
     }
 
     /// Whether the rest of an ordered distance is to be gone although the estimate at this place is not trusted: it shows that the
@@ -576,7 +576,7 @@ impl FocusController {
             }
             Some(rise_um) => self.give_up(format!(
                 "what looks sharp cannot be confirmed: z_max ({:.0} µm) leaves no room for a step of {rise_um:.1} µm up",
-                self.config.z_max.0
+                self.config.z_max.um()
             )),
             None => self.give_up(Confirmation::sentence(&edges)),
         }
@@ -650,7 +650,7 @@ impl FocusController {
             velocity_um_per_s: velocity,
             began: now,
             until: now + Duration::from_secs_f64(commanded_s),
-            from_um: self.stage.and_then(|stage| stage.z).map_or(f64::NAN, |z| z.0),
+            from_um: self.stage.and_then(|stage| stage.z).map_or(f64::NAN, |z| z.um()),
         });
         velocity
     }
@@ -661,7 +661,9 @@ impl FocusController {
         // 0.15 s covers the newest report's age, the bridge's queue and the controller's deceleration.
         let reach = velocity_um_per_s * 0.15;
         match self.stage.and_then(|stage| stage.z) {
-            Some(z) if z.0 + reach >= self.config.z_min.0 && z.0 + reach <= self.config.z_max.0 => {
+            Some(z)
+                if z.um() + reach >= self.config.z_min.um() && z.um() + reach <= self.config.z_max.um() =>
+            {
                 velocity_um_per_s
             }
             _ => 0.0,
@@ -675,9 +677,9 @@ impl FocusController {
                 "focus seems {:.1} µm {} but the lens is at {:.1} µm of {:.0} to {:.0} µm: check the slide and z limits",
                 distance_um.abs(),
                 if distance_um > 0.0 { "lower" } else { "higher" },
-                z.0,
-                self.config.z_min.0,
-                self.config.z_max.0,
+                z.um(),
+                self.config.z_min.um(),
+                self.config.z_max.um(),
             ),
         }
     }

@@ -90,6 +90,64 @@ impl Neg for Micrometres {
     }
 }
 
+/// Height of the lens in stage coordinates; up, away from the slide, is positive.
+///
+/// The only arithmetic with a [`Defocus`] is the one that means something: the height at which the specimen is in focus.
+///
+/// ```
+/// use hhnet::units::{Defocus, StageHeight};
+/// // 30 µm too far from the slide: focus is 30 µm lower.
+/// assert_eq!(StageHeight::from_um(50.0) - Defocus::from_um(30.0), StageHeight::from_um(20.0));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct StageHeight(f64);
+
+/// Signed distance of the lens from focus; positive: too far from the slide.
+#[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
+pub struct Defocus(f64);
+
+impl StageHeight {
+    /// From micrometres.
+    pub const fn from_um(um: f64) -> Self {
+        Self(um)
+    }
+
+    /// From metres.
+    pub fn from_metres(metres: f64) -> Self {
+        Self(metres * 1e6)
+    }
+
+    /// In micrometres.
+    pub const fn um(self) -> f64 {
+        self.0
+    }
+}
+
+impl Defocus {
+    /// From micrometres.
+    pub const fn from_um(um: f64) -> Self {
+        Self(um)
+    }
+
+    /// From metres.
+    pub fn from_metres(metres: f64) -> Self {
+        Self(metres * 1e6)
+    }
+
+    /// In micrometres.
+    pub const fn um(self) -> f64 {
+        self.0
+    }
+}
+
+impl Sub<Defocus> for StageHeight {
+    type Output = Self;
+
+    fn sub(self, defocus: Defocus) -> Self {
+        Self(self.0 - defocus.0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,7 +14,7 @@ use hhnet::stage::guard::Guard;
 use hhnet::stage::host::StageConfig;
 use hhnet::stage::memory::Remembered;
 use hhnet::stage::status::StageState;
-use hhnet::units::{Instant, Micrometres};
+use hhnet::units::{Defocus, Instant, Micrometres, StageHeight};
 
 /// Depth the count must never go below, µm, and its upper counterpart; as shipped.
 const Z_RANGE_UM: (f64, f64) = (-100.0, 300.0);
@@ -100,8 +100,8 @@ impl Loop {
             GrblHost::new(Guard::new(stage).unwrap()).with_memory(Some(Remembered::powered_up_at([0.0; 3])));
         let config = FocusConfig {
             law: world.law,
-            z_min: Micrometres(Z_RANGE_UM.0),
-            z_max: Micrometres(Z_RANGE_UM.1),
+            z_min: StageHeight::from_um(Z_RANGE_UM.0),
+            z_max: StageHeight::from_um(Z_RANGE_UM.1),
             ..FocusConfig::default()
         };
         let mut this = Self {
@@ -223,10 +223,10 @@ impl Loop {
         if self.now >= self.next_frame {
             let exposed = self.next_frame;
             self.next_frame = exposed + self.world.frame;
-            let defocus = Micrometres(self.estimate_um(exposed));
+            let defocus_um = self.estimate_um(exposed);
             let observation = Observation {
-                index: self.controller.config().edges.classify(defocus),
-                defocus: self.world.has_distance.then_some(defocus),
+                index: self.controller.config().edges.classify(Micrometres(defocus_um)),
+                defocus: self.world.has_distance.then_some(Defocus::from_um(defocus_um)),
                 other_side: 0.0,
                 trusted: true,
                 reason: "".into(),
@@ -251,7 +251,7 @@ impl Loop {
             _ => Motion::Unavailable,
         };
         self.controller.handle_stage(StageReport {
-            z: status.position_valid.then(|| Micrometres(status.z_um())),
+            z: status.position_valid.then(|| StageHeight::from_um(status.z_um())),
             motion,
             at: self.now,
         });

@@ -1,5 +1,7 @@
 //! Everything that does I/O without ROS.
 
+#[cfg(all(feature = "camera", feature = "serial"))]
+pub mod camera;
 #[cfg(feature = "serial")]
 pub mod emulated_port;
 #[cfg(feature = "camera")]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::classes::ClassEdges;
-use crate::units::Micrometres;
+use crate::units::StageHeight;
 
 /// Which control law turns estimates into motion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,9 +28,9 @@ pub struct FocusConfig {
     /// Heights between the classes, which bound the steps.
     pub edges: ClassEdges,
     /// Lowest permitted height of the lens, stage coordinates.
-    pub z_min: Micrometres,
+    pub z_min: StageHeight,
     /// Highest permitted height of the lens, stage coordinates.
-    pub z_max: Micrometres,
+    pub z_max: StageHeight,
     /// An estimate exposed longer ago than this is not acted on.
     pub estimate_timeout: Duration,
     /// Paper: motion ends when the newest estimate was exposed longer ago than this. The law moves until it hears otherwise,
@@ -61,8 +61,8 @@ impl Default for FocusConfig {
             law: Law::default(),
             default_speed_um_per_s: 223.7,
             edges: ClassEdges::default(),
-            z_min: Micrometres(-100.0),
-            z_max: Micrometres(300.0),
+            z_min: StageHeight::from_um(-100.0),
+            z_max: StageHeight::from_um(300.0),
             estimate_timeout: Duration::from_millis(1000),
             motion_timeout: Duration::from_millis(250),
             settle: Duration::from_millis(30),
@@ -97,10 +97,11 @@ impl FocusConfig {
         positive("min_move", self.min_move.as_secs_f64())?;
         positive("run_timeout", self.run_timeout.as_secs_f64())?;
         // Written so that NaN is refused too.
-        if !(self.z_min.0.is_finite() && self.z_max.0.is_finite() && self.z_min.0 < self.z_max.0) {
+        if !(self.z_min.um().is_finite() && self.z_max.um().is_finite() && self.z_min.um() < self.z_max.um())
+        {
             return Err(FocusConfigError::Limits {
-                z_min_um: self.z_min.0,
-                z_max_um: self.z_max.0,
+                z_min_um: self.z_min.um(),
+                z_max_um: self.z_max.um(),
             });
         }
         Ok(self)

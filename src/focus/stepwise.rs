@@ -63,6 +63,6 @@ pub(super) fn distance(look: &Observation, edges: &ClassEdges) -> f64 {
         low.abs().min(high.abs()).copysign(low)
     };
     look.defocus
-        .map_or(fallback, |defocus| defocus.0)
+        .map_or(fallback, |defocus| defocus.um())
         .clamp(low, high)
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::classes::ClassEdges;
+use crate::units::Micrometres;
 
 /// A stage, a lens and a classifier with latency, stepped every 10 ms.
 struct Loop {
@@ -65,7 +66,7 @@ impl Loop {
         };
         Observation {
             index,
-            defocus: Some(seen),
+            defocus: Some(Defocus::from_um(seen.0)),
             other_side,
             trusted,
             reason: self.reason.clone(),
@@ -97,7 +98,7 @@ impl Loop {
         self.lowest_um = self.lowest_um.min(self.z_um);
         self.now = self.now + TICK;
         self.controller.handle_stage(StageReport {
-            z: Some(Micrometres(self.z_um)),
+            z: Some(StageHeight::from_um(self.z_um)),
             motion,
             at: self.now,
         });
@@ -116,7 +117,7 @@ impl Loop {
 
     fn run(&mut self, seconds: f64) {
         self.controller.handle_stage(StageReport {
-            z: Some(Micrometres(self.z_um)),
+            z: Some(StageHeight::from_um(self.z_um)),
             motion: Motion::Still,
             at: self.now,
         });
@@ -153,7 +154,7 @@ fn the_verbatim_law_hunts_where_stepwise_settles() {
     let mut crossings = 0;
     let mut before = 40.0_f64;
     paper.controller.handle_stage(StageReport {
-        z: Some(Micrometres(40.0)),
+        z: Some(StageHeight::from_um(40.0)),
         motion: Motion::Still,
         at: paper.now,
     });
@@ -175,7 +176,7 @@ fn no_motion_without_fresh_trusted_estimates() {
     for law in [Law::Paper, Law::Stepwise] {
         let mut blind = Loop::new(law, 40.0, 0);
         blind.controller.handle_stage(StageReport {
-            z: Some(Micrometres(40.0)),
+            z: Some(StageHeight::from_um(40.0)),
             motion: Motion::Still,
             at: blind.now,
         });
@@ -192,7 +193,7 @@ fn no_motion_without_fresh_trusted_estimates() {
         );
         let mut silent = Loop::new(law, 40.0, 0);
         silent.controller.handle_stage(StageReport {
-            z: Some(Micrometres(40.0)),
+            z: Some(StageHeight::from_um(40.0)),
             motion: Motion::Still,
             at: silent.now,
         });
@@ -218,7 +219,7 @@ fn no_motion_without_fresh_trusted_estimates() {
 fn frames_exposed_in_motion_do_not_decide_the_next_step() {
     let mut run = Loop::new(Law::Stepwise, 40.0, 0);
     run.controller.handle_stage(StageReport {
-        z: Some(Micrometres(40.0)),
+        z: Some(StageHeight::from_um(40.0)),
         motion: Motion::Still,
         at: run.now,
     });
@@ -293,15 +294,15 @@ fn settings_out_of_range_are_named() {
     );
     check(
         FocusConfig {
-            z_min: Micrometres(1.0),
-            z_max: Micrometres(1.0),
+            z_min: StageHeight::from_um(1.0),
+            z_max: StageHeight::from_um(1.0),
             ..FocusConfig::default()
         },
         "z_min",
     );
     check(
         FocusConfig {
-            z_max: Micrometres(f64::INFINITY),
+            z_max: StageHeight::from_um(f64::INFINITY),
             ..FocusConfig::default()
         },
         "z_max",
@@ -332,7 +333,7 @@ proptest! {
     fn lies_never_lead_past_the_limits(start_um in -99.0..299.0_f64, index in 0_usize..7, stepwise: bool) {
         let law = if stepwise { Law::Stepwise } else { Law::Paper };
         let mut run = Loop::new(law, start_um, 0);
-        run.controller.handle_stage(StageReport { z: Some(Micrometres(start_um)), motion: Motion::Still, at: run.now });
+        run.controller.handle_stage(StageReport { z: Some(StageHeight::from_um(start_um)), motion: Motion::Still, at: run.now });
         for _ in 0..2000 {
             let lie = Observation { index: DistanceIndex::from_class(index), defocus: None,
                 other_side: 0.0, trusted: true, reason: "".into(), has_specimen: true, exposed: run.now };
@@ -448,7 +449,7 @@ fn sentence_of(law: Law, reason: &str) -> String {
     let mut run = Loop::new(law, 40.0, 0);
     run.reason = reason.into();
     run.controller.handle_stage(StageReport {
-        z: Some(Micrometres(40.0)),
+        z: Some(StageHeight::from_um(40.0)),
         motion: Motion::Still,
         at: run.now,
     });
@@ -526,7 +527,7 @@ fn focus_that_is_passed_in_motion_is_not_reached() {
     let mut run = Loop::new(Law::Paper, 40.0, 0);
     run.run_until_free();
     run.controller.handle_stage(StageReport {
-        z: Some(Micrometres(0.0)),
+        z: Some(StageHeight::from_um(0.0)),
         motion: Motion::Moving,
         at: run.now,
     });

@@ -5,25 +5,28 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use futures::future::{BoxFuture, FutureExt as _};
 use r2r::hhnet::msg::About;
 use r2r::sensor_msgs::msg::{CameraInfo, JointState};
 use r2r::{Publisher, QosProfile};
+use tokio::sync::watch;
 
 use super::demand::{POLL, Taker};
 use super::frame_in;
 use super::frames::{FrameInput, FrameOutlet, FrameTally, Preview, Shot, ShotReceiver, ShotSender};
 use super::recorded::RECORDED_FRAMES;
-use crate::drivers::image_files::{ImageFolder, Pixels, ZStack};
+use crate::drivers::Clock;
+use crate::drivers::camera::{FolderSource, FrameSource, Pace, ZStackSource};
 use crate::frame::Frame;
 use crate::pictures::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
 use crate::ros::diagnostics::{Diagnostics, Severity};
 use crate::ros::lifecycle::{Lifecycle, Wish};
-use crate::ros::node::{Builder, Newest, newest_reliable};
+use crate::ros::node::{Builder, newest_reliable};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities};
-use crate::units::{Instant, Micrometres};
+use crate::units::Micrometres;
 use crate::{choices, parameters};
 
 /// Time in which a failed virtual microscope ends the process.
@@ -93,32 +96,89 @@ impl CameraParameters {
     }
 }
 
-/// What the source needs to hear from other nodes; handles of a node are made before it spins.
-struct Feeds {
-    sim: Option<FrameInput>,
-    joints: Option<Newest<JointState>>,
+/// What recorded images are shown by; handles of a node are made before it spins.
+#[derive(Clone)]
+struct Recording {
     /// Newest height of the stage.
-    z: Micrometres,
+    heights: watch::Receiver<Micrometres>,
+    clock: Clock,
 }
 
-impl Feeds {
-    fn look(&mut self, is_wanted: bool) {
-        if let Some(input) = &mut self.sim {
-            input.look(is_wanted);
+impl Recording {
+    fn new(node: &mut Builder, parameters: &CameraParameters, app: &App) -> Result<Self> {
+        let (sender, heights) = watch::channel(Micrometres(0.0));
+        if parameters.source == SourceKind::ZStack {
+            let mut joints = node.subscribe::<JointState>("joint_states", QosProfile::default())?;
+            tokio::spawn(async move {
+                while let Some(state) = joints.next().await {
+                    if let Some(height) = super::stage_z(&state) {
+                        sender.send_replace(height);
+                    }
+                }
+            });
         }
+        let clock = app.clock;
+        Ok(Self {
+            heights,
+            clock: Arc::new(move || clock.now()),
+        })
+    }
+
+    /// Opens the recording, which takes seconds.
+    fn open(self, parameters: &CameraParameters) -> Result<Box<dyn FrameSource>> {
+        let path = Path::new(&parameters.path);
+        let pace = Pace::new(Duration::from_secs_f64(1.0 / parameters.rate), self.clock);
+        Ok(match parameters.source {
+            SourceKind::ZStack => {
+                let zero = Micrometres::from_metres(parameters.stack_zero);
+                Box::new(
+                    ZStackSource::open(path, zero, self.heights, pace).context("camera source 'zstack'")?,
+                )
+            }
+            _ => Box::new(FolderSource::open(path, pace).context("camera source 'folder'")?),
+        })
+    }
+}
+
+/// The virtual microscope, of this process or another.
+struct VirtualSource<'a>(&'a mut FrameInput);
+
+impl FrameSource for VirtualSource<'_> {
+    fn next_frame(&mut self) -> BoxFuture<'_, Result<Option<Arc<Frame>>>> {
+        async {
+            let shot = self.0.next().await.transpose()?;
+            Ok(shot.map(|shot| shot.frame))
+        }
+        .boxed()
+    }
+
+    fn look(&mut self, is_wanted: bool) {
+        self.0.look(is_wanted);
     }
 
     fn remind(&self) {
-        if let Some(input) = &self.sim {
-            input.remind();
-        }
+        self.0.remind();
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.has_ended()
     }
 }
 
-enum Source {
-    Sim,
-    Folder(ImageFolder),
-    ZStack { stack: ZStack, zero: Micrometres },
+/// Opens the source; decoding a folder takes seconds, in which the process must still hear that it is to end.
+async fn open<'a>(
+    parameters: &CameraParameters,
+    sim: &'a mut Option<FrameInput>,
+    recording: &Recording,
+) -> Result<Box<dyn FrameSource + 'a>> {
+    if let Some(input) = sim {
+        return Ok(Box::new(VirtualSource(input)));
+    }
+    let (parameters, recording) = (parameters.clone(), recording.clone());
+    let opened = tokio::task::spawn_blocking(move || recording.open(&parameters)).await;
+    opened
+        .context("opening the source panicked")?
+        .map(|source| source as _)
 }
 
 /// Runs the node; `sim` are the virtual microscope's frames if it is in this process, `out` takes what is captured.
@@ -129,18 +189,13 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
     let mut node = Builder::new("camera")?;
     let mut live = node.parameters::<CameraParameters>(app.clock)?;
     let parameters = live.borrow_and_update().clone();
-    let mut feeds = Feeds {
-        sim: None,
-        joints: None,
-        z: Micrometres(0.0),
-    };
     // As long as the receiver exists, the virtual microscope renders.
-    let sim = sim.filter(|_| parameters.source == SourceKind::Sim);
-    match parameters.source {
-        SourceKind::Sim => feeds.sim = Some(FrameInput::new(sim, &mut node, "sim/image_raw")?),
-        SourceKind::ZStack => feeds.joints = Some(node.subscribe("joint_states", QosProfile::default())?),
-        SourceKind::Folder => {}
-    }
+    let shots = sim.filter(|_| parameters.source == SourceKind::Sim);
+    let mut sim = match parameters.source {
+        SourceKind::Sim => Some(FrameInput::new(shots, &mut node, "sim/image_raw")?),
+        SourceKind::Folder | SourceKind::ZStack => None,
+    };
+    let recording = Recording::new(&mut node, &parameters, &app)?;
     let mut outlets = Outlets {
         frames: FrameOutlet::new(out, &mut node, "image_raw")?,
         infos: node.publisher("camera_info", newest_reliable())?,
@@ -160,18 +215,14 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
     });
     presence.set(Work::inactive());
 
-    let mut pace = tokio::time::interval(Duration::from_secs_f64(1.0 / parameters.rate));
-    pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     let mut poll = tokio::time::interval(POLL);
     let mut tally = FrameTally::default();
-    let mut sequence = 0_u64;
+    let mut taken = 0_u64;
     while let Some(wish) = lifecycle.configure(&app, &mut diagnostics).await {
-        // Decoding a folder takes seconds, in which the process must still hear that it is to end.
-        let wanted = parameters.clone();
         let opened = tokio::select! {
             () = app.stopped() => break,
-            opened = tokio::task::spawn_blocking(move || open(&wanted)) => opened.context("opening the source panicked")?,
+            opened = open(&parameters, &mut sim, &recording) => opened,
         };
         let Some(mut source) = wish.settle(opened)? else {
             continue;
@@ -181,8 +232,8 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
         let mut is_active = false;
         let leaving = loop {
             let looks = is_active && outlets.is_wanted();
-            feeds.look(looks);
-            if is_active && feeds.sim.as_ref().is_some_and(FrameInput::has_ended) {
+            source.look(looks);
+            if is_active && source.has_ended() {
                 return without_microscope(&app).await;
             }
             tokio::select! {
@@ -193,18 +244,18 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
                     }
                     presence.set(if is_active { Work::Idle("ready".into()) } else { Work::inactive() });
                 }
-                shot = capture(&mut source, &mut feeds, &mut pace, &app, sequence), if looks => {
-                    match shot {
+                taking = source.next_frame(), if looks => {
+                    match taking {
                         Ok(Some(frame)) => {
                             tally.handle_frame(&frame, app.clock.now());
                             outlets.publish(frame, live.borrow_and_update().preview_rate);
                         }
                         Ok(None) => return without_microscope(&app).await,
                         // A source that never worked, in a node that starts by itself.
-                        Err(error) if sequence == 0 && parameters.autostart => return Err(error),
+                        Err(error) if taken == 0 && parameters.autostart => return Err(error),
                         Err(error) => break Err(error),
                     }
-                    sequence += 1;
+                    taken += 1;
                 }
                 // A new subscriber waits for the first frame.
                 () = outlets.frames.demanded() => {}
@@ -220,10 +271,11 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
                         tally.pause();
                     }
                     let [rate, drops, median, most] = tally.values();
-                    let (source, frames) = (parameters.source.to_string(), sequence.to_string());
-                    let values = [rate, drops, median, most, ("frames", frames), ("source", source)];
+                    let (kind, frames) = (parameters.source.to_string(), taken.to_string());
+                    let mut values = vec![rate, drops, median, most, ("frames", frames), ("source", kind)];
+                    values.extend(source.health());
                     diagnostics.publish(app.clock.now(), severity, message, &values);
-                    feeds.remind();
+                    source.remind();
                     if is_active {
                         presence.set(match severity {
                             Severity::Ok if looks => Work::Busy(message.into()),
@@ -234,7 +286,7 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
                 }
             }
         };
-        feeds.look(false);
+        source.look(false);
         drop(source);
         match leaving {
             Ok(wish) => {
@@ -270,73 +322,6 @@ async fn without_microscope(app: &App) -> Result<()> {
             "camera source is 'sim', but sim_microscope.enabled is false: enable it, or choose another camera.source"
         ),
     }
-}
-
-fn open(parameters: &CameraParameters) -> Result<Source> {
-    let path = Path::new(&parameters.path);
-    Ok(match parameters.source {
-        SourceKind::Sim => Source::Sim,
-        SourceKind::Folder => Source::Folder(ImageFolder::open(path).context("camera source 'folder'")?),
-        SourceKind::ZStack => Source::ZStack {
-            stack: ZStack::open(path).context("camera source 'zstack'")?,
-            zero: Micrometres::from_metres(parameters.stack_zero),
-        },
-    })
-}
-
-/// The next frame of any source; `None` when the source has ended.
-async fn capture(
-    source: &mut Source,
-    feeds: &mut Feeds,
-    pace: &mut tokio::time::Interval,
-    app: &App,
-    sequence: u64,
-) -> Result<Option<Arc<Frame>>> {
-    match source {
-        Source::Sim => {
-            let Some(input) = &mut feeds.sim else {
-                return Ok(None);
-            };
-            match input.next().await {
-                Some(shot) => Ok(Some(shot?.frame)),
-                None => Ok(None),
-            }
-        }
-        Source::Folder(folder) => {
-            pace.tick().await;
-            let stamp = app.clock.now();
-            let pixels = tokio::task::block_in_place(|| folder.next_image())?;
-            Ok(Some(to_frame(pixels, stamp, sequence)?))
-        }
-        Source::ZStack { stack, zero } => {
-            let Some(joints) = &mut feeds.joints else {
-                return Ok(None);
-            };
-            loop {
-                tokio::select! {
-                    _ = pace.tick() => break,
-                    Some(state) = joints.next() => {
-                        if let Some(height) = super::stage_z(&state) {
-                            feeds.z = height;
-                        }
-                    }
-                }
-            }
-            let stamp = app.clock.now();
-            let (_, pixels) = tokio::task::block_in_place(|| stack.nearest(feeds.z - *zero))?;
-            Ok(Some(to_frame(pixels.clone(), stamp, sequence)?))
-        }
-    }
-}
-
-fn to_frame(pixels: Pixels, stamp: Instant, sequence: u64) -> Result<Arc<Frame>> {
-    Ok(Arc::new(Frame::new(
-        pixels.width,
-        pixels.height,
-        pixels.rgb,
-        stamp,
-        sequence,
-    )?))
 }
 
 struct Outlets {

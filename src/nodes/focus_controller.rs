@@ -30,7 +30,7 @@ use crate::ros::node::{Builder, latched, newest_reliable};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Presence, Work, capabilities, limits};
 use crate::statistics::median;
-use crate::units::{Instant, Micrometres};
+use crate::units::{Defocus, Instant, StageHeight};
 use crate::{choices, parameters};
 
 /// Period of velocity commands; a tenth of the bridge's command timeout.
@@ -102,8 +102,8 @@ impl FocusControllerParameters {
             default_speed_um_per_s: self.default_speed * 1e6,
             edges: ClassEdges::for_objective(&objective),
             tolerance_um: 0.25 * objective.depth_of_field_um(),
-            z_min: Micrometres::from_metres(self.z_min),
-            z_max: Micrometres::from_metres(self.z_max),
+            z_min: StageHeight::from_metres(self.z_min),
+            z_max: StageHeight::from_metres(self.z_max),
             estimate_timeout: seconds("estimate_timeout", self.estimate_timeout)?,
             motion_timeout: seconds("motion_timeout", self.motion_timeout)?,
             settle: seconds("settle", self.settle)?,
@@ -316,7 +316,7 @@ fn to_observation(estimate: &FocusEstimate) -> Option<Observation> {
     let defocus = estimate
         .defocus
         .is_finite()
-        .then(|| Micrometres::from_metres(estimate.defocus));
+        .then(|| Defocus::from_metres(estimate.defocus));
     let other_side = DistanceIndex::ALL
         .into_iter()
         .zip(&estimate.probabilities)
@@ -343,7 +343,7 @@ fn to_news(stage: StageState) -> StageNews {
         MOVING => Motion::Moving,
         _ => Motion::Unavailable,
     };
-    let z = (stage.position_valid && stage.z.is_finite()).then(|| Micrometres::from_metres(stage.z));
+    let z = (stage.position_valid && stage.z.is_finite()).then(|| StageHeight::from_metres(stage.z));
     StageNews {
         report: StageReport {
             z,

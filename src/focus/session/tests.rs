@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::classes::DistanceIndex;
-use crate::units::Micrometres;
+use crate::units::{Defocus, StageHeight};
 
 /// A goal of this number, cancelled or not.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,7 +39,7 @@ fn goal(number: u32, ms: u64) -> Plain {
 fn news(motion: Motion, ms: u64) -> StageNews {
     StageNews {
         report: StageReport {
-            z: Some(Micrometres(0.0)),
+            z: Some(StageHeight::from_um(0.0)),
             motion,
             at: at(ms),
         },
@@ -52,7 +52,7 @@ fn news(motion: Motion, ms: u64) -> StageNews {
 fn far(ms: u64) -> Observation {
     Observation {
         index: DistanceIndex::from_class(1),
-        defocus: Some(Micrometres(20.0)),
+        defocus: Some(Defocus::from_um(20.0)),
         other_side: 0.0,
         trusted: true,
         reason: "".into(),
