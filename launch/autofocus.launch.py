@@ -29,9 +29,7 @@ OVERRIDES = (
     ("camera_path", "camera.path", str),
     ("model", "classifier.model", str),
     ("serial_port", "stepper_bridge.port", str),
-    ("objective", "classifier.objective", str),
-    ("objective", "focus_controller.objective", str),
-    ("objective", "sim_microscope.objective", str),
+    ("objective", "microscope.objective", str),
     ("seed", "sim_microscope.seed", int),
 )
 

@@ -192,10 +192,9 @@ def parameter_file(settings: Settings, folder: str) -> Path:
     port = f"{folder}/stage"
     path.write_text(
         "/**:\n  ros__parameters:\n"
-        f"    classifier: {{objective: {settings.objective}}}\n"
-        f"    focus_controller: {{objective: {settings.objective}}}\n"
+        f"    microscope: {{objective: {settings.objective}}}\n"
         f"    stepper_bridge: {{port: {port}, power_up_z: {start:.9f}}}\n"
-        f"    sim_microscope: {{objective: {settings.objective}, seed: {settings.seed}, "
+        f"    sim_microscope: {{seed: {settings.seed}, "
         f"start_defocus: {start:.9f}, port: {port}}}\n"
     )
     return path

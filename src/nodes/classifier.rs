@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant as MonotonicInstant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use r2r::hhnet::msg::{About, FocusEstimate};
 use r2r::std_msgs::msg::Header;
 use r2r::{Publisher, QosProfile};
 
 use super::demand::{POLL, Taker};
 use super::frames::{BadShot, FrameInput, FrameTally, Preview, Shot, ShotReceiver, to_text};
+use super::microscope::MicroscopeParameters;
 use super::stamps::{self, StampError, StampSource};
 use crate::classes::ClassEdges;
 use crate::drivers::onnx::{Interrupt, OnnxNetwork};
@@ -18,7 +19,6 @@ use crate::estimate::classifier::{Classifier, ClassifierConfig, Doubt, Estimate}
 use crate::estimate::frozen::FrozenCamera;
 use crate::estimate::network::{ModelCard, Network, NoNetwork, PatchPrediction};
 use crate::estimate::resample::{ALIKE, MENDABLE, to_model_pixels};
-use crate::estimate::temperature::CONDENSER_NA;
 use crate::objective::Objective;
 use crate::pictures::preview::Picture;
 use crate::ros::app::App;
@@ -52,24 +52,16 @@ choices! {
 
 parameters! {
     /// Parameters of the classifier node.
-    ClassifierParameters in "classifier" {
+    ClassifierParameters in "classifier" with microscope: MicroscopeParameters [objective, condenser_na, pixel_size] {
         /// Path of the ONNX model; empty for the one that ships for the objective; `none` to measure what everything else costs:
         /// no frame is looked at, and no estimate trusted.
         model: String = "",
-        /// The objective in use; a model for another one is refused.
-        objective: String = "40x0.65",
         /// Threads of one inference.
         threads: i64 [1.0..=64.0] = 2,
         /// Certainty of the image below which an estimate is not trusted.
         min_certainty: f64 [0.0..=1.0, live] = 0.5,
-        /// Numerical aperture to which the condenser is set; 0 if it is not known. One image does not tell it, and heights far from focus
-        /// are stated for the usual one: with a condenser set 20 % wider they come out a tenth too large below focus.
-        condenser_na: f64 [0.0..=1.5, live] = 0.0,
         /// Seed of the places of the four crops whose correlations are features 13 to 18.
         crop_seed: i64 [0.0..=9007199254740991.0, live] = 0,
-        /// Side of a pixel of the unbinned camera on the slide, m; 0 for that of the model. Images of other pixels are resampled to the
-        /// model's, also those that `camera_info` says are binned; from 0.4 to 4 times as large, or no estimate is trusted.
-        pixel_size: f64 [0.0..=0.0001, "m", live] = 0.0,
         /// Whose time images carry: `message`, that of their stamp, or `arrival`, that at which they arrive from another process, for
         /// cameras without a clock. Arrival is a guess of the exposure that is late by exposure and transport: let the stage settle
         /// longer than these take.
@@ -86,15 +78,7 @@ parameters! {
 
 impl Checked for ClassifierParameters {
     fn check(&self) -> Result<()> {
-        Objective::by_name(&self.objective).context("classifier objective")?;
-        ensure!(
-            self.condenser_na == 0.0 || CONDENSER_NA.contains(&self.condenser_na),
-            "classifier condenser_na is {}: give an aperture from {} to {}, or 0 if it is not known",
-            self.condenser_na,
-            CONDENSER_NA.start(),
-            CONDENSER_NA.end()
-        );
-        Ok(())
+        self.microscope.check()
     }
 }
 
@@ -109,15 +93,15 @@ impl ClassifierParameters {
         ClassifierConfig {
             min_certainty: self.min_certainty as f32,
             crop_seed: self.crop_seed as u64,
-            condenser_na: (self.condenser_na > 0.0).then_some(self.condenser_na),
+            condenser_na: (self.microscope.condenser_na > 0.0).then_some(self.microscope.condenser_na),
             ..ClassifierConfig::for_model(card)
         }
     }
 
     /// Sides of a pixel across and down, in that of the model, of a camera with this binning.
     fn pixel_ratios(&self, binning: [u32; 2], card: &ModelCard) -> [f64; 2] {
-        let unbinned = if self.pixel_size > 0.0 {
-            1e6 * self.pixel_size / card.pixel_size_um
+        let unbinned = if self.microscope.pixel_size > 0.0 {
+            1e6 * self.microscope.pixel_size / card.pixel_size_um
         } else {
             1.0
         };
@@ -415,7 +399,7 @@ fn take_over(
 
 /// Says that the condenser was told to a model that cannot make use of it.
 fn warn_if_unused(node: &str, parameters: &ClassifierParameters, card: &ModelCard) {
-    if parameters.condenser_na > 0.0 && card.condenser.is_none() {
+    if parameters.microscope.condenser_na > 0.0 && card.condenser.is_none() {
         let model = &card.model_id;
         tracing::warn!(
             node,
@@ -427,9 +411,12 @@ fn warn_if_unused(node: &str, parameters: &ClassifierParameters, card: &ModelCar
 /// A classifier, and what makes an inference that is under way end early, if one can take long.
 fn open_classifier(parameters: &ClassifierParameters) -> Result<(Classifier<AnyNetwork>, Option<Interrupt>)> {
     let (network, interrupt): (AnyNetwork, _) = if parameters.model == NO_MODEL {
-        let objective = Objective::by_name(&parameters.objective)?;
+        let objective = Objective::by_name(&parameters.microscope.objective)?;
         let edges = ClassEdges::for_objective(&objective);
-        (Box::new(NoNetwork::new(&parameters.objective, edges)), None)
+        (
+            Box::new(NoNetwork::new(&parameters.microscope.objective, edges)),
+            None,
+        )
     } else {
         let network = open_model(parameters)?;
         let interrupt = network.interrupt();
@@ -441,7 +428,7 @@ fn open_classifier(parameters: &ClassifierParameters) -> Result<(Classifier<AnyN
 
 fn open_model(parameters: &ClassifierParameters) -> Result<OnnxNetwork> {
     let path = if parameters.model.is_empty() {
-        shipped_model(&parameters.objective)?
+        shipped_model(&parameters.microscope.objective)?
     } else {
         PathBuf::from(&parameters.model)
     };
@@ -456,11 +443,11 @@ fn open_model(parameters: &ClassifierParameters) -> Result<OnnxNetwork> {
         OnnxNetwork::open(&path, threads)?
     };
     let trained_for = &network.card().objective;
-    if *trained_for != parameters.objective {
+    if *trained_for != parameters.microscope.objective {
         bail!(
             "model {} is for objective {trained_for}, not {}: set classifier.model to one trained for it (make train)",
             path.display(),
-            parameters.objective
+            parameters.microscope.objective
         );
     }
     Ok(network)

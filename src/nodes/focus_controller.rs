@@ -15,6 +15,7 @@ use r2r::{Publisher, QosProfile, ServiceRequest};
 use super::demand::Demand;
 use super::frame_in;
 use super::frames::to_text;
+use super::microscope::MicroscopeParameters;
 use super::recorded::{REFUSAL, Recorded};
 use crate::classes::{ClassEdges, DistanceIndex};
 use crate::focus::session::{Answer, End, Goal, Session, StageNews, Surroundings};
@@ -48,17 +49,11 @@ choices! {
 
 parameters! {
     /// Parameters of the focus controller node.
-    FocusControllerParameters in "focus_controller" {
+    FocusControllerParameters in "focus_controller" with microscope: MicroscopeParameters [objective, z_min, z_max] {
         /// Control law: `stepwise` (bounded steps, look after each) or `paper` (Algorithm 1 as printed).
         mode: Mode [live] = Mode::Stepwise,
         /// The paper's default speed, m/s.
         default_speed: f64 [0.000001..=0.01, "m/s", live] = 0.0002237,
-        /// Objective in use; its depth of field sets class edges and tolerance.
-        objective: String = "40x0.65",
-        /// Lowest permitted height of the lens, m.
-        z_min: f64 [-1.0..=1.0, "m"] = -100e-6,
-        /// Highest permitted height of the lens, m.
-        z_max: f64 [-1.0..=1.0, "m"] = 300e-6,
         /// An estimate exposed longer ago than this is not acted on, s.
         estimate_timeout: f64 [0.01..=60.0, "s", live] = 1.0,
         /// Mode `paper`: motion ends when the newest estimate was exposed longer ago than this, s.
@@ -83,13 +78,14 @@ parameters! {
 
 impl Checked for FocusControllerParameters {
     fn check(&self) -> Result<()> {
+        self.microscope.check()?;
         self.config().map(drop)
     }
 }
 
 impl FocusControllerParameters {
     fn config(&self) -> Result<FocusConfig> {
-        let objective = Objective::by_name(&self.objective)?;
+        let objective = Objective::by_name(&self.microscope.objective)?;
         let seconds = |name: &str, value: f64| {
             Duration::try_from_secs_f64(value)
                 .with_context(|| format!("focus_controller {name} is {value} s"))
@@ -102,8 +98,8 @@ impl FocusControllerParameters {
             default_speed_um_per_s: self.default_speed * 1e6,
             edges: ClassEdges::for_objective(&objective),
             tolerance_um: 0.25 * objective.depth_of_field_um(),
-            z_min: StageHeight::from_metres(self.z_min),
-            z_max: StageHeight::from_metres(self.z_max),
+            z_min: StageHeight::from_metres(self.microscope.z_min),
+            z_max: StageHeight::from_metres(self.microscope.z_max),
             estimate_timeout: seconds("estimate_timeout", self.estimate_timeout)?,
             motion_timeout: seconds("motion_timeout", self.motion_timeout)?,
             settle: seconds("settle", self.settle)?,
@@ -411,8 +407,8 @@ impl Outlets {
         self.presence.introduce(About {
             capabilities: capabilities(&["autofocus", "focus_state", "cmd_vel", "~/enable", "~/stop"]),
             limits: limits([
-                ("z_min", parameters.z_min),
-                ("z_max", parameters.z_max),
+                ("z_min", parameters.microscope.z_min),
+                ("z_max", parameters.microscope.z_max),
                 ("run_timeout", parameters.run_timeout),
             ]),
             ..About::default()

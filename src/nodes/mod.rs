@@ -7,6 +7,7 @@ mod commanders;
 pub mod demand;
 pub mod focus_controller;
 pub mod frames;
+pub mod microscope;
 mod move_goals;
 mod recorded;
 pub mod sim_microscope;
@@ -73,6 +74,7 @@ mod tests {
     #[test]
     fn the_page_of_parameters_is_true() {
         let sections = [
+            to_markdown::<super::microscope::MicroscopeParameters>(),
             to_markdown::<super::camera::CameraParameters>(),
             to_markdown::<super::classifier::ClassifierParameters>(),
             to_markdown::<super::focus_controller::FocusControllerParameters>(),
@@ -84,7 +86,8 @@ mod tests {
             "# Parameters\n\n\
              Made from the tables in `src/nodes` by a test. Units are SI. A parameter that is not read-only may change while the node \
              runs (`ros2 param set`); the others are read at start. Every node also has `use_sim_time`, which is always false: camera \
-             and stage run in real time.\n\n{}",
+             and stage run in real time. What stands in the section `microscope` is said once in a parameter file; a node that reads it has it \
+             as `microscope.NAME`.\n\n{}",
             sections.join("\n")
         );
         let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/parameters.md");

@@ -11,6 +11,7 @@ use r2r::hhnet::msg::{About, SimTruth};
 use r2r::{Publisher, QosProfile};
 
 use super::frames::{FrameOutlet, Shot, ShotSender, to_text};
+use super::microscope::MicroscopeParameters;
 use super::{frame_in, position_store, virtual_port};
 use crate::drivers::emulated_port::{EmulatedPort, EmulatedStage};
 use crate::frame::Frame;
@@ -51,11 +52,9 @@ const START: u64 = 0x57a;
 
 parameters! {
     /// Parameters of the virtual microscope.
-    SimMicroscopeParameters in "sim_microscope" {
+    SimMicroscopeParameters in "sim_microscope" with microscope: MicroscopeParameters [objective] {
         /// Whether there is a virtual microscope at all; false when real hardware is used in the same process.
         enabled: bool = true,
-        /// Objective: `10x0.25`, `20x0.40`, `40x0.65` or `60x0.85`.
-        objective: String = "40x0.65",
         /// Seed of the slide; the same seed is the same slide.
         seed: i64 [0.0..=9007199254740991.0] = 1,
         /// Where on the slide the camera looks when the stage powers up, m from the slide's middle.
@@ -101,7 +100,7 @@ parameters! {
 
 impl Checked for SimMicroscopeParameters {
     fn check(&self) -> Result<()> {
-        Objective::by_name(&self.objective).context("sim_microscope objective")?;
+        self.microscope.check()?;
         self.shutter()?;
         self.mechanics().context("sim_microscope")?;
         Ok(())
@@ -135,7 +134,7 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
         truths: node.publisher("sim/truth", QosProfile::default().keep_last(50))?,
         frame_id: frame_in(&node.namespace()?, "camera_optical_frame"),
     };
-    let device = format!("virtual {} {}", parameters.objective, link.display());
+    let device = format!("virtual {} {}", parameters.microscope.objective, link.display());
     let mut diagnostics = Diagnostics::new(&mut node, "simulation", &device)?;
     let mut presence = Presence::new(&mut node, app.clock)?;
     let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
@@ -162,7 +161,7 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
             node = name,
             "slide {} under {}, stage at {}",
             parameters.seed,
-            parameters.objective,
+            parameters.microscope.objective,
             link.display()
         );
         let mut camera = Some(VirtualCamera {
@@ -339,7 +338,7 @@ impl SimMicroscopeParameters {
 
 fn microscope(parameters: &SimMicroscopeParameters) -> Result<LiveMicroscope> {
     let config = MicroscopeConfig {
-        objective: Objective::by_name(&parameters.objective)?,
+        objective: Objective::by_name(&parameters.microscope.objective)?,
         slide_seed: parameters.seed as u64,
         noise: if parameters.noise { Noise::On } else { Noise::Off },
         sensor: SensorConfig {

@@ -16,6 +16,7 @@ use r2r::std_srvs::srv::Trigger;
 use r2r::{Publisher, QosProfile, ServiceRequest};
 
 use super::commanders::Commanders;
+use super::microscope::MicroscopeParameters;
 use super::move_goals::{MoveGoals, Outcome};
 use super::stage_waits::{StageWaits, respond};
 use super::{position_store, virtual_port};
@@ -54,7 +55,9 @@ const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 parameters! {
     /// Parameters of the stepper bridge node.
-    StepperBridgeParameters in "stepper_bridge" {
+    StepperBridgeParameters in "stepper_bridge"
+        with microscope: MicroscopeParameters [x_min, x_max, y_min, y_max, z_min, z_max]
+    {
         /// Serial port of the motion controller, best by its stable name under `/dev/serial/by-id`; empty for the virtual
         /// stage of this namespace.
         port: String = "",
@@ -64,18 +67,6 @@ parameters! {
         open_timeout: f64 [0.0..=3600.0, "s"] = 5.0,
         /// Height of the lens at the controller's zero, m: where it powers up, or where its switches put it once `~/home` was called.
         power_up_z: f64 [-1.0..=1.0, "m"] = 0.0,
-        /// Lowest permitted x of the stage, m.
-        x_min: f64 [-1.0..=1.0, "m"] = -0.038,
-        /// Highest permitted x of the stage, m.
-        x_max: f64 [-1.0..=1.0, "m"] = 0.038,
-        /// Lowest permitted y of the stage, m.
-        y_min: f64 [-1.0..=1.0, "m"] = -0.013,
-        /// Highest permitted y of the stage, m.
-        y_max: f64 [-1.0..=1.0, "m"] = 0.013,
-        /// Lowest permitted height of the lens, m.
-        z_min: f64 [-1.0..=1.0, "m"] = -100e-6,
-        /// Highest permitted height of the lens, m.
-        z_max: f64 [-1.0..=1.0, "m"] = 300e-6,
         /// Greatest speed towards the slide, m/s.
         max_approach_speed: f64 [0.0..=0.1, "m/s"] = 0.0005,
         /// Greatest speed away from the slide, m/s.
@@ -98,6 +89,7 @@ parameters! {
 
 impl Checked for StepperBridgeParameters {
     fn check(&self) -> Result<()> {
+        self.microscope.check()?;
         self.stage_config().map(drop)
     }
 }
@@ -152,12 +144,12 @@ pub async fn run(app: App) -> Result<()> {
         presence: Presence::new(&mut node, app.clock)?,
         port: path.display().to_string(),
         limits: [
-            ("x_min", parameters.x_min),
-            ("x_max", parameters.x_max),
-            ("y_min", parameters.y_min),
-            ("y_max", parameters.y_max),
-            ("z_min", parameters.z_min),
-            ("z_max", parameters.z_max),
+            ("x_min", parameters.microscope.x_min),
+            ("x_max", parameters.microscope.x_max),
+            ("y_min", parameters.microscope.y_min),
+            ("y_max", parameters.microscope.y_max),
+            ("z_min", parameters.microscope.z_min),
+            ("z_max", parameters.microscope.z_max),
             ("max_speed", parameters.max_speed),
         ],
         name: node.name().to_owned(),
@@ -455,9 +447,12 @@ impl StepperBridgeParameters {
             Duration::try_from_secs_f64(self.command_timeout).context("stepper_bridge command_timeout")?;
         let above_zero_um = |z: f64| (z - self.power_up_z) * 1e6;
         let config = StageConfig {
-            x_range_um: (self.x_min * 1e6, self.x_max * 1e6),
-            y_range_um: (self.y_min * 1e6, self.y_max * 1e6),
-            z_range_um: (above_zero_um(self.z_min), above_zero_um(self.z_max)),
+            x_range_um: (self.microscope.x_min * 1e6, self.microscope.x_max * 1e6),
+            y_range_um: (self.microscope.y_min * 1e6, self.microscope.y_max * 1e6),
+            z_range_um: (
+                above_zero_um(self.microscope.z_min),
+                above_zero_um(self.microscope.z_max),
+            ),
             max_um_per_s: self.max_speed * 1e6,
             max_down_um_per_s: self.max_approach_speed * 1e6,
             command_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),

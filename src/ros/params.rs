@@ -9,6 +9,9 @@
 //! process; on a node's own command line (`-p rate:=10.0`) the section is left out, and so it is below a node's name or a pattern
 //! of names (`/lab1/camera`, `/**/camera`), which mean what they mean to rclcpp and rclpy ([`Overrides`]). A key that nobody
 //! declared is an error: a typing mistake must not quietly leave a default in force.
+//!
+//! What several nodes read stands in a section of its own, which they share (`with microscope: … [objective, z_min]` in the macro): it is
+//! declared once, each node has those parameters of it that it reads, by the name `microscope.z_min`, and a file says them once.
 
 mod declaration;
 mod file;
@@ -24,13 +27,14 @@ use tokio::sync::watch;
 pub use self::declaration::{Declaration, Kind, Typed};
 pub use self::sections::Overrides;
 
-/// Sections of a parameter file: one for each node.
-pub const SECTIONS: [&str; 5] = [
+/// Sections of a parameter file: one for each node, and one that they share.
+pub const SECTIONS: [&str; 6] = [
     "camera",
     "classifier",
     "focus_controller",
     "stepper_bridge",
     "sim_microscope",
+    "microscope",
 ];
 
 /// Parameters of one node, made by [`parameters!`](crate::parameters).
@@ -41,6 +45,10 @@ pub trait Parameters:
     const SECTION: &'static str;
     /// Every parameter, in order.
     fn table() -> Vec<Declaration>;
+    /// The section that it shares with other nodes, and all that stands there, whether read or not.
+    fn shared() -> Option<(&'static str, Vec<Declaration>)> {
+        None
+    }
 }
 
 /// What ranges alone cannot say about a set of parameters.
@@ -57,25 +65,30 @@ pub trait Checked {
 /// Declares a struct of parameters: each with documentation, type, default, and in brackets before the default, in any order and
 /// where they apply, the permitted range, the unit, and `live` if it may change while the node runs:
 /// `rate: f64 [1.0..=200.0, "Hz", live] = 10.0`. A type is bool, i64, f64, String or a Vec of one of them; the range of a Vec holds
-/// for each element. An enum made by [`choices!`](crate::choices) is a text with its names as the permitted ones.
+/// for each element. An enum made by [`choices!`](crate::choices) is a text with its names as the permitted ones. `with section: Type [a, b]`
+/// after the node's own section adds the field `section`, of which `a` and `b` are read.
 #[macro_export]
 macro_rules! parameters {
     (
         $(#[$attribute:meta])*
-        $name:ident in $section:literal {
+        $name:ident in $section:literal $(with $shared:ident: $kind:ty [$($read:ident),* $(,)?])? {
             $( $(#[doc = $doc:literal])* $field:ident: $type:ty $([$($rule:tt)*])? = $default:expr, )*
         }
     ) => {
         $(#[$attribute])*
         #[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
+        #[serde(default, deny_unknown_fields)]
         pub struct $name {
+            $(
+                /// What it reads of the section that it shares with other nodes.
+                pub $shared: $kind,
+            )?
             $( $(#[doc = $doc])* pub $field: $type, )*
         }
 
         impl Default for $name {
             fn default() -> Self {
-                Self { $( $field: $default.into(), )* }
+                Self { $( $shared: Default::default(), )? $( $field: $default.into(), )* }
             }
         }
 
@@ -83,7 +96,7 @@ macro_rules! parameters {
             const SECTION: &'static str = $section;
 
             fn table() -> Vec<$crate::ros::params::Declaration> {
-                vec![ $( $crate::parameters!(@rule
+                let own = vec![ $( $crate::parameters!(@rule
                     $crate::ros::params::Declaration::new(
                         stringify!($field),
                         <$type as $crate::ros::params::Typed>::KIND,
@@ -91,8 +104,21 @@ macro_rules! parameters {
                     )
                     .one_of(<$type as $crate::ros::params::Typed>::CHOICES)
                     $(, $($rule)*)?
-                ) ),* ]
+                ) ),* ];
+                $(
+                    let shared = $crate::ros::params::read::<$kind>(&[
+                        $( (stringify!($read), concat!(stringify!($shared), ".", stringify!($read))) ),*
+                    ]);
+                    let own = [shared, own].concat();
+                )?
+                own
             }
+
+            $(
+                fn shared() -> Option<(&'static str, Vec<$crate::ros::params::Declaration>)> {
+                    Some((stringify!($shared), <$kind as $crate::ros::params::Parameters>::table()))
+                }
+            )?
         }
     };
     (@rule $declared:expr) => { $declared };
@@ -135,6 +161,22 @@ macro_rules! choices {
     };
 }
 
+/// Of a shared section's parameters those that a node reads, by their own names and by their names there.
+///
+/// # Panics
+/// If the section has no such parameter.
+pub fn read<S: Parameters>(names: &[(&str, &'static str)]) -> Vec<Declaration> {
+    let table = S::table();
+    let declared = |own: &str| table.iter().find(|declared| declared.name == own).cloned();
+    names
+        .iter()
+        .map(|(own, name)| match declared(own) {
+            Some(declaration) => Declaration { name, ..declaration },
+            None => panic!("the section {} has no parameter '{own}'", S::SECTION),
+        })
+        .collect()
+}
+
 /// Every node has it, because tools ask for it; it is always false.
 const SIM_TIME: &str = "use_sim_time";
 
@@ -163,6 +205,9 @@ impl<P: Parameters> Store<P> {
         };
         let mut values = store.values.clone();
         for (name, given) in overrides {
+            if store.is_for_others(&name) {
+                continue;
+            }
             let value = store.fitting(&name, &given)?;
             values.insert(name, value);
         }
@@ -200,9 +245,7 @@ impl<P: Parameters> Store<P> {
     }
 
     fn commit(&mut self, values: Map<String, Value>) -> Result<()> {
-        let mut own = values.clone();
-        own.remove(SIM_TIME);
-        let typed: P = serde_json::from_value(Value::Object(own))
+        let typed: P = serde_json::from_value(nested(&values))
             .map_err(|error| anyhow!("parameters of {}: {error}", P::SECTION))?;
         typed.check()?;
         self.values = values;
@@ -210,9 +253,32 @@ impl<P: Parameters> Store<P> {
         Ok(())
     }
 
+    /// Whether a key belongs to the shared section and is read by other nodes only.
+    fn is_for_others(&self, name: &str) -> bool {
+        let own = self.table.iter().any(|declared| declared.name == name);
+        let is_shared = |(section, all): (&str, Vec<Declaration>)| {
+            let key = name.strip_prefix(section).and_then(|key| key.strip_prefix('.'));
+            key.is_some_and(|key| all.iter().any(|declared| declared.name == key))
+        };
+        !own && P::shared().is_some_and(is_shared)
+    }
+
     fn declaration(&self, name: &str) -> Result<&Declaration> {
         let declared = self.table.iter().find(|declared| declared.name == name);
+        let (shared, all) = P::shared().unwrap_or_default();
         declared.ok_or_else(|| match name.split_once('.') {
+            None if all.iter().any(|declared| declared.name == name) => anyhow!(
+                "'{name}' is no parameter of node {}: it belongs to the instrument and is said once, as '{shared}.{name}'",
+                P::SECTION
+            ),
+            Some((section, key)) if section == shared => {
+                let known: Vec<_> = all.iter().map(|declared| declared.name).collect();
+                anyhow!(
+                    "the section {shared} has no parameter '{key}'{} It has: {}",
+                    hint(key, &known),
+                    known.join(", ")
+                )
+            }
             Some((section, _)) => anyhow!(
                 "no node has a section '{section}', in which '{name}' was given{} Sections are: {}",
                 hint(section, &SECTIONS),
@@ -267,22 +333,59 @@ impl<P: Parameters> Store<P> {
     }
 }
 
-/// The defaults of a node's parameters.
+/// The defaults of a node's parameters, by their names.
 fn defaults<P: Parameters>() -> Result<Map<String, Value>> {
-    match serde_json::to_value(P::default())? {
-        Value::Object(values) => Ok(values),
-        _ => bail!("the parameters of {} are not a table", P::SECTION),
+    let all = serde_json::to_value(P::default())?;
+    let value = |declared: Declaration| {
+        let found = declared
+            .name
+            .split('.')
+            .try_fold(&all, |value, part| value.get(part));
+        let value = found.ok_or_else(|| anyhow!("{} has no default of '{}'", P::SECTION, declared.name))?;
+        Ok((declared.name.to_owned(), value.clone()))
+    };
+    P::table().into_iter().map(value).collect()
+}
+
+/// What serde makes a struct of: `microscope.z_min` stands in an object `microscope`.
+fn nested(values: &Map<String, Value>) -> Value {
+    let mut all = Map::new();
+    for (name, value) in values.iter().filter(|(name, _)| *name != SIM_TIME) {
+        match name.split_once('.') {
+            None => drop(all.insert(name.clone(), value.clone())),
+            Some((section, key)) => {
+                let section = all.entry(section).or_insert_with(|| Value::Object(Map::new()));
+                if let Value::Object(section) = section {
+                    section.insert(key.to_owned(), value.clone());
+                }
+            }
+        }
     }
+    Value::Object(all)
 }
 
 /// The rows of `docs/parameters.md` for one node.
 pub fn to_markdown<P: Parameters>() -> Result<String> {
     let defaults = defaults::<P>()?;
+    let shared = P::shared().map_or_else(String::new, |(section, _)| {
+        let read: Vec<_> = P::table()
+            .iter()
+            .filter_map(|declared| declared.name.strip_prefix(&format!("{section}.")))
+            .map(|name| format!("`{name}`"))
+            .collect();
+        format!(
+            "Reads of the section [{section}](#{section}): {}.\n\n",
+            read.join(", ")
+        )
+    });
     let mut text = format!(
-        "## {}\n\n| parameter | type | default | unit | range | read-only | meaning |\n|---|---|---|---|---|---|---|\n",
+        "## {}\n\n{shared}| parameter | type | default | unit | range | read-only | meaning |\n|---|---|---|---|---|---|---|\n",
         P::SECTION
     );
-    for declared in P::table() {
+    for declared in P::table()
+        .into_iter()
+        .filter(|declared| !declared.name.contains('.'))
+    {
         let range = declared.range.as_ref().map_or_else(
             || declared.choices_text(),
             |range| format!("{} to {}", range.start(), range.end()),
@@ -300,10 +403,12 @@ pub fn to_markdown<P: Parameters>() -> Result<String> {
     Ok(text)
 }
 
-/// The parameter's own name if an override is meant for this node: `camera.rate` in a shared file, or plain `rate`.
-fn own_key<'a>(section: &str, key: &'a str) -> Option<&'a str> {
+/// The parameter's own name if an override is meant for this node: `camera.rate` in a shared file, or plain `rate`; what stands in the
+/// section that it shares keeps its name.
+fn own_key<'a>(section: &str, shared: Option<&str>, key: &'a str) -> Option<&'a str> {
     match key.split_once('.') {
         Some((head, name)) if head == section => Some(name),
+        Some((head, _)) if Some(head) == shared => Some(key),
         Some((head, _)) if SECTIONS.contains(&head) => None,
         _ => Some(key),
     }
@@ -339,8 +444,9 @@ mod tests {
             ("classifier.model", None),
             ("camear.rate", Some("camear.rate")),
             ("use_sim_time", Some("use_sim_time")),
+            ("microscope.z_min", None),
         ] {
-            assert_eq!(own_key("camera", key), expected, "{key}");
+            assert_eq!(own_key("camera", None, key), expected, "{key}");
         }
     }
 
@@ -434,6 +540,78 @@ mod tests {
             "integers serve as numbers"
         );
         store(&[("use_sim_time", false.into())]).unwrap();
+    }
+
+    crate::parameters! {
+        /// What two pumps share.
+        Plant in "plant" {
+            /// Pressure of the house.
+            pressure: f64 [0.0..=10.0, "bar", live] = 3.0,
+            /// Highest level.
+            level: f64 [0.0..=2.0, "m"] = 1.0,
+            /// Name of the house.
+            house: String = "north",
+        }
+    }
+
+    impl Checked for Plant {}
+
+    crate::parameters! {
+        /// One that reads two of the three.
+        Sump in "sump" with plant: Plant [pressure, level] {
+            /// Strokes per second.
+            rate: f64 [1.0..=200.0, "1/s", live] = 20.0,
+        }
+    }
+
+    impl Checked for Sump {}
+
+    #[test]
+    fn what_nodes_share_is_said_once() {
+        let store = |given: &[(&str, Value)]| {
+            let owned = given
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), value.clone()));
+            Store::<Sump>::new(owned)
+        };
+        let given = [
+            ("plant.level", 0.5.into()),
+            ("rate", 5.0.into()),
+            ("plant.house", "of others".into()),
+        ];
+        let mut sump = store(&given).unwrap();
+        let names: Vec<_> = sump.table.iter().map(|declared| declared.name).collect();
+        assert_eq!(names, ["plant.pressure", "plant.level", "rate", SIM_TIME]);
+        let read = sump.typed.borrow().clone();
+        assert_eq!(
+            (read.plant.level, read.plant.pressure, read.rate),
+            (0.5, 3.0, 5.0)
+        );
+        assert_eq!(read.plant.house, "north", "it is not read, and so it is not set");
+        let changed = sump.set(&[("plant.pressure".to_owned(), 4.0.into())]).unwrap();
+        assert_eq!(
+            (changed, sump.typed.borrow().plant.pressure),
+            (vec!["plant.pressure".to_owned()], 4.0)
+        );
+        for (name, value, word) in [
+            ("level", 0.5.into(), "said once, as 'plant.level'"),
+            ("house", "south".into(), "said once, as 'plant.house'"),
+            ("plant.levle", 0.5.into(), "did you mean 'level'?"),
+            ("plant.level", 5.0.into(), "between 0 and 2"),
+        ] {
+            let refused = store(&[(name, value)]).err().map(|error| error.to_string());
+            assert!(
+                refused.as_ref().is_some_and(|text| text.contains(word)),
+                "{name}: {refused:?}"
+            );
+        }
+        assert_eq!(own_key("sump", Some("plant"), "plant.level"), Some("plant.level"));
+        let page = to_markdown::<Sump>().unwrap();
+        assert!(
+            page.contains("Reads of the section [plant](#plant): `pressure`, `level`."),
+            "{page}"
+        );
+        assert!(!page.contains("| `plant."), "{page}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ CASES = {
     ),
     "model for another lens": (
         "classifier_node",
-        {"classifier__objective": "20x0.40", "classifier__model": ROOT / "models/hhnet_fast.onnx"},
+        {"microscope__objective": "20x0.40", "classifier__model": ROOT / "models/hhnet_fast.onnx"},
         ["20x0.40", "40x0.65", "hhnet_fast"],
     ),
     "unknown parameter": ("camera_node", {"camera__rat": 5.0}, ["rat", "did you mean 'rate'"]),
@@ -37,8 +37,10 @@ CASES = {
     "absent port": ("stepper_bridge_node", {"stepper_bridge__port": "/dev/nowhere"}, ["/dev/nowhere"]),
     "port is a file": ("stepper_bridge_node", {"stepper_bridge__port": ROOT / "README.md"}, ["README.md"]),
     "unknown mode": ("focus_controller_node", {"focus_controller__mode": "magic"}, ["magic", "paper"]),
-    "empty range": ("focus_controller_node", {"focus_controller__z_min": 1.0}, ["z_min"]),
-    "unknown objective": ("sim_microscope_node", {"sim_microscope__objective": "41x"}, ["41x", "40x0.65"]),
+    "empty range": ("focus_controller_node", {"microscope__z_min": 0.9}, ["z_min"]),
+    "a limit where it once was": ("stepper_bridge_node", {"stepper_bridge__z_min": 0.0}, ["said once", "microscope.z_min"]),
+    "a mistyped limit": ("stepper_bridge_node", {"microscope__z_mn": 0.0}, ["microscope", "did you mean 'z_min'"]),
+    "unknown objective": ("sim_microscope_node", {"microscope__objective": "41x"}, ["41x", "40x0.65"]),
     "camera without its microscope": (
         "autofocus",
         {"camera__source": "sim", "sim_microscope__enabled": "false"},

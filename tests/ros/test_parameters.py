@@ -47,19 +47,9 @@ def test_what_there_is_and_what_it_means(graph, client):
     graph.start("autofocus")
     client.spin_until(client.is_up, 30, "the stage")
     names = client.call(ListParameters, "classifier/list_parameters", ListParameters.Request()).result.names
-    own = [
-        "model",
-        "objective",
-        "threads",
-        "min_certainty",
-        "condenser_na",
-        "crop_seed",
-        "pixel_size",
-        "stamp",
-        "identical_frames",
-    ]
-    own += ["overlay_rate", "autostart"]
-    assert names == [*own, "use_sim_time"]
+    shared = ["microscope.objective", "microscope.condenser_na", "microscope.pixel_size"]
+    own = ["model", "threads", "min_certainty", "crop_seed", "stamp", "identical_frames", "overlay_rate", "autostart"]
+    assert names == [*shared, *own, "use_sim_time"]
     request = DescribeParameters.Request(names=["threads", "min_certainty", "model", "absent"])
     threads, certainty, model, absent = client.call(DescribeParameters, "classifier/describe_parameters", request).descriptors
     assert threads.read_only and threads.type == ParameterType.PARAMETER_INTEGER
@@ -81,7 +71,8 @@ def test_changes_are_vetoed_with_a_reason_or_told_to_all(graph, client):
     node = "focus_controller"
     for parameter, word in [
         (double("settle", -1.0), "between 0 and 10"),
-        (double("z_max", 0.0), "at start"),
+        (double("microscope.z_max", 0.0), "at start"),
+        (double("z_max", 0.0), "said once, as 'microscope.z_max'"),
         (string("settle", "long"), "correct its type"),
         (double("setle", 0.1), "did you mean 'settle'"),
         (string("mode", "sideways"), "choose stepwise or paper"),
@@ -90,9 +81,9 @@ def test_changes_are_vetoed_with_a_reason_or_told_to_all(graph, client):
     ]:
         result = change(client, node, parameter)[0]
         assert not result.successful and word in result.reason, result.reason
-    result = change(client, "classifier", double("condenser_na", 0.01))[0]
+    result = change(client, "classifier", double("microscope.condenser_na", 0.01))[0]
     assert not result.successful and "aperture" in result.reason, result.reason
-    assert change(client, "classifier", double("condenser_na", 0.35))[0].successful
+    assert change(client, "classifier", double("microscope.condenser_na", 0.35))[0].successful
     # An integer serves as a number.
     assert change(client, node, integer("settle", 1))[0].successful
     assert values(client, node, "settle")[0].double_value == 1.0
@@ -141,6 +132,12 @@ def test_nodes_get_what_a_shipped_file_says(graph, client, path):
     graph.start("autofocus")
     client.spin_until(client.is_up, 40, "the stage")
     sections = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
+    shared = sections.pop("microscope", {})
+    for node in sections:
+        request = ListParameters.Request(prefixes=["microscope"])
+        read = client.call(ListParameters, f"{node}/list_parameters", request).result.names
+        wanted = {name: shared[name.removeprefix("microscope.")] for name in read if name.removeprefix("microscope.") in shared}
+        assert dict(zip(wanted, map(parameter_value_to_python, values(client, node, *wanted)))) == wanted
     assert len(sections) == 5
     for node, wanted in sections.items():
         if path == CONFIG and node == "stepper_bridge":
@@ -234,7 +231,7 @@ def test_the_table_of_precedence_is_what_rclpy_does(graph, tmp_path):
 
 SECTIONS = """
 /**/stepper_bridge:
-  ros__parameters: {z_min: -5.0e-6}
+  ros__parameters: {microscope: {z_min: -5.0e-6}}
 /lab1/*:
   ros__parameters: {camera: {preview_rate: 7.0}}
 camera:
@@ -249,7 +246,7 @@ def test_a_limit_under_a_pattern_is_in_force_and_a_stray_section_is_told(graph, 
     path.write_text(SECTIONS)
     rule = ("-p", "classifier:min_certainty:=0.9")
     graph.start("autofocus", namespace="lab1", file=path, extra=rule)
-    (z_min,) = values(client, "lab1/stepper_bridge", "z_min")
+    (z_min,) = values(client, "lab1/stepper_bridge", "microscope.z_min")
     assert z_min.double_value == -5.0e-6
     (rate,) = values(client, "lab1/camera", "preview_rate")
     assert rate.double_value == 7.0
@@ -267,15 +264,15 @@ def test_a_limit_under_a_pattern_is_in_force_and_a_stray_section_is_told(graph, 
 
 
 def test_a_rule_for_one_node_reaches_it(graph, client):
-    graph.start("autofocus", extra=("-p", "stepper_bridge:z_min:=-4.0e-6"))
-    assert values(client, "stepper_bridge", "z_min")[0].double_value == -4.0e-6
+    graph.start("autofocus", extra=("-p", "stepper_bridge:microscope.z_min:=-4.0e-6"))
+    assert values(client, "stepper_bridge", "microscope.z_min")[0].double_value == -4.0e-6
 
 
 def test_a_duplicate_key_is_refused_with_both_lines(graph, tmp_path):
     path = tmp_path / "twice.yaml"
-    path.write_text("/**:\n  ros__parameters:\n    stepper_bridge:\n      z_min: -1.0e-6\n      z_min: -9.0e-6\n")
+    path.write_text("/**:\n  ros__parameters:\n    microscope:\n      z_min: -1.0e-6\n      z_min: -9.0e-6\n")
     process = graph.start("stepper_bridge_node", file=path)
     assert process.wait(20) == 1
     last = graph.log("stepper_bridge_node").strip().splitlines()[-1]
-    for word in ("twice.yaml", "'stepper_bridge.z_min' is given twice", "in line 4 and in line 5"):
+    for word in ("twice.yaml", "'microscope.z_min' is given twice", "in line 4 and in line 5"):
         assert word in last, last

@@ -92,7 +92,7 @@ pub enum Doubt {
     },
     /// Pixels of another size.
     #[error(
-        "a pixel of the image shows {pixel_um:.3} µm of the slide and the model was trained for {model_um:.3} µm: change binning or objective, or correct classifier.pixel_size"
+        "a pixel of the image shows {pixel_um:.3} µm of the slide and the model was trained for {model_um:.3} µm: change binning or objective, or correct microscope.pixel_size"
     )]
     PixelSize {
         /// Side of a pixel on the slide, µm.

@@ -83,18 +83,18 @@ impl Overrides {
         section.values.insert(given.key, given.value);
     }
 
-    /// What is meant for the node with this full name and these parameters, by their names.
+    /// What is meant for the node with this full name and these parameters, by their names, and what stands in the section it shares.
     ///
     /// # Errors
     /// If a section has a parameter under both its names.
-    pub(super) fn of(&self, node: &str, own: &str) -> Result<Map<String, Value>> {
+    pub(super) fn of(&self, node: &str, own: &str, shared: Option<&str>) -> Result<Map<String, Value>> {
         let mut all = Map::new();
         for section in self
             .sections
             .iter()
             .filter(|section| matches(&section.name, node))
         {
-            all.extend(section.of(own)?);
+            all.extend(section.of(own, shared)?);
         }
         Ok(all)
     }
@@ -147,10 +147,10 @@ fn stray_sentence(section: &str, sources: &[String], nodes: &[String]) -> String
 }
 
 impl Section {
-    fn of(&self, own: &str) -> Result<Map<String, Value>> {
+    fn of(&self, own: &str, shared: Option<&str>) -> Result<Map<String, Value>> {
         let mut values = Map::new();
         for (key, value) in &self.values {
-            let Some(name) = own_key(own, key) else {
+            let Some(name) = own_key(own, shared, key) else {
                 continue;
             };
             if values.insert(name.to_owned(), value.clone()).is_some() {
@@ -248,7 +248,7 @@ mod tests {
         {
             let parts: Vec<String> = row[0].split(" | ").map(part).collect();
             let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
-            let values = overrides(&parts).of("/camera", "camera").unwrap();
+            let values = overrides(&parts).of("/camera", "camera", None).unwrap();
             let expected: i64 = row[1].parse().unwrap();
             assert_eq!(Value::from(values), json!({ "rate": expected }), "{}", &row[0]);
         }
@@ -276,10 +276,10 @@ mod tests {
             (&[shared, "camera.rate:=3"], 3),
             (&[named, "camera.rate:=3"], 3),
         ] {
-            let values = overrides(parts).of("/lab1/camera", "camera").unwrap();
+            let values = overrides(parts).of("/lab1/camera", "camera", None).unwrap();
             assert_eq!(Value::from(values), json!({ "rate": expected }), "{parts:?}");
         }
-        let both = overrides(&["rate:=1", "camera.rate:=2"]).of("/camera", "camera");
+        let both = overrides(&["rate:=1", "camera.rate:=2"]).of("/camera", "camera", None);
         assert!(
             both.unwrap_err()
                 .to_string()
@@ -291,7 +291,7 @@ mod tests {
     fn a_limit_under_a_pattern_is_in_force() {
         let file = "/**/stepper_bridge:\n  ros__parameters: {z_min: -5.0e-6}\n";
         for node in ["/stepper_bridge", "/lab1/stepper_bridge"] {
-            let values = overrides(&[file]).of(node, "stepper_bridge").unwrap();
+            let values = overrides(&[file]).of(node, "stepper_bridge", None).unwrap();
             assert_eq!(values["z_min"], -5.0e-6);
         }
     }

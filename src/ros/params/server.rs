@@ -30,7 +30,8 @@ impl Builder {
     /// Unknown or mistyped overrides, values out of range, each with a remedy.
     pub fn parameters<P: Parameters>(&mut self, clock: Clock) -> Result<watch::Receiver<P>> {
         let (name, overrides) = (format!("/{}", self.name()), &arguments::given().overrides);
-        let store = Store::new(overrides.of(&name, P::SECTION)?)?;
+        let shared = P::shared().map(|(section, _)| section);
+        let store = Store::new(overrides.of(&name, P::SECTION, shared)?)?;
         overrides.came(&name);
         let values = store.subscribe();
         serve(self, store, clock)?;
