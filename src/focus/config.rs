@@ -18,6 +18,16 @@ pub enum Law {
     Stepwise,
 }
 
+impl Law {
+    /// As the parameter `mode` names it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Paper => "paper",
+            Self::Stepwise => "stepwise",
+        }
+    }
+}
+
 /// Checked settings of the controller.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FocusConfig {

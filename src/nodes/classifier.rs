@@ -601,7 +601,7 @@ impl Outlets {
         if !looks {
             tally.frames.pause();
         }
-        let slowest = decision_ms.iter().copied().fold(f64::NAN, f64::max);
+        let slowest = decision_ms.iter().copied().max_by(f64::total_cmp);
         let [rate, drops, age, oldest] = tally.frames.values();
         let values = [
             rate,
@@ -614,10 +614,7 @@ impl Outlets {
             ("outdated_per_second", outdated),
             ("untrusted_per_second", untrusted),
             ("last_doubt", doubt.clone()),
-            (
-                "decision_ms_median",
-                to_text(median(decision_ms).unwrap_or(f64::NAN)),
-            ),
+            ("decision_ms_median", to_text(median(decision_ms))),
             ("decision_ms_most", to_text(slowest)),
         ];
         self.diagnostics.publish(now, severity, message, &values);

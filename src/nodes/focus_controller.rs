@@ -474,7 +474,7 @@ impl Outlets {
             Phase::Moving => (Severity::Ok, "moving"),
             Phase::InFocus => (Severity::Ok, "in focus"),
         };
-        let mode = format!("{:?}", controller.config().law).to_lowercase();
+        let mode = controller.config().law.name().to_owned();
         let [rate, untrusted, age] = std::mem::take(&mut self.tally).values();
         self.diagnostics
             .publish(now, severity, message, &[("mode", mode), rate, untrusted, age]);
@@ -507,10 +507,7 @@ impl Tally {
         [
             ("estimates_per_second", self.ages_ms.len().to_string()),
             ("untrusted_per_second", self.untrusted.to_string()),
-            (
-                "estimate_age_ms_median",
-                to_text(median(self.ages_ms).unwrap_or(f64::NAN)),
-            ),
+            ("estimate_age_ms_median", to_text(median(self.ages_ms))),
         ]
     }
 }

@@ -353,29 +353,22 @@ impl FrameTally {
     /// Rate, drops (gaps in the sequence) and age from the middle of the exposure on; begins the next second.
     pub fn values(&mut self) -> [(&'static str, String); 4] {
         let ages_ms = std::mem::take(&mut self.ages_ms);
-        let oldest = ages_ms.iter().copied().fold(f64::NAN, f64::max);
+        let oldest = ages_ms.iter().copied().max_by(f64::total_cmp);
         [
             ("frames_per_second", std::mem::take(&mut self.frames).to_string()),
             (
                 "dropped_per_second",
                 std::mem::take(&mut self.dropped).to_string(),
             ),
-            (
-                "frame_age_ms_median",
-                to_text(median(ages_ms).unwrap_or(f64::NAN)),
-            ),
+            ("frame_age_ms_median", to_text(median(ages_ms))),
             ("frame_age_ms_most", to_text(oldest)),
         ]
     }
 }
 
 /// Milliseconds as diagnostics show them; of nothing measured, `none`.
-pub fn to_text(ms: f64) -> String {
-    if ms.is_nan() {
-        "none".to_owned()
-    } else {
-        format!("{ms:.1}")
-    }
+pub fn to_text(ms: Option<f64>) -> String {
+    ms.map_or_else(|| "none".to_owned(), |ms| format!("{ms:.1}"))
 }
 
 /// Small pictures for people: as often as they can be watched, and only while something subscribes to them.

@@ -239,10 +239,7 @@ impl Tally {
         let values = [
             ("frames_per_second", rendering_ms.len().to_string()),
             ("exposures_per_second", exposures.to_string()),
-            (
-                "rendering_ms_median",
-                to_text(median(rendering_ms).unwrap_or(f64::NAN)),
-            ),
+            ("rendering_ms_median", to_text(median(rendering_ms))),
             ("port", link.display().to_string()),
             ("port_state", "offered".to_owned()),
         ];

@@ -666,9 +666,7 @@ impl Outlets {
         match (status.state, status.warnings.first()) {
             (StageState::Fault | StageState::Disconnected, _) => (Severity::Error, status.reason.clone()),
             (StageState::Idle | StageState::Moving, Some(warning)) => (Severity::Warn, warning.clone()),
-            (StageState::Idle | StageState::Moving, None) => {
-                (Severity::Ok, format!("{:?}", status.state).to_lowercase())
-            }
+            (StageState::Idle | StageState::Moving, None) => (Severity::Ok, status.state.name().to_owned()),
         }
     }
 
@@ -680,7 +678,7 @@ impl Outlets {
             &message,
             &[
                 ("port", self.port.clone()),
-                ("port_state", format!("{:?}", status.state).to_lowercase()),
+                ("port_state", status.state.name().to_owned()),
                 ("position_valid", status.position_valid.to_string()),
                 ("xy_valid", status.xy_valid.to_string()),
                 (

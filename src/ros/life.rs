@@ -105,6 +105,19 @@ pub enum Change {
     ShutDown,
 }
 
+impl Change {
+    /// As clients name it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Configure => "configure",
+            Self::CleanUp => "cleanup",
+            Self::Activate => "activate",
+            Self::Deactivate => "deactivate",
+            Self::ShutDown => "shutdown",
+        }
+    }
+}
+
 /// One way from a state to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Edge {

@@ -35,13 +35,12 @@ use super::node::{Builder, Requests, services_deep};
 use super::presence::Work;
 use crate::units::Instant;
 
-/// How often a broken node looks whether a change that was just answered has ended, and a node that is not configured says so.
-const RETRY: Duration = Duration::from_millis(1);
+/// How often a node that is not configured says so.
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The life of one node, seen from the node.
 pub struct Lifecycle {
-    wishes: mpsc::UnboundedReceiver<Wish>,
+    wishes: mpsc::Receiver<Wish>,
     server: Arc<Server>,
     /// What broke, until the node is to be configured again.
     fault: Option<Arc<str>>,
@@ -88,7 +87,7 @@ impl Wish {
             }
             Err(error) if self.at_start => Err(error),
             Err(error) => {
-                tracing::error!(node = self.node, "{:?} failed: {error:#}", self.change);
+                tracing::error!(node = self.node, "{} failed: {error:#}", self.change.name());
                 self.answer.send(End::Failure).ok();
                 Ok(None)
             }
@@ -109,7 +108,7 @@ impl Lifecycle {
     /// # Errors
     /// If ROS refuses a service.
     pub fn new(node: &mut Builder, app: &App, autostart: bool) -> Result<Self> {
-        let (sender, wishes) = mpsc::unbounded_channel();
+        let (sender, wishes) = mpsc::channel(1);
         let server = Arc::new(Server {
             machine: Mutex::default(),
             events: Mutex::new(node.publisher("~/transition_event", QosProfile::default())?),
@@ -195,20 +194,21 @@ impl Lifecycle {
         tracing::error!(node = self.server.node, "{reason}");
         self.fault = Some(reason.into());
         // The change answered last may still be on its way to its end.
+        let mut state = self.server.state.subscribe();
         while !self.server.break_down() && self.server.machine().state().is_passing() {
             tokio::select! {
                 wish = self.next() => {
                     wish.broken();
                     return;
                 }
-                () = tokio::time::sleep(RETRY) => {}
+                Ok(()) = state.changed() => {}
             }
         }
     }
 
     /// Reports a transition that failed, after the node has released everything: it is unconfigured from now on.
     pub fn fail_over(&mut self, wish: Wish, reason: &str) {
-        tracing::error!(node = self.server.node, "{:?} failed: {reason}", wish.change);
+        tracing::error!(node = self.server.node, "{} failed: {reason}", wish.change.name());
         self.fault = Some(reason.into());
         wish.broken();
     }
@@ -219,7 +219,8 @@ struct Server {
     events: Mutex<Publisher<TransitionEvent>>,
     node: String,
     clock: Clock,
-    wishes: mpsc::UnboundedSender<Wish>,
+    /// One at a time: the machine refuses another while a change is under way.
+    wishes: mpsc::Sender<Wish>,
     /// Follows the machine, for the signs of life.
     state: watch::Sender<State>,
 }
@@ -244,7 +245,7 @@ impl Server {
             at_start,
             answer,
         });
-        let sent = wish.is_some_and(|wish| self.wishes.send(wish).is_ok());
+        let sent = wish.is_some_and(|wish| self.wishes.try_send(wish).is_ok());
         // Dropped without an answer, it has failed.
         let end = if sent {
             answered.await.unwrap_or(End::Failure)

@@ -15,6 +15,18 @@ pub enum StageState {
     Fault,
 }
 
+impl StageState {
+    /// As diagnostics show it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Disconnected => "disconnected",
+            Self::Idle => "idle",
+            Self::Moving => "moving",
+            Self::Fault => "fault",
+        }
+    }
+}
+
 /// A snapshot of the stage.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageStatus {
