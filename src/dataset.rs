@@ -238,15 +238,8 @@ impl DatasetConfig {
 
     fn height(&self, class: DistanceIndex, random: &mut SiteRandom) -> f64 {
         let edges = self.edges();
-        let (low, high) = match class.value() {
-            4 => (edges.far_um, self.z_max_um),
-            3 => (edges.middle_um, edges.far_um),
-            2 => (edges.near_um, edges.middle_um),
-            1 => (edges.in_focus_um, edges.near_um),
-            0 => (-edges.in_focus_um, edges.in_focus_um),
-            -1 => (-edges.near_um, -edges.in_focus_um),
-            _ => (-self.z_max_um, -edges.near_um),
-        };
+        let (low, high) = edges.bounds(class);
+        let (low, high) = (low.max(-self.z_max_um), high.min(self.z_max_um));
         match (self.heights, class.value()) {
             (Heights::Continuous | Heights::Uniform, _) => random.range(low, high),
             // The outer classes have no middle of their own.

@@ -295,15 +295,34 @@ fn opposed(measurements: &[Measurement], far_um: f64) -> usize {
     beyond(1.0).min(beyond(-1.0))
 }
 
+/// What the network says of one frame.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Judged {
+    /// Its answers for the patches that are not blank, in the order of the grid; none for a frame that was not shown to it.
+    pub patches: Vec<PatchPrediction>,
+    /// Top left corners (x, y) of these patches, in the same order.
+    pub origins: Vec<(usize, usize)>,
+    /// How many patches the grid has.
+    of: usize,
+    /// Why the frame was not shown to the network.
+    doubt: Option<Doubt>,
+}
+
+impl Judged {
+    /// A frame that was not shown to the network.
+    fn unseen(doubt: Doubt) -> Self {
+        Self {
+            doubt: Some(doubt),
+            ..Self::default()
+        }
+    }
+}
+
 /// Frames in, estimates out. Keeps its buffers from frame to frame.
 pub struct Classifier<N> {
     network: N,
     config: ClassifierConfig,
     grid: Option<Grid>,
-    /// Patches of the grid that had a vote last.
-    chosen: Vec<usize>,
-    /// Why the last frame was not shown to the network.
-    doubt: Option<Doubt>,
     pixels: Vec<u8>,
 }
 
@@ -318,8 +337,6 @@ impl<N: Network> Classifier<N> {
             network,
             config,
             grid: None,
-            chosen: Vec::new(),
-            doubt: None,
             pixels: Vec::new(),
         })
     }
@@ -339,12 +356,6 @@ impl<N: Network> Classifier<N> {
         &self.config
     }
 
-    /// Top left corners (x, y) of the patches that [`Self::judge_patches`] judged last, in its order.
-    pub fn judged_origins(&self) -> impl Iterator<Item = (usize, usize)> {
-        let origins = self.grid.as_ref().map_or(&[][..], |grid| grid.origins());
-        self.chosen.iter().filter_map(|&at| origins.get(at).copied())
-    }
-
     /// The network it asks.
     pub fn network(&self) -> &N {
         &self.network
@@ -357,34 +368,29 @@ impl<N: Network> Classifier<N> {
     /// # Errors
     /// If the frame is smaller than a patch, or the network fails.
     pub fn classify(&mut self, frame: &Frame) -> Result<Estimate, ClassifyError> {
-        let patches = self.judge_patches(frame)?;
-        Ok(self.estimate(&patches))
+        let judged = self.judge(frame)?;
+        Ok(self.estimate(&judged))
     }
 
-    /// The estimate that the patches judged last make.
-    pub fn estimate(&self, patches: &[PatchPrediction]) -> Estimate {
-        if let Some(doubt) = self.doubt {
+    /// The estimate that a judged frame makes by the settings in force.
+    pub fn estimate(&self, judged: &Judged) -> Estimate {
+        if let Some(doubt) = judged.doubt {
             return Estimate::unknown(doubt);
         }
-        let there_are = self.grid.as_ref().map_or(usize::MAX, |grid| grid.origins().len());
         let config = ClassifierConfig {
-            min_far_patches: self.config.min_far_patches.min(there_are),
+            min_far_patches: self.config.min_far_patches.min(judged.of),
             ..self.config
         };
-        Estimate::from_patches(patches, &config)
+        Estimate::from_patches(&judged.patches, &config)
     }
 
-    /// The network's answers for the patches of a frame that are not blank, in the order of the grid; none for an empty
-    /// frame.
+    /// Shows the patches of a frame that are not blank to the network.
     ///
     /// # Errors
     /// As for [`Self::classify`].
-    pub fn judge_patches(&mut self, frame: &Frame) -> Result<Vec<PatchPrediction>, ClassifyError> {
-        self.chosen.clear();
-        self.doubt = None;
+    pub fn judge(&mut self, frame: &Frame) -> Result<Judged, ClassifyError> {
         if !self.network.looks() {
-            self.doubt = Some(Doubt::NoModel);
-            return Ok(Vec::new());
+            return Ok(Judged::unseen(Doubt::NoModel));
         }
         // First, because a frame without a single patch is an error however dark it is.
         let grid = match self.grid.take() {
@@ -392,21 +398,20 @@ impl<N: Network> Classifier<N> {
             _ => Grid::centred(frame.width(), frame.height())?,
         };
         let grid = self.grid.insert(grid);
-        self.doubt = Self::doubt_of_frame(frame, &self.config);
-        if self.doubt.is_some() {
-            return Ok(Vec::new());
+        if let Some(doubt) = Self::doubt_of_frame(frame, &self.config) {
+            return Ok(Judged::unseen(doubt));
         }
+        let of = grid.origins().len();
         let contrast = |at: &usize| patches::contrast(frame, grid.origins()[*at]);
-        self.chosen
-            .extend((0..grid.origins().len()).filter(|at| contrast(at) >= self.config.min_contrast));
-        if self.chosen.is_empty() {
-            let of = grid.origins().len();
-            self.doubt = Some(Doubt::Blank { of });
-            return Ok(Vec::new());
+        let chosen: Vec<usize> = (0..of)
+            .filter(|at| contrast(at) >= self.config.min_contrast)
+            .collect();
+        if chosen.is_empty() {
+            return Ok(Judged::unseen(Doubt::Blank { of }));
         }
         let whole_frame = self.network.card().whole_frames;
-        let every: Vec<usize> = (0..grid.origins().len()).collect();
-        let shown = if whole_frame { &every } else { &self.chosen };
+        let every: Vec<usize> = (0..of).collect();
+        let shown = if whole_frame { &every } else { &chosen };
         let (features, patches) = rayon::join(
             || Handcrafted::of(frame, self.config.crop_seed),
             || grid.extract_into(frame, shown, &mut self.pixels),
@@ -424,9 +429,14 @@ impl<N: Network> Classifier<N> {
             })?;
         }
         if whole_frame {
-            predictions = self.chosen.iter().map(|&at| predictions[at]).collect();
+            predictions = chosen.iter().map(|&at| predictions[at]).collect();
         }
-        Ok(predictions)
+        Ok(Judged {
+            patches: predictions,
+            origins: chosen.iter().map(|&at| grid.origins()[at]).collect(),
+            of,
+            doubt: None,
+        })
     }
 
     /// What keeps a frame from the network before its patches are looked at.

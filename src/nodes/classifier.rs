@@ -15,9 +15,9 @@ use super::microscope::MicroscopeParameters;
 use super::stamps::{self, StampError, StampSource};
 use crate::classes::ClassEdges;
 use crate::drivers::onnx::{Interrupt, OnnxNetwork};
-use crate::estimate::classifier::{Classifier, ClassifierConfig, Doubt, Estimate};
+use crate::estimate::classifier::{Classifier, ClassifierConfig, Doubt, Estimate, Judged};
 use crate::estimate::frozen::FrozenCamera;
-use crate::estimate::network::{ModelCard, Network, NoNetwork, PatchPrediction};
+use crate::estimate::network::{ModelCard, Network, NoNetwork};
 use crate::estimate::resample::{ALIKE, MENDABLE, to_model_pixels};
 use crate::objective::Objective;
 use crate::pictures::preview::Picture;
@@ -113,8 +113,6 @@ impl ClassifierParameters {
 struct Judge {
     classifier: Classifier<AnyNetwork>,
     frozen: FrozenCamera,
-    /// Why the last frame is not trusted, whatever its patches say.
-    doubt: Option<Doubt>,
 }
 
 impl Judge {
@@ -122,44 +120,42 @@ impl Judge {
         Self {
             classifier,
             frozen: FrozenCamera::default(),
-            doubt: None,
         }
     }
 
-    /// The answers for the patches of a shot, whose frame becomes one of the model's pixel size.
-    fn judge_patches(
+    /// Judges a shot, whose frame becomes one of the model's pixel size; what else there is to doubt about it.
+    fn judge(
         &mut self,
         shot: &mut Shot,
         ratios: [f64; 2],
         parameters: &ClassifierParameters,
-    ) -> Result<Vec<PatchPrediction>> {
-        self.doubt = None;
+    ) -> Result<(Judged, Option<Doubt>)> {
         if !self.classifier.network().looks() {
-            return Ok(self.classifier.judge_patches(&shot.frame)?);
+            return Ok((self.classifier.judge(&shot.frame)?, None));
         }
+        let mut doubt = None;
         if parameters.identical_frames == IdenticalFrames::Distrust {
             let apart = self.frozen.handle_frame(&shot.frame);
-            self.doubt = apart.map(|apart| Doubt::Frozen {
+            doubt = apart.map(|apart| Doubt::Frozen {
                 apart_s: apart.as_secs_f64(),
             });
         }
         if let Some(&ratio) = ratios.iter().find(|ratio| !MENDABLE.contains(ratio)) {
             let model_um = self.classifier.network().card().pixel_size_um;
             let pixel_um = ratio * model_um;
-            self.doubt = Some(Doubt::PixelSize { pixel_um, model_um });
-            return Ok(Vec::new());
+            return Ok((Judged::default(), Some(Doubt::PixelSize { pixel_um, model_um })));
         }
         if !ratios.iter().all(|ratio| ALIKE.contains(ratio)) {
             shot.frame = Arc::new(to_model_pixels(&shot.frame, ratios)?);
         }
-        Ok(self.classifier.judge_patches(&shot.frame)?)
+        Ok((self.classifier.judge(&shot.frame)?, doubt))
     }
 
-    /// The estimate that the patches judged last make.
-    fn estimate(&self, patches: &[PatchPrediction]) -> Estimate {
-        match self.doubt {
+    /// The estimate that a judged frame makes.
+    fn estimate(&self, judged: &Judged, doubt: Option<Doubt>) -> Estimate {
+        match doubt {
             Some(doubt @ Doubt::PixelSize { .. }) => Estimate::unknown(doubt),
-            Some(doubt) => match self.classifier.estimate(patches) {
+            Some(doubt) => match self.classifier.estimate(judged) {
                 // Black, white and grey pictures may well be equal.
                 known @ Estimate {
                     doubt: Some(Doubt::Dark { .. } | Doubt::Clipped { .. } | Doubt::Grey),
@@ -167,7 +163,7 @@ impl Judge {
                 } => known,
                 estimate => estimate.doubted(doubt),
             },
-            None => self.classifier.estimate(patches),
+            None => self.classifier.estimate(judged),
         }
     }
 }
@@ -351,20 +347,20 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
             let binning = input.binning(&shot.frame).await;
             let current = live.borrow().clone();
             let ratios = current.pixel_ratios(binning, &card);
-            let judged = tokio::task::block_in_place(|| judge.judge_patches(&mut shot, ratios, &current));
+            let judged = tokio::task::block_in_place(|| judge.judge(&mut shot, ratios, &current));
             match judged {
-                Ok(patches) => {
+                Ok((judged, doubt)) => {
                     if live.has_changed().unwrap_or(false) {
                         // How sure an estimate has to be is decided now, not when the frame came.
                         take_over(&live.borrow(), &mut judge.classifier, &card)?;
                     }
-                    let estimate = judge.estimate(&patches);
+                    let estimate = judge.estimate(&judged, doubt);
                     tally.frames.handle_frame(&shot.frame, app.clock.now());
                     outlets.publish(&shot, &estimate, received.elapsed(), &mut tally, &card);
                     outlets.overlay.show(&shot, live.borrow().overlay_rate, |frame| {
                         let mut picture = Picture::of(frame);
-                        for (origin, patch) in judge.classifier.judged_origins().zip(&patches) {
-                            picture.mark(origin, &patch.probabilities);
+                        for (origin, patch) in judged.origins.iter().zip(&judged.patches) {
+                            picture.mark(*origin, &patch.probabilities);
                         }
                         picture
                     });

@@ -78,7 +78,7 @@ pub(super) fn judge(
             .flat_map(|(slide, frames)| frames.into_iter().map(move |frame| (slide, frame)));
         for (slide, (z_um, frame)) in frames {
             let started = Instant::now();
-            let patches = classifier.judge_patches(&frame)?;
+            let patches = classifier.judge(&frame)?.patches;
             judged.push(JudgedFrame {
                 z_um,
                 slide,
