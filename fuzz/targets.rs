@@ -1,6 +1,6 @@
 //! What is thrown at the parsers: bytes of any kind into everything that reads a file, a message or a wire.
 //!
-//! A target takes bytes and panics if the parser does, or if what it promises does not hold. `tests/fuzzed.rs` runs all of them with
+//! A target takes bytes and panics if the parser does, or if what it promises does not hold. `tests/all/fuzzed.rs` runs all of them with
 //! stable Rust on damaged valid inputs; `fuzz_targets/` runs them with libFuzzer, which looks for new ones.
 
 use std::io::Cursor;

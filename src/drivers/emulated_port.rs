@@ -7,7 +7,7 @@
 use std::fs::{self, File, TryLockError};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,11 +16,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::pty::openpty;
+use nix::pty::{grantpt, posix_openpt, ptsname_r, unlockpt};
+use nix::sys::stat::Mode;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
-use nix::unistd::{geteuid, ttyname};
+use nix::unistd::geteuid;
 
 use super::Clock;
 use super::runtime_dir::{RuntimeDirError, runtime_dir};
@@ -164,20 +165,12 @@ impl EmulatedPort {
     ) -> Result<Self, EmulatedPortError> {
         refuse_others(link)?;
         let claim = claim(link)?;
-        let ends = openpty(None, None)?;
-        let mut settings = tcgetattr(&ends.slave)?;
-        cfmakeraw(&mut settings);
-        tcsetattr(&ends.slave, SetArg::TCSANOW, &settings)?;
-        let device = ttyname(&ends.slave)?;
-        let flags = OFlag::from_bits_truncate(fcntl(&ends.master, FcntlArg::F_GETFL)?);
-        fcntl(&ends.master, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
-        // The far end belongs to the program that opens it; kept open here, closing it would go unnoticed.
-        drop(ends.slave);
+        let (master, device) = terminal()?;
         announce();
         place_link(&device, link)?;
         let running = Arc::new(AtomicBool::new(true));
         let cable = Cable {
-            master: ends.master.into(),
+            master,
             stage: stage.clone(),
             running: Arc::clone(&running),
         };
@@ -304,6 +297,22 @@ fn refuse_others(link: &Path) -> Result<(), EmulatedPortError> {
             path: link.to_owned(),
         }),
     }
+}
+
+/// The near end of a new pseudo-terminal in raw mode, and its name. A program that this process starts does not inherit it: it would
+/// keep the machine plugged in.
+fn terminal() -> Result<(File, PathBuf), Errno> {
+    let near = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)?;
+    grantpt(&near)?;
+    unlockpt(&near)?;
+    let device = PathBuf::from(ptsname_r(&near)?);
+    // The far end belongs to the program that opens it; kept open here, closing it would go unnoticed.
+    let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+    let far = open(&device, flags, Mode::empty())?;
+    let mut settings = tcgetattr(&far)?;
+    cfmakeraw(&mut settings);
+    tcsetattr(&far, SetArg::TCSANOW, &settings)?;
+    Ok((OwnedFd::from(near).into(), device))
 }
 
 /// Makes `link` point to `device`, at once and not in steps.

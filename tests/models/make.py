@@ -1,4 +1,4 @@
-"""Writes the tiny models that `tests/onnx.rs` opens: one that keeps the contract, and one for each way to break it.
+"""Writes the tiny models that `tests/all/onnx.rs` opens: one that keeps the contract, and one for each way to break it.
 
     python3 tests/models/make.py
 

@@ -6,7 +6,7 @@
 //! what was kept before: heights of the lattice that are missing are rendered first.
 //!
 //! Against [`Microscope`] a frame differs by the mixing and by rounding the place to an eighth of a pixel, together at most two
-//! grey values (`tests/live.rs`). Travel in x or y during an exposure is not mixed but rendered in full.
+//! grey values (`tests/all/live.rs`). Travel in x or y during an exposure is not mixed but rendered in full.
 
 use std::collections::BTreeMap;
 

@@ -8,7 +8,7 @@
 //! 2(1 - √T): the second order of absorption is folded in, so that the picture in focus is the transmittance itself
 //! however strong the stain, and defocus moves light about without making or losing any.
 //!
-//! Against the sum over source points of [`reference`], which leaves nothing out (`tests/optics_reference.rs`, 40x/0.65, within
+//! Against the sum over source points of [`reference`], which leaves nothing out (`tests/all/optics_reference.rs`, 40x/0.65, within
 //! ±5.2 µm, every colour; root-mean-square difference over root-mean-square contrast): weak objects differ by at most 1.1 % (20x:
 //! 1.6 %), red cells of full stain by at most 4.2 %, a frame full of tumour cells by at most 13.2 %; ±10 and ±20 µm from focus these
 //! differ by at most 4.8 %. In focus and in green it is 1.1 % at most.

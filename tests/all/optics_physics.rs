@@ -1,12 +1,8 @@
 //! Physics of the optics: the diffraction limit, where classical measures peak, and that threads change nothing.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
-
 use std::f64::consts::{PI, TAU};
 
-mod common;
-
-use common::{brenner, tenengrad};
+use crate::common::sharpness::{brenner, tenengrad};
 use hhnet::objective::{Objective, WAVELENGTHS_UM};
 use hhnet::sim::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose, Way};
 use hhnet::sim::optics::transfer::{GaussRules, Pupil};

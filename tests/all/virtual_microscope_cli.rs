@@ -1,8 +1,5 @@
 //! The command line of the virtual microscope and the data sets it writes.
 
-#![cfg(feature = "camera")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
-
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};

@@ -1,12 +1,9 @@
 //! Damaged inputs into every parser: none may panic.
 //!
-//! Of each parser, 20,000 inputs; `HHNET_FUZZ_INPUTS=10000000 cargo test --release --test fuzzed` for as many as one likes. The inputs
-//! follow from their number alone; `HHNET_FUZZ_SEED` chooses others.
+//! Of each parser, 20,000 inputs; `HHNET_FUZZ_INPUTS=10000000 cargo test --release --test all fuzzed::` for as many as one likes.
+//! The inputs follow from their number alone; `HHNET_FUZZ_SEED` chooses others.
 
-#![cfg(all(feature = "camera", feature = "onnx"))]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
-
-#[path = "../fuzz/targets.rs"]
+#[path = "../../fuzz/targets.rs"]
 mod targets;
 
 use targets::{TARGETS, Target};
@@ -79,7 +76,6 @@ fn check(name: &str) {
     for seed in &seeds {
         (target.run)(seed);
     }
-    let quiet = std::panic::take_hook();
     let started = std::time::Instant::now();
     for at in 0..inputs {
         let mut random = Random((seed << 40) ^ at.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -91,7 +87,6 @@ fn check(name: &str) {
             panic!("{name} panics at input {at}: {}", input.escape_ascii());
         }
     }
-    std::panic::set_hook(quiet);
     eprintln!(
         "{name}: {inputs} inputs in {:.1} s",
         started.elapsed().as_secs_f64()

@@ -2,8 +2,6 @@
 //!
 //! Tests that need the runtime are passed over, with a word, where `ORT_DYLIB_PATH` names none.
 
-#![cfg(feature = "onnx")]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,10 +1,6 @@
 //! The camera of the virtual microscope: noise, exposure, gain and saturation, measured on its pictures.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-mod common;
-
-use common::channel;
+use crate::common::sharpness::channel;
 use hhnet::sim::microscope::{Microscope, MicroscopeConfig, Noise, SensorConfig};
 
 const WIDTH: usize = 512;

@@ -1,6 +1,5 @@
 //! The whole loop without pictures, in virtual time: controller, host, cable, emulated firmware, and the mechanics
 //! between motor and lens. The classifier is one that always knows, so what is left is motion and timing.
-#![allow(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::VecDeque;
 use std::time::Duration;

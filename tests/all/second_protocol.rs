@@ -2,9 +2,6 @@
 //!
 //! `v UM_PER_S` moves, `s` stops, `?` asks; the answer is `z UM UM_PER_S`.
 
-#![cfg(feature = "serial")]
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
-
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -1,14 +1,10 @@
 //! The whole loop with pictures, in virtual time: shutter, optics and camera on one side, host, cable, emulated firmware and
 //! mechanics on the other. What judges the pictures is the shipped model where ONNX Runtime is at hand, else their sharpness.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
-mod common;
-
-use common::{channel, tenengrad};
+use crate::common::sharpness::{channel, tenengrad};
 use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
 use hhnet::sim::mechanics::MechanicsConfig;

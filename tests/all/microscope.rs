@@ -1,10 +1,6 @@
 //! Physics of the virtual microscope: what must hold whatever the slide looks like.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-mod common;
-
-use common::{brenner, channel};
+use crate::common::sharpness::{brenner, channel};
 use hhnet::objective::Objective;
 use hhnet::sim::microscope::{Microscope, MicroscopeConfig, Noise, Phase, Pose};
 use hhnet::sim::slide::Appearance;

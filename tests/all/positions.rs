@@ -1,6 +1,5 @@
 //! A position is a promise: whatever happens to the controller, no position that is wrong is called valid for longer than it
 //! takes to find out, and the lens never gets below its limit. Virtual time; 100 random phases each, from a printed seed.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
 use std::collections::VecDeque;
 use std::time::Duration;

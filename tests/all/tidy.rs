@@ -1,5 +1,4 @@
 //! Rules of this code base that a compiler does not know.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

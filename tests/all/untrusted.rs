@@ -2,8 +2,6 @@
 //!
 //! Passed over, with a word, where `ORT_DYLIB_PATH` names no ONNX Runtime.
 
-#![cfg(feature = "onnx")]
-
 use std::path::Path;
 
 use anyhow::Result;

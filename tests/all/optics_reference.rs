@@ -1,7 +1,5 @@
 //! The fast optics against the sum over source points.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests")]
-
 use hhnet::objective::Objective;
 use hhnet::sim::microscope::{Microscope, MicroscopeConfig, Noise, Way};
 use hhnet::sim::sensor::SensorConfig;

@@ -1,5 +1,4 @@
 //! The page of messages is made from tables, and every message in them stands in the sources.
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -161,7 +160,7 @@ fn a_changed_sentence_is_noticed() {
     assert!(!says(&python, "{}"));
 }
 
-/// `HHNET_WRITE_DOCS=1 cargo test --test troubleshooting` writes the page anew.
+/// `HHNET_WRITE_DOCS=1 cargo test --test all troubleshooting::` writes the page anew.
 #[test]
 fn the_page_is_true() {
     let mut by_symptom = BTreeMap::<String, Vec<Entry>>::new();

@@ -1,7 +1,5 @@
 //! The live microscope against the exact one.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
 use hhnet::objective::Objective;
 use hhnet::sim::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Pose};
 

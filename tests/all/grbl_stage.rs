@@ -1,5 +1,4 @@
 //! The GRBL host against the emulated controller, in virtual time over an in-memory link.
-#![allow(clippy::unwrap_used, clippy::let_underscore_must_use, reason = "tests")]
 
 use std::time::Duration;
 

@@ -1,10 +1,6 @@
 //! Sharpness over height beside what has been published of recorded smears.
 
-#![allow(clippy::unwrap_used, reason = "helpers of tests")]
-
-mod common;
-
-use common::{channel, tenengrad};
+use crate::common::sharpness::{channel, tenengrad};
 use hhnet::objective::Objective;
 use hhnet::sim::microscope::{Microscope, MicroscopeConfig, Noise};
 use hhnet::sim::slide::Appearance;

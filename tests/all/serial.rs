@@ -1,6 +1,4 @@
 //! The serial driver against the emulated controller, over a real pseudo-terminal and in real time.
-#![allow(clippy::unwrap_used, clippy::let_underscore_must_use, reason = "tests")]
-#![cfg(feature = "serial")]
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
 //! The emulated controller against the exchanges recorded from the real firmware.
-#![allow(clippy::unwrap_used, clippy::let_underscore_must_use, reason = "tests")]
 
 use std::time::Duration;
 

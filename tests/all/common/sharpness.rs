@@ -1,7 +1,5 @@
 //! Classical measures of sharpness, for tests.
 
-#![allow(dead_code, reason = "each test uses some")]
-
 /// One channel of interleaved RGB.
 pub fn channel(rgb: &[u8], channel: usize) -> Vec<f64> {
     rgb.iter()

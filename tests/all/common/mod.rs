@@ -1,0 +1,3 @@
+//! What tests of several subjects use.
+
+pub mod sharpness;

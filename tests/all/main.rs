@@ -1,0 +1,36 @@
+//! The Rust integration tests, one program: what they need is linked once. A module is a subject; `cargo test --test all serial::`
+//! runs that of the serial port.
+#![allow(
+    clippy::unwrap_used,
+    clippy::let_underscore_must_use,
+    clippy::print_stdout,
+    reason = "helpers of tests"
+)]
+
+mod common;
+
+mod camera;
+mod focus_curves;
+mod focus_loop;
+#[cfg(all(feature = "camera", feature = "onnx"))]
+mod fuzzed;
+mod grbl_emulator;
+mod grbl_stage;
+mod live;
+mod microscope;
+#[cfg(feature = "onnx")]
+mod onnx;
+mod optics_physics;
+mod optics_reference;
+mod positions;
+mod rendered_loop;
+#[cfg(feature = "serial")]
+mod second_protocol;
+#[cfg(feature = "serial")]
+mod serial;
+mod tidy;
+mod troubleshooting;
+#[cfg(feature = "onnx")]
+mod untrusted;
+#[cfg(feature = "camera")]
+mod virtual_microscope_cli;
