@@ -28,6 +28,8 @@ mod rendered_loop;
 mod second_protocol;
 #[cfg(feature = "serial")]
 mod serial;
+#[cfg(feature = "serial")]
+mod serial_faults;
 mod tidy;
 mod troubleshooting;
 #[cfg(feature = "onnx")]

@@ -1,10 +1,10 @@
 //! A position is a promise: whatever happens to the controller, no position that is wrong is called valid for longer than it
 //! takes to find out, and the lens never gets below its limit. Virtual time; 100 random phases each, from a printed seed.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use hhnet::protocol::grbl::command::{Command, Distance, Line};
+use crate::common::faults::{FOREVER, Fault, Line, Plan};
+use hhnet::protocol::grbl::command::{self, Command, Distance};
 use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
 use hhnet::stage::Axis;
@@ -20,7 +20,12 @@ const PHASES: u64 = 100;
 const Z_MIN_UM: f64 = -100.0;
 const START: Instant = Instant::from_nanos(1_000_000_000_000);
 /// Longest time in which a wrong position may still be called valid: two looks at the mark.
-const DETECTION: Duration = Duration::from_millis(450);
+pub const DETECTION: Duration = Duration::from_millis(450);
+
+/// Most that a valid position may be off, µm. In motion the plan runs ahead of the lens by what is under way.
+pub fn tolerance_um(state: StageState) -> f64 {
+    if state == StageState::Moving { 6.0 } else { 1.0 }
+}
 
 /// What happens to lines on their way to the host.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,10 +44,8 @@ struct World {
     welcome: Welcome,
     to_controller: Vec<u8>,
     from_controller: Vec<u8>,
-    /// How late replies are.
-    jitter: Option<Pcg64>,
-    /// Lines that have yet to reach the host.
-    under_way: VecDeque<(Instant, Vec<u8>)>,
+    /// The way of lines to the host.
+    cable: Line,
     /// What a store would hold.
     record: Option<Remembered>,
     /// Height of the lens less what the controller counts, as the operator knows it.
@@ -81,8 +84,7 @@ impl World {
             welcome: Welcome::Heard,
             to_controller: Vec::new(),
             from_controller: Vec::new(),
-            jitter: None,
-            under_way: VecDeque::new(),
+            cable: Line::new(Plan::default()),
             record,
             truth_offset_um: 0.0,
             lowest_um: f64::INFINITY,
@@ -118,13 +120,13 @@ impl World {
     fn twisted(&self, line: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(line);
         match Command::parse(text.trim_end()) {
-            Ok(Command::Jog(Line {
+            Ok(Command::Jog(command::Line {
                 mode,
                 axes: [x, y, Some(z)],
                 feed,
             })) => {
                 let z = Distance::from_um(z.um() * self.scale);
-                Command::Jog(Line {
+                Command::Jog(command::Line {
                     mode,
                     axes: [x, y, z],
                     feed,
@@ -150,9 +152,7 @@ impl World {
     /// Whole lines reach the host.
     fn receive(&mut self) {
         self.collect();
-        while self.under_way.front().is_some_and(|(due, _)| *due <= self.now)
-            && let Some((_, line)) = self.under_way.pop_front()
-        {
+        while let Some(line) = self.cable.receive(self.now) {
             self.host.handle_bytes(&line, self.now);
         }
     }
@@ -173,13 +173,7 @@ impl World {
                     Welcome::Lost => continue,
                 }
             }
-            let late_ms = self
-                .jitter
-                .as_mut()
-                .map_or(0, |jitter| jitter.random_range(40..80));
-            let before = self.under_way.back().map_or(self.now, |(due, _)| *due);
-            let due = before.max(self.now + Duration::from_millis(late_ms));
-            self.under_way.push_back((due, line));
+            self.cable.send(&line, self.now);
         }
     }
 
@@ -192,7 +186,7 @@ impl World {
         let next = [
             self.host.next_wakeup(),
             self.emulator.next_wakeup(self.now),
-            self.under_way.front().map(|(due, _)| *due),
+            self.cable.next_wakeup(),
         ];
         let next = next.into_iter().flatten().min().unwrap_or(until);
         self.now = next.max(self.now + Duration::from_micros(10)).min(until);
@@ -202,13 +196,7 @@ impl World {
         let status = self.host.state();
         let truth_um = self.z_um() + self.truth_offset_um;
         self.lowest_um = self.lowest_um.min(truth_um);
-        // In motion the plan runs ahead of the lens by what is under way.
-        let tolerance_um = if status.state == StageState::Moving {
-            6.0
-        } else {
-            1.0
-        };
-        let is_wrong = status.position_valid && (status.z_um() - truth_um).abs() > tolerance_um;
+        let is_wrong = status.position_valid && (status.z_um() - truth_um).abs() > tolerance_um(status.state);
         match (is_wrong, self.wrong_since) {
             (true, None) => self.wrong_since = Some(self.now),
             (true, Some(since)) => self.longest_wrong = self.longest_wrong.max(self.now.since(since)),
@@ -492,7 +480,8 @@ fn a_stop_holds_against_what_it_stopped() {
         // The check of the first motion, undisturbed.
         world.drive(100.0, 400);
         world.run_ms(500);
-        world.jitter = Some(Pcg64::seed_from_u64(phase));
+        let late = Fault::Delay(Duration::from_millis(40)..Duration::from_millis(80));
+        world.cable = Line::new(Plan::new(phase).with(world.now..FOREVER, late));
         let um_per_s = rng.random_range(-200.0..-10.0);
         let period_ms = rng.random_range(15..50);
         let joystick = |world: &mut World, ms: u64, zero_at: Option<u64>| {

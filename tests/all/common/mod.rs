@@ -1,3 +1,4 @@
 //! What tests of several subjects use.
 
+pub mod faults;
 pub mod sharpness;
