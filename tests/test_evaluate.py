@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from test_features import ROOT, hhnet
 
@@ -21,7 +22,7 @@ EDGES = {"in_focus_um": 0.714, "near_um": 5.0, "middle_um": 11.42, "far_um": 29.
 def runtime(monkeypatch):
     """The ONNX Runtime of the environment, else that of the Python package."""
     if "ORT_DYLIB_PATH" not in os.environ:
-        package = Path(pytest.importorskip("onnxruntime").__file__).parent
+        package = Path(onnxruntime.__file__).parent
         monkeypatch.setenv("ORT_DYLIB_PATH", str(next(package.glob("capi/libonnxruntime.so.*"))))
 
 

@@ -7,15 +7,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import mahotas.features as mahotas_features
 import numpy as np
+import PIL.Image as image_module
 import pytest
-
-mahotas_features = pytest.importorskip("mahotas.features")
-skimage_filters = pytest.importorskip("skimage.filters")
-skimage_measure = pytest.importorskip("skimage.measure")
-stats = pytest.importorskip("scipy.stats")
-spatial = pytest.importorskip("scipy.spatial")
-image_module = pytest.importorskip("PIL.Image")
+import skimage.filters as skimage_filters
+import skimage.measure as skimage_measure
+from scipy import spatial, stats
+from skimage.feature import graycomatrix
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = [
@@ -186,7 +185,6 @@ def test_cooccurrence_is_that_of_mahotas(picture, tmp_path):
 
 
 def test_cooccurrence_is_that_of_scikit_image(picture, tmp_path):
-    graycomatrix = pytest.importorskip("skimage.feature").graycomatrix
     angles = [0, math.pi / 4, math.pi / 2, 3 * math.pi / 4]
     matrices = graycomatrix(lattice(picture), [1], angles, levels=256, symmetric=True, normed=True)[:, :, 0]
     x, y = np.mgrid[:256, :256]

@@ -1,10 +1,9 @@
 //! Models from files, against ONNX Runtime. The models are made by `tests/models/make.py`.
-//!
-//! Tests that need the runtime are passed over, with a word, where `ORT_DYLIB_PATH` names none.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::common::onnx_runtime;
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::estimate::classifier::{Classifier, ClassifierConfig};
 use hhnet::estimate::network::{Network as _, NetworkError};
@@ -16,14 +15,6 @@ fn model(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/models")
         .join(name)
-}
-
-fn runtime() -> bool {
-    let present = std::env::var_os("ORT_DYLIB_PATH").is_some();
-    if !present {
-        eprintln!("passed over: ORT_DYLIB_PATH names no ONNX Runtime");
-    }
-    present
 }
 
 /// The message, checked to be one line that holds every word.
@@ -76,6 +67,7 @@ fn a_model_that_ships_is_opened_only_as_it_was_released() {
         names, there,
         "write it anew: cd models && sha256sum *.onnx > SHA256SUMS"
     );
+    onnx_runtime::require();
     let folder = tempfile::tempdir().unwrap();
     for name in names {
         let mut bytes = std::fs::read(models.join(name)).unwrap();
@@ -88,17 +80,13 @@ fn a_model_that_ships_is_opened_only_as_it_was_released() {
             message.contains("is not the one that ships") && message.contains(name),
             "{message}"
         );
-        if runtime() {
-            OnnxNetwork::open_shipped(models.join(name), 1).unwrap();
-        }
+        OnnxNetwork::open_shipped(models.join(name), 1).unwrap();
     }
 }
 
 #[test]
 fn foreign_models_are_refused_with_what_they_lack() {
-    if !runtime() {
-        return;
-    }
+    onnx_runtime::require();
     let needed_inputs = "needs patches uint8 [n, 300, 300, 3] and handcrafted float32 [n, 18]";
     refusal(
         &model("float_patches.onnx"),
@@ -136,9 +124,7 @@ fn foreign_models_are_refused_with_what_they_lack() {
 
 #[test]
 fn a_model_answers_each_patch_in_order() {
-    if !runtime() {
-        return;
-    }
+    onnx_runtime::require();
     let mut network = OnnxNetwork::open(model("good.onnx"), 2).unwrap();
     let patches = Array4::from_shape_fn((5, 300, 300, 3), |(n, ..)| 40 * n as u8);
     let handcrafted = Array2::from_shape_fn((5, 18), |(n, feature)| (10 * n + feature) as f32);
@@ -171,9 +157,7 @@ fn a_model_answers_each_patch_in_order() {
 
 #[test]
 fn the_card_tells_what_the_file_says() {
-    if !runtime() {
-        return;
-    }
+    onnx_runtime::require();
     let network = OnnxNetwork::open(model("good.onnx"), 1).unwrap();
     let card = network.card();
     assert_eq!(
@@ -191,9 +175,7 @@ fn the_card_tells_what_the_file_says() {
 
 #[test]
 fn batches_and_threads_change_no_answer() {
-    if !runtime() {
-        return;
-    }
+    onnx_runtime::require();
     let patches = Array4::from_shape_fn((23, 300, 300, 3), |(n, ..)| 11 * n as u8);
     let handcrafted = Array2::from_shape_fn((23, 18), |(n, _)| n as f32);
     let mut one_by_one = OnnxNetwork::open(model("good.onnx"), 1).unwrap();
@@ -215,9 +197,7 @@ fn batches_and_threads_change_no_answer() {
 
 #[test]
 fn a_model_of_whole_frames_is_given_them_at_once() {
-    if !runtime() {
-        return;
-    }
+    onnx_runtime::require();
     let patches = Array4::from_shape_fn((23, 300, 300, 3), |(n, ..)| 11 * n as u8);
     let handcrafted = Array2::zeros((23, 18));
     let mut network = OnnxNetwork::open(model("whole_frame.onnx"), 2).unwrap();
@@ -235,9 +215,7 @@ fn a_model_of_whole_frames_is_given_them_at_once() {
 
 #[test]
 fn metadata_is_written_only_into_models_that_still_open() {
-    if !runtime() {
-        return;
-    }
+    onnx_runtime::require();
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy.onnx");
     std::fs::copy(model("good.onnx"), &copy).unwrap();
@@ -270,9 +248,7 @@ fn metadata_is_written_only_into_models_that_still_open() {
 
 #[test]
 fn two_models_serve_a_classifier_each() {
-    if !runtime() {
-        return;
-    }
+    onnx_runtime::require();
     let square = |at: usize| {
         if at % 600 < 100 && at / 600 < 100 {
             [20; 3]
@@ -336,9 +312,7 @@ fn a_missing_runtime_is_a_sentence_and_no_panic() {
 
 #[test]
 fn an_interrupted_network_answers_no_more() {
-    if !runtime() {
-        return;
-    }
+    onnx_runtime::require();
     let mut network = OnnxNetwork::open(model("good.onnx"), 1).unwrap();
     let (patches, handcrafted) = (Array4::zeros((1, 300, 300, 3)), Array2::zeros((1, 18)));
     network.infer(patches.view(), handcrafted.view()).unwrap();

@@ -1,5 +1,5 @@
 //! The whole loop with pictures, in virtual time: shutter, optics and camera on one side, host, cable, emulated firmware and
-//! mechanics on the other. What judges the pictures is the shipped model where ONNX Runtime is at hand, else their sharpness.
+//! mechanics on the other. What judges the pictures is their sharpness or the model that ships.
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
@@ -14,6 +14,12 @@ use hhnet::stage::guard::Guard;
 use hhnet::stage::memory::Remembered;
 use hhnet::stage::status::StageState;
 use hhnet::units::Instant;
+#[cfg(feature = "onnx")]
+use hhnet::{
+    drivers::onnx::OnnxNetwork,
+    estimate::classifier::{Classifier, ClassifierConfig},
+    estimate::network::Network as _,
+};
 
 const WIDTH: usize = 640;
 const HEIGHT: usize = 480;
@@ -31,26 +37,24 @@ enum Judge {
     /// Highest sharpness so far, and the lens's count when it was seen, µm.
     Sharpness { best: f64, best_um: f64 },
     #[cfg(feature = "onnx")]
-    Model(Box<hhnet::estimate::classifier::Classifier<hhnet::drivers::onnx::OnnxNetwork>>),
+    Model(Box<Classifier<OnnxNetwork>>),
 }
 
 impl Judge {
-    fn at_hand() -> Self {
-        #[cfg(feature = "onnx")]
-        if std::env::var_os("ORT_DYLIB_PATH").is_some() {
-            use hhnet::estimate::network::Network as _;
-            let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hhnet_fast.onnx");
-            let network = hhnet::drivers::onnx::OnnxNetwork::open(std::path::Path::new(model), 1).unwrap();
-            let settings =
-                hhnet::estimate::classifier::ClassifierConfig::for_edges(&network.card().class_edges);
-            return Self::Model(Box::new(
-                hhnet::estimate::classifier::Classifier::new(network, settings).unwrap(),
-            ));
-        }
+    fn sharpness() -> Self {
         Self::Sharpness {
             best: 0.0,
             best_um: 0.0,
         }
+    }
+
+    #[cfg(feature = "onnx")]
+    fn model() -> Self {
+        crate::common::onnx_runtime::require();
+        let model = concat!(env!("CARGO_MANIFEST_DIR"), "/models/hhnet_fast.onnx");
+        let network = OnnxNetwork::open(model, 1).unwrap();
+        let settings = ClassifierConfig::for_edges(&network.card().class_edges);
+        Self::Model(Box::new(Classifier::new(network, settings).unwrap()))
     }
 
     /// Where focus is, once that is known, by the lens's count, µm.
@@ -173,9 +177,8 @@ impl Loop {
 }
 
 /// Finds focus from above; what is left of the defocus, µm, and a digest of all frames on the way.
-fn run() -> (f64, u64) {
+fn run(mut judge: Judge) -> (f64, u64) {
     let mut run = Loop::new();
-    let mut judge = Judge::at_hand();
     // The camera has run since power-up; what it saw then nobody asked for.
     run.ticks = run.now.since(run.begin).as_millis() as u64 / 25 + 1;
     let found_um = loop {
@@ -202,17 +205,28 @@ fn run() -> (f64, u64) {
     (run.defocus_um(), run.bytes.finish())
 }
 
-#[test]
-fn a_loop_over_rendered_pictures_focuses_and_is_the_same_bytes_every_time() {
-    let (defocus_um, digest) = run();
+fn check(judge: fn() -> Judge) {
+    let (defocus_um, digest) = run(judge());
     println!("{defocus_um:.2} µm from focus");
     assert!(defocus_um.abs() < 1.43, "ends {defocus_um} µm from focus");
-    assert_eq!(run(), (defocus_um, digest), "another run, other frames");
+    assert_eq!(run(judge()), (defocus_um, digest), "another run, other frames");
     for threads in [1, 4] {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()
             .unwrap();
-        assert_eq!(pool.install(run), (defocus_um, digest), "{threads} threads");
+        let again = pool.install(|| run(judge()));
+        assert_eq!(again, (defocus_um, digest), "{threads} threads");
     }
+}
+
+#[test]
+fn a_loop_over_rendered_pictures_focuses_and_is_the_same_bytes_every_time() {
+    check(Judge::sharpness);
+}
+
+#[cfg(feature = "onnx")]
+#[test]
+fn the_model_that_ships_focuses_and_sees_the_same_bytes_every_time() {
+    check(Judge::model);
 }

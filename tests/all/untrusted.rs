@@ -1,9 +1,8 @@
 //! Frames that hold nothing to judge are never trusted, whatever the instrument, by the model that ships.
-//!
-//! Passed over, with a word, where `ORT_DYLIB_PATH` names no ONNX Runtime.
 
 use std::path::Path;
 
+use crate::common::onnx_runtime;
 use anyhow::Result;
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::estimate::classifier::{Classifier, ClassifierConfig, Doubt, Estimate};
@@ -15,15 +14,12 @@ use hhnet::sim::microscope::{Microscope, MicroscopeConfig};
 use hhnet::sim::slide::Appearance;
 use hhnet::units::Instant;
 
-fn classifier() -> Result<Option<Classifier<OnnxNetwork>>> {
-    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
-        eprintln!("passed over: ORT_DYLIB_PATH names no ONNX Runtime");
-        return Ok(None);
-    }
+fn classifier() -> Result<Classifier<OnnxNetwork>> {
+    onnx_runtime::require();
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/hhnet_fast.onnx");
     let network = OnnxNetwork::open(&model, 2)?;
     let settings = ClassifierConfig::for_model(network.card());
-    Ok(Some(Classifier::new(network, settings)?))
+    Ok(Classifier::new(network, settings)?)
 }
 
 /// The estimate of one frame of an instrument drawn from `seed` after `change`.
@@ -48,9 +44,7 @@ fn empty(config: &mut MicroscopeConfig) {
 
 #[test]
 fn empty_glass_black_and_saturated_frames_are_not_trusted() -> Result<()> {
-    let Some(mut classifier) = classifier()? else {
-        return Ok(());
-    };
+    let mut classifier = classifier()?;
     for seed in 7_000_000..7_000_040 {
         type Case<'a> = (&'a str, &'a dyn Fn(&mut MicroscopeConfig), &'a dyn Fn(u8) -> u8);
         let cases: [Case; 4] = [
@@ -80,9 +74,7 @@ fn empty_glass_black_and_saturated_frames_are_not_trusted() -> Result<()> {
 /// is names the side the lens is on.
 #[test]
 fn frames_from_beyond_the_range_never_mislead() -> Result<()> {
-    let Some(mut classifier) = classifier()? else {
-        return Ok(());
-    };
+    let mut classifier = classifier()?;
     let mut trusted = 0;
     for seed in 7_000_100..7_000_124 {
         let depth = (seed % 8) as f64 / 8.0;
@@ -123,9 +115,7 @@ fn binned(frame: &Frame) -> Result<Frame> {
 /// A camera binned 2x2 is judged as if it were not, once its frames have the model's pixels; a grey one is not judged.
 #[test]
 fn binned_frames_are_mended_and_grey_ones_refused() -> Result<()> {
-    let Some(mut classifier) = classifier()? else {
-        return Ok(());
-    };
+    let mut classifier = classifier()?;
     let (mut trusted, mut wrong) = (0, 0);
     for seed in 7_000_000..7_000_004 {
         let mut microscope = Microscope::new(MicroscopeConfig::randomised(Objective::default(), seed))?;

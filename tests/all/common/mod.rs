@@ -1,4 +1,6 @@
 //! What tests of several subjects use.
 
 pub mod faults;
+#[cfg(feature = "onnx")]
+pub mod onnx_runtime;
 pub mod sharpness;
