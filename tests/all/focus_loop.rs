@@ -4,14 +4,13 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::common::pair::{Around, Pair};
 use hhnet::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase, StageReport};
 use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
 use hhnet::sim::mechanics::MechanicsConfig;
 use hhnet::stage::Axis;
-use hhnet::stage::guard::Guard;
 use hhnet::stage::host::StageConfig;
-use hhnet::stage::memory::Remembered;
 use hhnet::stage::status::StageState;
 use hhnet::units::{Defocus, Instant, Micrometres, StageHeight};
 
@@ -21,6 +20,8 @@ const Z_RANGE_UM: (f64, f64) = (-100.0, 300.0);
 const LATENCY: Duration = Duration::from_millis(45);
 /// Time between frames.
 const FRAME: Duration = Duration::from_millis(25);
+/// Longest time until a run has ended by itself, ms.
+const LONGEST_RUN_MS: u64 = 600_000;
 /// Period of stage reports and of commands.
 const TICK: Duration = Duration::from_millis(20);
 
@@ -58,19 +59,17 @@ impl Default for World {
     }
 }
 
-struct Loop {
+/// What judges pictures of the lens and drives it into focus.
+struct Autofocus {
     world: World,
     /// Where the lens was at power-up, by the motor's mechanics, µm.
     start_um: f64,
     first_look_um: Option<f64>,
     exposures: u64,
     controller: FocusController,
-    host: GrblHost,
-    emulator: Emulator,
     /// Physical height of focus, µm.
     focus_um: f64,
     estimates: VecDeque<(Instant, Observation)>,
-    now: Instant,
     next_frame: Instant,
     next_tick: Instant,
     /// Whether the last command was to move.
@@ -82,94 +81,44 @@ struct Loop {
     lowest_physical_um: f64,
 }
 
-impl Loop {
-    /// Powered up with the lens `offset_um` above focus, which the controller counts as 0.
-    fn new(offset_um: f64, mechanics: MechanicsConfig) -> Self {
-        Self::in_world(World::default(), offset_um, mechanics)
+type Loop = Pair<Autofocus>;
+
+impl Around for Autofocus {
+    fn act(&mut self, host: &mut GrblHost, emulator: &Emulator, now: Instant) {
+        self.expose(emulator, now);
+        if now >= self.next_tick {
+            self.next_tick = self.next_tick + TICK;
+            self.tick(host, now);
+        }
     }
 
-    fn in_world(world: World, offset_um: f64, mechanics: MechanicsConfig) -> Self {
-        let focus_um = 12.3;
-        let now = Instant::from_nanos(5_000_000_000);
-        let stage = StageConfig {
-            z_range_um: Z_RANGE_UM,
-            ..StageConfig::default()
-        };
-        let host =
-            GrblHost::new(Guard::new(stage).unwrap()).with_memory(Some(Remembered::powered_up_at([0.0; 3])));
-        let config = FocusConfig {
-            law: world.law,
-            z_min: StageHeight::from_um(Z_RANGE_UM.0),
-            z_max: StageHeight::from_um(Z_RANGE_UM.1),
-            ..FocusConfig::default()
-        };
-        let mut this = Self {
-            world,
-            start_um: focus_um + offset_um,
-            first_look_um: None,
-            exposures: 0,
-            controller: FocusController::new(config.checked().unwrap()),
-            host,
-            emulator: Emulator::new(EmulatorConfig {
-                physical_offset_um: [0.0, 0.0, focus_um + offset_um],
-                mechanics: [
-                    MechanicsConfig::cross_table(),
-                    MechanicsConfig::cross_table(),
-                    mechanics,
-                ],
-                ..EmulatorConfig::default()
-            }),
-            focus_um,
-            estimates: VecDeque::new(),
-            now,
-            next_frame: now,
-            next_tick: now,
-            driving: false,
-            lowest_count_um: 0.0,
-            lowest_lens_um: 0.0,
-            lowest_physical_um: focus_um + offset_um,
-        };
-        this.host.handle_open(now);
-        while this.host.state().state != StageState::Idle {
-            this.step();
-            assert!(
-                this.now.since(now) < Duration::from_secs(2),
-                "{:?}",
-                this.host.state()
-            );
-        }
-        this.check_first_motion();
-        this.controller.enable(this.now);
-        this
+    fn look(&mut self, _: &GrblHost, emulator: &Emulator, now: Instant) {
+        let motor = emulator.mechanics(Axis::Z).motor();
+        let start_um = motor.position_um(Instant::default());
+        let lens_um = self.lens_um(emulator, now);
+        self.lowest_count_um = self.lowest_count_um.min(motor.position_um(now) - start_um);
+        self.lowest_physical_um = self.lowest_physical_um.min(lens_um);
+        self.lowest_lens_um = self.lowest_lens_um.min(lens_um - start_um);
     }
 
-    /// The first motion after a start is the host's own check, 7 µm up; here it is over before the run begins.
-    fn check_first_motion(&mut self) {
-        for by_um in [8.0, -8.0] {
-            self.host
-                .command_move_relative([0.0, 0.0, by_um], 500.0, self.now)
-                .unwrap();
-            while self.host.state().state != StageState::Idle {
-                self.step();
-            }
-        }
-        // The lens rings after a move.
-        let rested = self.now + Duration::from_millis(500);
-        while self.now < rested {
-            self.step();
-        }
-        (self.lowest_count_um, self.lowest_lens_um) = (0.0, 0.0);
-        self.lowest_physical_um = self.lens_um(self.now);
+    fn next_wakeup(&self) -> Option<Instant> {
+        let estimate = self.estimates.front().map(|(due, _)| *due);
+        [Some(self.next_frame), Some(self.next_tick), estimate]
+            .into_iter()
+            .flatten()
+            .min()
     }
+}
 
-    fn lens_um(&self, at: Instant) -> f64 {
-        let travel_um = self.emulator.position_um(Axis::Z, at) - self.start_um;
+impl Autofocus {
+    fn lens_um(&self, emulator: &Emulator, at: Instant) -> f64 {
+        let travel_um = emulator.position_um(Axis::Z, at) - self.start_um;
         self.start_um + self.world.scale * travel_um
     }
 
     /// What the model says of the lens then, µm.
-    fn estimate_um(&mut self, at: Instant) -> f64 {
-        let true_um = self.defocus_um(at);
+    fn estimate_um(&mut self, emulator: &Emulator, at: Instant) -> f64 {
+        let true_um = self.lens_um(emulator, at) - self.focus_um;
         self.exposures += 1;
         let chance = 2.0 * (0.618_033_988_749_894_9 * self.exposures as f64).fract() - 1.0;
         let place = 1.0 + self.world.stretch + self.world.wobble * (0.9 * true_um).sin();
@@ -182,47 +131,12 @@ impl Loop {
         shown_um + self.world.noise_um * chance * (1.0 + 0.1 * true_um.abs())
     }
 
-    fn defocus_um(&self, at: Instant) -> f64 {
-        self.lens_um(at) - self.focus_um
-    }
-
-    /// Everything due now, then on to the next thing that happens.
-    fn step(&mut self) {
-        let received = self.emulator.poll(self.now);
-        self.host.handle_bytes(&received, self.now);
-        self.look();
-        if self.now >= self.next_tick {
-            self.next_tick = self.next_tick + TICK;
-            self.tick();
-        }
-        let bytes = self.host.poll(self.now);
-        self.emulator.receive(&bytes, self.now);
-        let next = [self.host.next_wakeup(), self.emulator.next_wakeup(self.now)]
-            .into_iter()
-            .flatten()
-            .chain([self.next_frame, self.next_tick])
-            .chain(self.estimates.front().map(|(due, _)| *due))
-            .min();
-        self.now = next
-            .unwrap_or(self.next_tick)
-            .max(self.now + Duration::from_nanos(1));
-        let start_um = self
-            .emulator
-            .mechanics(Axis::Z)
-            .motor()
-            .position_um(Instant::default());
-        let count_um = self.emulator.mechanics(Axis::Z).motor().position_um(self.now) - start_um;
-        self.lowest_count_um = self.lowest_count_um.min(count_um);
-        self.lowest_physical_um = self.lowest_physical_um.min(self.lens_um(self.now));
-        self.lowest_lens_um = self.lowest_lens_um.min(self.lens_um(self.now) - start_um);
-    }
-
     /// Exposes when it is time, and hears of what was exposed a while ago.
-    fn look(&mut self) {
-        if self.now >= self.next_frame {
+    fn expose(&mut self, emulator: &Emulator, now: Instant) {
+        if now >= self.next_frame {
             let exposed = self.next_frame;
             self.next_frame = exposed + self.world.frame;
-            let defocus_um = self.estimate_um(exposed);
+            let defocus_um = self.estimate_um(emulator, exposed);
             let observation = Observation {
                 index: self.controller.config().edges.classify(Micrometres(defocus_um)),
                 defocus: self.world.has_distance.then_some(Defocus::from_um(defocus_um)),
@@ -235,15 +149,15 @@ impl Loop {
             self.estimates
                 .push_back((exposed + self.world.latency, observation));
         }
-        while self.estimates.front().is_some_and(|(due, _)| *due <= self.now) {
+        while self.estimates.front().is_some_and(|(due, _)| *due <= now) {
             if let Some((_, observation)) = self.estimates.pop_front() {
-                self.controller.handle_observation(observation, self.now);
+                self.controller.handle_observation(observation, now);
             }
         }
     }
 
-    fn tick(&mut self) {
-        let status = self.host.state();
+    fn tick(&mut self, host: &mut GrblHost, now: Instant) {
+        let status = host.state();
         let motion = match status.state {
             StageState::Idle => Motion::Still,
             StageState::Moving => Motion::Moving,
@@ -252,29 +166,91 @@ impl Loop {
         self.controller.handle_stage(StageReport {
             z: status.position_valid.then(|| StageHeight::from_um(status.z_um())),
             motion,
-            at: self.now,
+            at: now,
         });
-        let um_per_s = self.controller.poll(self.now);
+        let um_per_s = self.controller.poll(now);
         // As the node does: the end of a motion is commanded, not left to the host's timeout.
         if um_per_s != 0.0 || self.driving {
-            self.host.command_velocity(um_per_s, self.now, self.now).unwrap();
+            host.command_velocity(um_per_s, now, now).unwrap();
         }
         self.driving = um_per_s != 0.0;
+    }
+}
+
+impl Loop {
+    /// Powered up with the lens `offset_um` above focus, which the controller counts as 0.
+    fn focusing(offset_um: f64, mechanics: MechanicsConfig) -> Self {
+        Self::in_world(World::default(), offset_um, mechanics)
+    }
+
+    fn in_world(world: World, offset_um: f64, mechanics: MechanicsConfig) -> Self {
+        let focus_um = 12.3;
+        let start_um = focus_um + offset_um;
+        let now = Instant::from_nanos(5_000_000_000);
+        let stage = StageConfig {
+            z_range_um: Z_RANGE_UM,
+            ..StageConfig::default()
+        };
+        let config = FocusConfig {
+            law: world.law,
+            z_min: StageHeight::from_um(Z_RANGE_UM.0),
+            z_max: StageHeight::from_um(Z_RANGE_UM.1),
+            ..FocusConfig::default()
+        };
+        let emulator = EmulatorConfig {
+            physical_offset_um: [0.0, 0.0, start_um],
+            mechanics: [
+                MechanicsConfig::cross_table(),
+                MechanicsConfig::cross_table(),
+                mechanics,
+            ],
+            ..EmulatorConfig::default()
+        };
+        let autofocus = Autofocus {
+            world,
+            start_um,
+            first_look_um: None,
+            exposures: 0,
+            controller: FocusController::new(config.checked().unwrap()),
+            focus_um,
+            estimates: VecDeque::new(),
+            next_frame: now,
+            next_tick: now,
+            driving: false,
+            lowest_count_um: 0.0,
+            lowest_lens_um: 0.0,
+            lowest_physical_um: start_um,
+        };
+        let mut this = Self::new(stage, emulator, 0.0, now, autofocus);
+        this.run_while(2000, |this| this.host.state().state != StageState::Idle);
+        this.check_first_motion();
+        // The lens rings after a move.
+        this.run_ms(500);
+        let lens_um = this.lens_um();
+        let around = &mut this.around;
+        (around.lowest_count_um, around.lowest_lens_um) = (0.0, 0.0);
+        around.lowest_physical_um = lens_um;
+        around.controller.enable(this.now);
+        this
+    }
+
+    fn lens_um(&self) -> f64 {
+        self.around.lens_um(&self.emulator, self.now)
+    }
+
+    fn defocus_um(&self) -> f64 {
+        self.lens_um() - self.around.focus_um
     }
 
     /// Runs until the controller is done, then half a second more, in which it may trim what rings or drifts; how it
     /// ended and how long that took, s.
     fn run(&mut self) -> (Phase, f64) {
-        let start = self.now;
-        while !matches!(self.controller.phase(), Phase::InFocus | Phase::Failed(_)) {
-            self.step();
-        }
-        let (ended, took) = (self.controller.phase().clone(), self.now.since(start));
-        let end = self.now + Duration::from_millis(500);
-        while self.now < end {
-            self.step();
-        }
-        (ended, took.as_secs_f64())
+        let took_ms = self.run_while(LONGEST_RUN_MS, |this| {
+            !matches!(this.around.controller.phase(), Phase::InFocus | Phase::Failed(_))
+        });
+        let ended = self.around.controller.phase().clone();
+        self.run_ms(500);
+        (ended, took_ms / 1000.0)
     }
 }
 
@@ -293,27 +269,27 @@ fn two_hundred_runs_end_in_focus_with_real_mechanics() {
     let mut lowest_um = 0.0_f64;
     for index in 0..200 {
         let offset_um = offset_um(index);
-        let mut run = Loop::new(offset_um, MechanicsConfig::fine_focus());
+        let mut run = Loop::focusing(offset_um, MechanicsConfig::fine_focus());
         let (phase, seconds) = run.run();
         took_s.push(seconds);
-        let defocus_um = run.defocus_um(run.now);
+        let defocus_um = run.defocus_um();
         assert_eq!(phase, Phase::InFocus, "from {offset_um} µm: ends at {defocus_um}");
         assert!(
             defocus_um.abs() <= 1.0,
             "from {offset_um} µm: ends at {defocus_um}"
         );
         assert!(
-            run.lowest_count_um >= Z_RANGE_UM.0,
+            run.around.lowest_count_um >= Z_RANGE_UM.0,
             "count at {}",
-            run.lowest_count_um
+            run.around.lowest_count_um
         );
         assert!(
-            run.lowest_lens_um >= Z_RANGE_UM.0,
+            run.around.lowest_lens_um >= Z_RANGE_UM.0,
             "lens at {}",
-            run.lowest_lens_um
+            run.around.lowest_lens_um
         );
         worst_um = worst_um.max(defocus_um.abs());
-        lowest_um = lowest_um.min(run.lowest_lens_um);
+        lowest_um = lowest_um.min(run.around.lowest_lens_um);
         virtual_s += run.now.as_nanos() as f64 * 1e-9 - 5.0;
     }
     took_s.sort_by(f64::total_cmp);
@@ -338,11 +314,11 @@ fn a_worn_drive_still_focuses() {
                 .with_backlash(backlash_um)
                 .and_then(|worn| worn.with_settling(25.0, 0.1))
                 .unwrap();
-            let mut run = Loop::new(sign * (20.0 + 7.0 * index as f64), worn);
+            let mut run = Loop::focusing(sign * (20.0 + 7.0 * index as f64), worn);
             run.run();
-            let defocus_um = run.defocus_um(run.now);
+            let defocus_um = run.defocus_um();
             assert_eq!(
-                *run.controller.phase(),
+                *run.around.controller.phase(),
                 Phase::InFocus,
                 "{backlash_um} µm of play"
             );
@@ -358,24 +334,24 @@ fn a_worn_drive_still_focuses() {
 #[test]
 fn z_min_holds_with_play_and_ringing() {
     let config = MechanicsConfig::fine_focus();
-    let mut run = Loop::new(140.0, config);
+    let mut run = Loop::focusing(140.0, config);
     let (phase, _) = run.run();
     assert!(matches!(phase, Phase::Failed(_)), "{phase:?}");
     assert!(
-        run.lowest_count_um >= Z_RANGE_UM.0,
+        run.around.lowest_count_um >= Z_RANGE_UM.0,
         "count at {}",
-        run.lowest_count_um
+        run.around.lowest_count_um
     );
     assert!(
         // The law begins no step that would lead past the limit.
-        run.lowest_count_um <= Z_RANGE_UM.0 + 20.0,
+        run.around.lowest_count_um <= Z_RANGE_UM.0 + 20.0,
         "stopped at {}: {phase:?}",
-        run.lowest_count_um
+        run.around.lowest_count_um
     );
     assert!(
-        run.lowest_lens_um >= Z_RANGE_UM.0,
+        run.around.lowest_lens_um >= Z_RANGE_UM.0,
         "lens at {}",
-        run.lowest_lens_um
+        run.around.lowest_lens_um
     );
 }
 
@@ -422,9 +398,9 @@ fn check_ends(
         let play_um = 2.0 / world.scale.abs();
         let mechanics = MechanicsConfig::fine_focus().with_backlash(play_um).unwrap();
         let mut run = Loop::in_world(world, offset_um, mechanics);
-        let start_um = run.lens_um(run.now);
+        let start_um = run.lens_um();
         let (phase, _) = run.run();
-        let depth = start_um - run.lowest_physical_um;
+        let depth = start_um - run.around.lowest_physical_um;
         match phase {
             Phase::Failed(reason) => assert!(
                 reason.contains(cause),
@@ -435,10 +411,10 @@ fn check_ends(
         // A lens that follows is meant to go down to focus.
         let follows = !world.is_frozen && (0.5..2.0).contains(&world.scale);
         // Where estimates saturate, the lens goes as far as its class promises before it has to be seen to follow.
-        let saturated_um = 2.0 * run.controller.config().edges.far_um;
+        let saturated_um = 2.0 * run.around.controller.config().edges.far_um;
         let meant_um = if follows {
             offset_um.max(0.0)
-        } else if world.is_frozen && run.first_look_um.is_some_and(|um| um > saturated_um - 1.0) {
+        } else if world.is_frozen && run.around.first_look_um.is_some_and(|um| um > saturated_um - 1.0) {
             0.5 * saturated_um
         } else {
             0.0
@@ -500,7 +476,7 @@ fn thousands_of_usual_runs_raise_no_alarm() {
         let mechanics = MechanicsConfig::fine_focus().with_backlash(play_um).unwrap();
         let mut run = Loop::in_world(usual(Law::Stepwise, index), offset_um, mechanics);
         let (phase, seconds) = run.run();
-        let defocus_um = run.defocus_um(run.now);
+        let defocus_um = run.defocus_um();
         assert_eq!(
             phase,
             Phase::InFocus,
@@ -525,7 +501,7 @@ fn the_papers_law_declares_nothing_in_motion() {
         let world = usual(Law::Paper, index);
         let mut run = Loop::in_world(world, offset_um, MechanicsConfig::fine_focus());
         let (phase, _) = run.run();
-        let defocus_um = run.defocus_um(run.now);
+        let defocus_um = run.defocus_um();
         match phase {
             Phase::InFocus => {
                 focused += 1;

@@ -2,141 +2,79 @@
 
 use std::time::Duration;
 
+use crate::common::pair::Around;
 use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
 use hhnet::sim::mechanics::MechanicsConfig;
 use hhnet::stage::Axis;
-use hhnet::stage::guard::Guard;
 use hhnet::stage::host::StageConfig;
-use hhnet::stage::memory::Remembered;
 use hhnet::stage::status::{Refusal, StageState};
 use hhnet::units::Instant;
 use proptest::prelude::*;
 
 const MS: u64 = 1_000_000;
 
-/// A host and a controller, a cable and one clock.
-struct Pair {
-    host: GrblHost,
-    emulator: Emulator,
-    now: Instant,
+/// A cable that can be cut, and what is seen of the stage.
+#[derive(Clone)]
+struct Seen {
     /// Whether bytes get through.
     cable: bool,
-    /// Lowest physical height seen, µm.
+    /// Physical height, µm; the lowest, and when it last changed.
+    z_um: f64,
     lowest_um: f64,
-    /// Last time the stage was seen moving.
     last_step: Instant,
-    /// Most bytes unacknowledged is checked by the emulator losing some; writes are counted here.
+    /// Bytes that the host has written.
     written: usize,
 }
 
-impl Pair {
-    fn new(config: StageConfig, emulator: EmulatorConfig) -> Self {
-        let now = Instant::from_nanos(1_000_000 * MS);
-        let mut pair = Self {
-            host: GrblHost::new(Guard::new(config).unwrap())
-                .with_memory(Some(Remembered::powered_up_at([0.0; 3]))),
-            emulator: Emulator::new(emulator),
-            now,
-            cable: true,
-            lowest_um: f64::INFINITY,
-            last_step: now,
-            written: 0,
-        };
-        pair.host.handle_open(now);
-        pair
+impl Around for Seen {
+    fn to_host(&mut self, bytes: Vec<u8>, _: Instant) -> Vec<u8> {
+        if self.cable { bytes } else { Vec::new() }
     }
 
-    fn connected() -> Self {
-        Self::connected_with(StageConfig::default(), EmulatorConfig::default())
+    fn to_controller(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+        self.written += bytes.len();
+        if self.cable { bytes } else { Vec::new() }
     }
 
-    fn connected_with(config: StageConfig, emulator: EmulatorConfig) -> Self {
-        let mut pair = Self::new(config, emulator);
-        pair.run_ms(1000);
-        let status = pair.host.state();
-        assert_eq!(status.state, StageState::Idle, "{status:?}");
-        assert!(status.position_valid && status.xy_valid, "{status:?}");
-        // The check of the first motion, and back.
-        let stood = pair.z_um();
-        for by_um in [8.0, -8.0] {
-            pair.host
-                .command_move_relative([0.0, 0.0, by_um], 200.0, pair.now)
-                .unwrap();
-            pair.run_to_rest(1000);
-        }
-        assert!((pair.z_um() - stood).abs() < 1e-6);
-        pair.lowest_um = stood;
-        pair
-    }
-
-    /// Lets everything happen that happens until `until`.
-    fn run_until(&mut self, until: Instant) {
-        loop {
-            let before = self.emulator.position_um(Axis::Z, self.now);
-            let received = self.emulator.poll(self.now);
-            if self.cable {
-                self.host.handle_bytes(&received, self.now);
-            }
-            let bytes = self.host.poll(self.now);
-            self.written += bytes.len();
-            if self.cable {
-                self.emulator.receive(&bytes, self.now);
-            }
-            let next = [self.host.next_wakeup(), self.emulator.next_wakeup(self.now)]
-                .into_iter()
-                .flatten()
-                .min();
-            let next = next
-                .unwrap_or(until)
-                .max(self.now + Duration::from_nanos(1))
-                .min(until);
-            let z_um = self.emulator.position_um(Axis::Z, next);
-            self.lowest_um = self.lowest_um.min(z_um);
-            if z_um != before {
-                self.last_step = next;
-            }
-            if self.now >= until {
-                return;
-            }
-            self.now = next;
+    fn look(&mut self, _: &GrblHost, emulator: &Emulator, now: Instant) {
+        let z_um = emulator.position_um(Axis::Z, now);
+        self.lowest_um = self.lowest_um.min(z_um);
+        if std::mem::replace(&mut self.z_um, z_um) != z_um {
+            self.last_step = now;
         }
     }
+}
 
-    fn run_ms(&mut self, ms: u64) {
-        self.run_until(self.now + Duration::from_nanos(ms * MS));
-    }
+type Pair = crate::common::pair::Pair<Seen>;
 
-    /// Runs until nothing moves and the host knows; how long that took, ms.
-    fn run_to_rest(&mut self, limit_ms: u64) -> f64 {
-        let start = self.now;
-        while !(self.host.is_at_rest()) {
-            self.run_ms(1);
-            assert!(
-                self.now.since(start) < Duration::from_millis(limit_ms),
-                "no rest: {:?}",
-                self.host.state()
-            );
-        }
-        self.now.since(start).as_secs_f64() * 1000.0
-    }
+fn powered_up(config: StageConfig, emulator: EmulatorConfig) -> Pair {
+    let now = Instant::from_nanos(1_000_000 * MS);
+    let seen = Seen {
+        cable: true,
+        z_um: emulator.physical_offset_um[2],
+        lowest_um: f64::INFINITY,
+        last_step: now,
+        written: 0,
+    };
+    Pair::new(config, emulator, 0.0, now, seen)
+}
 
-    fn velocity(&mut self, um_per_s: f64) -> Result<f64, Refusal> {
-        self.host.command_velocity(um_per_s, self.now, self.now)
-    }
+fn connected() -> Pair {
+    connected_with(StageConfig::default(), EmulatorConfig::default())
+}
 
-    /// Commands a velocity every 20 ms for `ms`.
-    fn drive(&mut self, um_per_s: f64, ms: u64) {
-        let end = self.now + Duration::from_nanos(ms * MS);
-        while self.now < end {
-            self.velocity(um_per_s).unwrap();
-            self.run_until((self.now + Duration::from_millis(20)).min(end));
-        }
-    }
-
-    fn z_um(&self) -> f64 {
-        self.emulator.position_um(Axis::Z, self.now)
-    }
+fn connected_with(config: StageConfig, emulator: EmulatorConfig) -> Pair {
+    let mut pair = powered_up(config, emulator);
+    pair.run_ms(1000);
+    let status = pair.host.state();
+    assert_eq!(status.state, StageState::Idle, "{status:?}");
+    assert!(status.position_valid && status.xy_valid, "{status:?}");
+    let stood = pair.z_um();
+    pair.check_first_motion();
+    assert!((pair.z_um() - stood).abs() < 1e-6);
+    pair.around.lowest_um = stood;
+    pair
 }
 
 fn recorded() -> EmulatorConfig {
@@ -148,7 +86,7 @@ fn recorded() -> EmulatorConfig {
 
 #[test]
 fn connecting_reads_what_is_there() {
-    let pair = Pair::connected_with(StageConfig::default(), recorded());
+    let pair = connected_with(StageConfig::default(), recorded());
     let status = pair.host.state();
     assert_eq!(status.firmware, "GRBL 1.1h");
     assert!(
@@ -156,15 +94,15 @@ fn connecting_reads_what_is_there() {
         "{status:?}"
     );
     assert_eq!(status.warnings.len(), 1, "{:?}", status.warnings);
-    assert!(Pair::connected().host.state().warnings.is_empty());
+    assert!(connected().host.state().warnings.is_empty());
 }
 
 #[test]
 fn velocity_is_smooth_and_stops_on_the_exact_target() {
     for um_per_s in [223.7, -223.7, 44.74, -44.74, 5.0, 1000.0, 120.0] {
         for emulator in [EmulatorConfig::default(), recorded()] {
-            let mut pair = Pair::connected_with(StageConfig::default(), emulator);
-            pair.drive(um_per_s, 1000);
+            let mut pair = connected_with(StageConfig::default(), emulator);
+            assert!(pair.drive(um_per_s, 1000));
             let moved = pair.z_um();
             let expected = um_per_s.clamp(-500.0, 1000.0);
             assert!(
@@ -199,7 +137,7 @@ fn velocity_is_smooth_and_stops_on_the_exact_target() {
 
 #[test]
 fn dead_reckoning_follows_the_stage() {
-    let mut pair = Pair::connected();
+    let mut pair = connected();
     let mut worst = 0.0f64;
     for (um_per_s, ms) in [(223.7, 700), (-223.7, 300), (44.7, 400), (-100.0, 300)] {
         let end = pair.now + Duration::from_millis(ms);
@@ -218,12 +156,12 @@ fn dead_reckoning_follows_the_stage() {
 #[test]
 fn silence_stops_the_stage() {
     for (um_per_s, limit_um) in [(100.0, 30.0), (223.7, 300.0), (1000.0, 300.0), (-500.0, 300.0)] {
-        let mut pair = Pair::connected();
-        pair.drive(um_per_s, 500);
+        let mut pair = connected();
+        assert!(pair.drive(um_per_s, 500));
         pair.velocity(um_per_s).unwrap();
         let (last_command, from) = (pair.now, pair.z_um());
         pair.run_ms(2000);
-        let last_ms = pair.last_step.since(last_command).as_secs_f64() * 1000.0;
+        let last_ms = pair.around.last_step.since(last_command).as_secs_f64() * 1000.0;
         let way = (pair.z_um() - from).abs();
         println!("{um_per_s} um/s: last step {last_ms} ms and {way} um after the last command");
         assert!(
@@ -238,16 +176,16 @@ fn silence_stops_the_stage() {
 #[test]
 fn a_dead_host_stops_the_stage() {
     for um_per_s in [100.0, 223.7, 1000.0] {
-        let mut pair = Pair::connected();
-        pair.drive(um_per_s, 500);
-        pair.cable = false;
+        let mut pair = connected();
+        assert!(pair.drive(um_per_s, 500));
+        pair.around.cable = false;
         let cut = pair.now;
         pair.run_ms(1000);
-        let last_ms = pair.last_step.since(cut).as_secs_f64() * 1000.0;
+        let last_ms = pair.around.last_step.since(cut).as_secs_f64() * 1000.0;
         println!("{um_per_s} um/s: last step {last_ms} ms after the last byte");
         assert!(last_ms <= 200.0, "{last_ms}");
         assert_eq!(pair.host.state().state, StageState::Disconnected);
-        pair.cable = true;
+        pair.around.cable = true;
         let from = pair.z_um();
         pair.run_ms(2000);
         let status = pair.host.state();
@@ -267,7 +205,7 @@ fn a_dead_host_stops_the_stage() {
 
 #[test]
 fn exact_moves() {
-    let mut pair = Pair::connected();
+    let mut pair = connected();
     let mut target = [0.0; 3];
     for (by, speed) in [
         ([0.0, 0.0, 12.3], 223.7),
@@ -296,14 +234,11 @@ fn exact_moves() {
         }
     }
     assert!(matches!(
-        pair.host
-            .command_move_relative([0.0, 0.0, -3000.0], 100.0, pair.now),
+        pair.move_z(-3000.0, 100.0),
         Err(Refusal::OutOfRange { .. })
     ));
     // A zero velocity ends a long move.
-    pair.host
-        .command_move_relative([0.0, 0.0, 1500.0], 200.0, pair.now)
-        .unwrap();
+    pair.move_z(1500.0, 200.0).unwrap();
     pair.run_ms(300);
     pair.velocity(0.0).unwrap();
     pair.run_to_rest(400);
@@ -312,7 +247,7 @@ fn exact_moves() {
 
 #[test]
 fn nonsense_is_refused_and_counted() {
-    let mut pair = Pair::connected();
+    let mut pair = connected();
     for velocity in [f64::NAN, f64::INFINITY, 1e300, -1e300] {
         assert!(pair.velocity(velocity).is_err());
     }
@@ -335,8 +270,8 @@ fn nonsense_is_refused_and_counted() {
 
 #[test]
 fn a_reset_behind_our_back_is_a_fault_and_the_height_is_unknown() {
-    let mut pair = Pair::connected();
-    pair.drive(200.0, 500);
+    let mut pair = connected();
+    assert!(pair.drive(200.0, 500));
     pair.emulator.power_cut(pair.now);
     let height = pair.z_um();
     pair.run_ms(150);
@@ -364,13 +299,11 @@ fn a_reset_behind_our_back_is_a_fault_and_the_height_is_unknown() {
     );
     assert!(status.reason.contains("accept_position"), "{}", status.reason);
     for by_um in [-1.0, 600.0] {
-        let refused = pair.host.command_move_relative([0.0, 0.0, by_um], 50.0, pair.now);
+        let refused = pair.move_z(by_um, 50.0);
         assert_eq!(refused, Err(Refusal::Unvouched { most_um: 500.0 }));
     }
     assert_eq!(pair.velocity(50.0), Err(Refusal::Unvouched { most_um: 500.0 }));
-    pair.host
-        .command_move_relative([0.0, 0.0, 20.0], 1000.0, pair.now)
-        .unwrap();
+    pair.move_z(20.0, 1000.0).unwrap();
     let took_ms = pair.run_to_rest(1000);
     assert!(
         (pair.z_um() - height - 20.0).abs() < 0.06 && took_ms > 200.0,
@@ -381,17 +314,17 @@ fn a_reset_behind_our_back_is_a_fault_and_the_height_is_unknown() {
         .command_reference([None, None, Some(0.0)], pair.now)
         .unwrap();
     assert!(pair.host.state().position_valid && pair.host.state().z_um() == 0.0);
-    pair.drive(100.0, 200);
+    assert!(pair.drive(100.0, 200));
     assert!(pair.z_um() > height + 10.0);
 }
 
 #[test]
 fn alarms_are_faults_until_cleared() {
-    let mut pair = Pair::connected();
+    let mut pair = connected();
     pair.run_ms(10);
     pair.emulator.receive(b"$21=1\n", pair.now);
     pair.run_ms(50);
-    pair.drive(200.0, 300);
+    assert!(pair.drive(200.0, 300));
     pair.emulator.trip_limit(pair.now);
     let tripped = pair.now;
     while pair.host.state().state != StageState::Fault {
@@ -417,12 +350,12 @@ fn alarms_are_faults_until_cleared() {
 
 #[test]
 fn a_hold_left_behind_is_left_by_a_reset_and_the_stale_jog_never_runs() {
-    let mut pair = Pair::new(StageConfig::default(), EmulatorConfig::default());
-    pair.cable = false;
+    let mut pair = powered_up(StageConfig::default(), EmulatorConfig::default());
+    pair.around.cable = false;
     pair.run_ms(500);
     pair.emulator.receive(b"!$J=G91Z1F600\n$J=G91 Z", pair.now);
     pair.run_ms(100);
-    pair.cable = true;
+    pair.around.cable = true;
     pair.host.handle_open(pair.now);
     pair.run_ms(2000);
     assert_eq!(
@@ -436,12 +369,12 @@ fn a_hold_left_behind_is_left_by_a_reset_and_the_stale_jog_never_runs() {
 
 #[test]
 fn a_jog_left_behind_is_ended() {
-    let mut pair = Pair::new(StageConfig::default(), EmulatorConfig::default());
-    pair.cable = false;
+    let mut pair = powered_up(StageConfig::default(), EmulatorConfig::default());
+    pair.around.cable = false;
     pair.run_ms(500);
     pair.emulator.receive(b"$J=G91Z5F60\n$J=G91 Z", pair.now);
     pair.run_ms(100);
-    pair.cable = true;
+    pair.around.cable = true;
     pair.host.handle_open(pair.now);
     pair.run_ms(2000);
     assert_eq!(
@@ -459,7 +392,7 @@ fn homing() {
     let switched = MechanicsConfig::rigid()
         .with_stops(-3000.0, 1200.0, 200.0)
         .unwrap();
-    let mut pair = Pair::connected_with(
+    let mut pair = connected_with(
         StageConfig::default(),
         EmulatorConfig {
             mechanics: [switched.clone(), switched.clone(), switched],
@@ -469,7 +402,7 @@ fn homing() {
     );
     pair.emulator.receive(b"$22=1\n$27=0.2\n", pair.now);
     pair.run_ms(50);
-    pair.drive(-100.0, 500);
+    assert!(pair.drive(-100.0, 500));
     pair.velocity(0.0).unwrap();
     pair.run_to_rest(300);
     pair.host.command_home(pair.now).unwrap();
@@ -482,28 +415,15 @@ fn homing() {
 #[test]
 fn ten_thousand_stops_right_after_a_jog() {
     // A long jog has to be cancelled; the stop comes 0 to 20 ms after it was written (trap 1).
-    let fresh = [
-        Pair::connected(),
-        Pair::connected_with(StageConfig::default(), recorded()),
-    ];
+    let fresh = [connected(), connected_with(StageConfig::default(), recorded())];
     let mut worst_um = 0.0f64;
     let mut worst_ms = 0.0f64;
     for case in 0..10_000u64 {
         let source = &fresh[(case % 2) as usize];
-        let mut pair = Pair {
-            host: source.host.clone(),
-            emulator: source.emulator.clone(),
-            now: source.now,
-            cable: true,
-            lowest_um: 0.0,
-            last_step: source.now,
-            written: 0,
-        };
+        let mut pair = source.clone();
         let speed = 200.0 + (case % 7) as f64 * 130.0;
         pair.run_until(pair.now + Duration::from_nanos(case * 7919 % (100 * MS)));
-        pair.host
-            .command_move_relative([0.0, 0.0, 1900.0], speed, pair.now)
-            .unwrap();
+        pair.move_z(1900.0, speed).unwrap();
         pair.run_until(pair.now + Duration::from_nanos(case * 104_729 % (20 * MS)));
         pair.host.command_stop(pair.now);
         let took = pair.run_to_rest(400);
@@ -531,9 +451,9 @@ fn ten_thousand_stops_right_after_a_jog() {
 
 #[test]
 fn late_answers_to_the_greeting_are_not_taken_for_those_of_commands() {
-    let mut pair = Pair::new(StageConfig::default(), EmulatorConfig::default());
+    let mut pair = powered_up(StageConfig::default(), EmulatorConfig::default());
     // The greeting and the first question for the state; then what the controller says of itself is asked.
-    while pair.written <= 3 {
+    while pair.around.written <= 3 {
         pair.run_ms(1);
     }
     pair.host.handle_bytes(b"ok\r\nok\r\n", pair.now);
@@ -549,8 +469,8 @@ fn late_answers_to_the_greeting_are_not_taken_for_those_of_commands() {
 
 #[test]
 fn a_stop_holds_until_the_commander_lets_go() {
-    let mut pair = Pair::connected();
-    pair.drive(-100.0, 300);
+    let mut pair = connected();
+    assert!(pair.drive(-100.0, 300));
     pair.host.command_stop(pair.now);
     pair.run_to_rest(400);
     let stood = pair.z_um();
@@ -577,14 +497,14 @@ fn a_stop_holds_until_the_commander_lets_go() {
 
 #[test]
 fn a_controller_that_answers_nothing_has_its_port_opened_anew() {
-    let mut pair = Pair::connected();
-    pair.cable = false;
+    let mut pair = connected();
+    pair.around.cable = false;
     pair.run_ms(3000);
     assert!(!pair.host.is_unreachable(), "a controller may be slow to boot");
     pair.run_ms(20_000);
     assert!(pair.host.is_unreachable());
     pair.host.handle_close("opened anew", pair.now);
-    pair.cable = true;
+    pair.around.cable = true;
     pair.host.handle_open(pair.now);
     pair.run_ms(1000);
     assert!(!pair.host.is_unreachable());
@@ -592,13 +512,17 @@ fn a_controller_that_answers_nothing_has_its_port_opened_anew() {
 
 #[test]
 fn a_flood_of_commands_changes_nothing() {
-    let mut pair = Pair::connected();
+    let mut pair = connected();
     for step in 0..20_000u64 {
         pair.velocity(if step % 2 == 0 { 100.0 } else { 101.0 }).unwrap();
         pair.run_until(pair.now + Duration::from_nanos(MS / 10));
     }
     assert!((pair.z_um() - 200.0).abs() < 15.0, "{}", pair.z_um());
-    assert!(pair.written < 5000, "{} bytes written", pair.written);
+    assert!(
+        pair.around.written < 5000,
+        "{} bytes written",
+        pair.around.written
+    );
     pair.velocity(0.0).unwrap();
     assert!(pair.run_to_rest(300) < 250.0);
 }
@@ -614,7 +538,7 @@ proptest! {
     ) {
         let config = StageConfig { z_range_um: (-60.0, 60.0), ..StageConfig::default() };
         let emulator = EmulatorConfig { idle_lock_ms: lock, physical_offset_um: [0.0, 0.0, offset], ..EmulatorConfig::default() };
-        let mut pair = Pair::connected_with(config, emulator);
+        let mut pair = connected_with(config, emulator);
         let mut last_command = pair.now;
         let mut highest = f64::NEG_INFINITY;
         for (velocity, wait_ms) in commands {
@@ -628,9 +552,9 @@ proptest! {
             prop_assert!(pair.host.state().state != StageState::Fault, "{:?}", pair.host.state());
         }
         pair.run_ms(1000);
-        prop_assert!(pair.lowest_um - offset >= -60.0, "{}", pair.lowest_um - offset);
+        prop_assert!(pair.around.lowest_um - offset >= -60.0, "{}", pair.around.lowest_um - offset);
         prop_assert!(highest <= 60.0, "{highest}");
-        prop_assert!(pair.last_step.since(last_command) <= Duration::from_millis(300));
+        prop_assert!(pair.around.last_step.since(last_command) <= Duration::from_millis(300));
         prop_assert!(pair.host.state().state == StageState::Idle, "{:?}", pair.host.state());
         prop_assert!((pair.host.state().z_um() - (pair.z_um() - offset)).abs() <= 0.55);
     }
@@ -638,8 +562,8 @@ proptest! {
     #[test]
     fn distance_is_right_within_a_step(um_per_s in 1.0..300.0f64, chunks in 4u64..60, down: bool) {
         let um_per_s = if down { -um_per_s } else { um_per_s };
-        let mut pair = Pair::connected();
-        pair.drive(um_per_s, chunks * 25);
+        let mut pair = connected();
+        assert!(pair.drive(um_per_s, chunks * 25));
         pair.velocity(0.0).unwrap();
         pair.run_to_rest(300);
         prop_assert!((pair.host.state().z_um() - pair.z_um()).abs() <= 0.06);
@@ -653,7 +577,7 @@ proptest! {
         noise in prop::collection::vec((0u64..400, prop::collection::vec(any::<u8>(), 1..40), any::<bool>()), 1..6),
     ) {
         let config = StageConfig { z_range_um: (-60.0, 60.0), ..StageConfig::default() };
-        let mut pair = Pair::connected_with(config, EmulatorConfig::default());
+        let mut pair = connected_with(config, EmulatorConfig::default());
         for (wait_ms, bytes, to_host) in noise {
             let _ = pair.velocity(-200.0);
             pair.run_ms(wait_ms);
@@ -668,14 +592,14 @@ proptest! {
         pair.run_ms(6000);
         prop_assert!(!pair.emulator.is_moving(pair.now));
         prop_assert!(pair.host.state().state != StageState::Moving, "{:?}", pair.host.state());
-        prop_assert!(pair.lowest_um >= -60.5, "{}", pair.lowest_um);
+        prop_assert!(pair.around.lowest_um >= -60.5, "{}", pair.around.lowest_um);
     }
 }
 
 #[test]
 fn a_fence_spoilt_by_noise_still_ends_the_stop() {
-    let mut pair = Pair::connected();
-    pair.drive(-200.0, 200);
+    let mut pair = connected();
+    assert!(pair.drive(-200.0, 200));
     pair.host.command_stop(pair.now);
     pair.emulator.receive(b"\"", pair.now);
     pair.run_to_rest(400);

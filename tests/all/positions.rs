@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use crate::common::faults::{FOREVER, Fault, Line, Plan};
+use crate::common::pair::{Around, Pair};
 use hhnet::protocol::grbl::command::{self, Command, Distance};
 use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
@@ -35,26 +36,24 @@ enum Welcome {
     Lost,
 }
 
-struct World {
-    host: GrblHost,
-    emulator: Emulator,
-    now: Instant,
+/// A cable that does what it likes, and what is promised of the position meanwhile.
+struct Cable {
     /// Factor on every jog along z.
     scale: f64,
     welcome: Welcome,
     to_controller: Vec<u8>,
     from_controller: Vec<u8>,
     /// The way of lines to the host.
-    cable: Line,
+    line: Line,
     /// What a store would hold.
     record: Option<Remembered>,
-    /// Height of the lens less what the controller counts, as the operator knows it.
-    truth_offset_um: f64,
     lowest_um: f64,
     /// Since when a valid position has been wrong.
     wrong_since: Option<Instant>,
     longest_wrong: Duration,
 }
+
+type World = Pair<Cable>;
 
 fn config() -> StageConfig {
     StageConfig {
@@ -63,60 +62,76 @@ fn config() -> StageConfig {
     }
 }
 
-impl World {
-    /// A stage that stands at `z_um` and whose controller counts from there.
-    fn at(z_um: f64, boot: Duration) -> Self {
-        Self::configured(z_um, boot, config())
+/// A stage that stands at `z_um` and whose controller counts from there.
+fn at(z_um: f64, boot: Duration) -> World {
+    configured(z_um, boot, config())
+}
+
+fn configured(z_um: f64, boot: Duration, config: StageConfig) -> World {
+    let emulator = EmulatorConfig {
+        physical_offset_um: [0.0, 0.0, z_um],
+        boot_time: boot,
+        ..EmulatorConfig::default()
+    };
+    let cable = Cable {
+        scale: 1.0,
+        welcome: Welcome::Heard,
+        to_controller: Vec::new(),
+        from_controller: Vec::new(),
+        line: Line::new(Plan::default()),
+        record: Some(Remembered::powered_up_at([0.0, 0.0, z_um])),
+        lowest_um: f64::INFINITY,
+        wrong_since: None,
+        longest_wrong: Duration::ZERO,
+    };
+    let mut world = World::new(config, emulator, z_um, START, cable);
+    world.run_ms(1000);
+    world
+}
+
+impl Around for Cable {
+    /// Whole lines reach the host.
+    fn to_host(&mut self, bytes: Vec<u8>, now: Instant) -> Vec<u8> {
+        self.collect(bytes, now);
+        std::iter::from_fn(|| self.line.receive(now)).flatten().collect()
     }
 
-    fn configured(z_um: f64, boot: Duration, config: StageConfig) -> Self {
-        let emulator = Emulator::new(EmulatorConfig {
-            physical_offset_um: [0.0, 0.0, z_um],
-            boot_time: boot,
-            ..EmulatorConfig::default()
-        });
-        let record = Some(Remembered::powered_up_at([0.0, 0.0, z_um]));
-        let mut world = Self {
-            host: GrblHost::new(Guard::new(config).unwrap()).with_memory(record),
-            emulator,
-            now: START,
-            scale: 1.0,
-            welcome: Welcome::Heard,
-            to_controller: Vec::new(),
-            from_controller: Vec::new(),
-            cable: Line::new(Plan::default()),
-            record,
-            truth_offset_um: 0.0,
-            lowest_um: f64::INFINITY,
-            wrong_since: None,
-            longest_wrong: Duration::ZERO,
-        };
-        world.host.handle_open(START);
-        world.run_ms(1000);
-        world
-    }
-
-    fn z_um(&self) -> f64 {
-        self.emulator.position_um(Axis::Z, self.now)
-    }
-
-    /// Jogs reach the controller as it is wired.
-    fn send(&mut self, bytes: &[u8]) {
+    /// Whole lines reach the controller, and real-time commands at once; jogs as it is wired.
+    fn to_controller(&mut self, bytes: Vec<u8>) -> Vec<u8> {
+        let mut arrived = Vec::new();
         for byte in bytes {
-            let is_real_time = matches!(byte, b'?' | b'!' | b'~' | 0x18) || *byte >= 0x80;
+            let is_real_time = matches!(byte, b'?' | b'!' | b'~' | 0x18) || byte >= 0x80;
             if is_real_time {
-                self.emulator.receive(&[*byte], self.now);
+                arrived.push(byte);
                 continue;
             }
-            self.to_controller.push(*byte);
-            if *byte == b'\n' {
+            self.to_controller.push(byte);
+            if byte == b'\n' {
                 let line = std::mem::take(&mut self.to_controller);
-                let line = self.twisted(&line);
-                self.emulator.receive(&line, self.now);
+                arrived.extend(self.twisted(&line));
             }
+        }
+        arrived
+    }
+
+    fn look(&mut self, host: &GrblHost, emulator: &Emulator, now: Instant) {
+        self.record = host.memory().or(self.record);
+        let (status, z_um) = (host.state(), emulator.position_um(Axis::Z, now));
+        self.lowest_um = self.lowest_um.min(z_um);
+        let is_wrong = status.position_valid && (status.z_um() - z_um).abs() > tolerance_um(status.state);
+        match (is_wrong, self.wrong_since) {
+            (true, None) => self.wrong_since = Some(now),
+            (true, Some(since)) => self.longest_wrong = self.longest_wrong.max(now.since(since)),
+            (false, _) => self.wrong_since = None,
         }
     }
 
+    fn next_wakeup(&self) -> Option<Instant> {
+        self.line.next_wakeup()
+    }
+}
+
+impl Cable {
     fn twisted(&self, line: &[u8]) -> Vec<u8> {
         let text = String::from_utf8_lossy(line);
         match Command::parse(text.trim_end()) {
@@ -138,28 +153,8 @@ impl World {
         }
     }
 
-    /// The host does not run for so long, and its deadlines come before what it could read.
-    fn sleep_over(&mut self, ms: u64) {
-        let until = self.now + Duration::from_millis(ms);
-        while self.now < until {
-            self.collect();
-            self.now = self.now + Duration::from_millis(1);
-        }
-        let bytes = self.host.poll(self.now);
-        self.send(&bytes);
-    }
-
-    /// Whole lines reach the host.
-    fn receive(&mut self) {
-        self.collect();
-        while let Some(line) = self.cable.receive(self.now) {
-            self.host.handle_bytes(&line, self.now);
-        }
-    }
-
     /// Whole lines come out of the controller, the welcome as the cable lets it.
-    fn collect(&mut self) {
-        let bytes = self.emulator.poll(self.now);
+    fn collect(&mut self, bytes: Vec<u8>, now: Instant) {
         for byte in bytes {
             self.from_controller.push(byte);
             if byte != b'\n' {
@@ -173,59 +168,27 @@ impl World {
                     Welcome::Lost => continue,
                 }
             }
-            self.cable.send(&line, self.now);
+            self.line.send(&line, now);
         }
     }
+}
 
-    fn step(&mut self, until: Instant) {
-        self.receive();
-        let bytes = self.host.poll(self.now);
-        self.record = self.host.memory().or(self.record);
-        self.send(&bytes);
-        self.check();
-        let next = [
-            self.host.next_wakeup(),
-            self.emulator.next_wakeup(self.now),
-            self.cable.next_wakeup(),
-        ];
-        let next = next.into_iter().flatten().min().unwrap_or(until);
-        self.now = next.max(self.now + Duration::from_micros(10)).min(until);
-    }
-
-    fn check(&mut self) {
-        let status = self.host.state();
-        let truth_um = self.z_um() + self.truth_offset_um;
-        self.lowest_um = self.lowest_um.min(truth_um);
-        let is_wrong = status.position_valid && (status.z_um() - truth_um).abs() > tolerance_um(status.state);
-        match (is_wrong, self.wrong_since) {
-            (true, None) => self.wrong_since = Some(self.now),
-            (true, Some(since)) => self.longest_wrong = self.longest_wrong.max(self.now.since(since)),
-            (false, _) => self.wrong_since = None,
-        }
-    }
-
-    fn run_ms(&mut self, ms: u64) {
+impl World {
+    /// The host does not run for so long, and its deadlines come before what it could read.
+    fn sleep_over(&mut self, ms: u64) {
         let until = self.now + Duration::from_millis(ms);
         while self.now < until {
-            self.step(until);
+            self.around.collect(self.emulator.poll(self.now), self.now);
+            self.now = self.now + Duration::from_millis(1);
         }
-    }
-
-    /// Commands a velocity every 20 ms for `ms`; whether all were obeyed.
-    fn drive(&mut self, um_per_s: f64, ms: u64) -> bool {
-        let until = self.now + Duration::from_millis(ms);
-        let mut is_obeyed = true;
-        while self.now < until {
-            is_obeyed &= self.host.command_velocity(um_per_s, self.now, self.now).is_ok();
-            self.run_ms(20);
-        }
-        is_obeyed
+        let sent = self.around.to_controller(self.host.poll(self.now));
+        self.emulator.receive(&sent, self.now);
     }
 
     /// The bridge's process ends without a word, and another one starts on the same port.
     fn restart_process(&mut self) {
-        self.to_controller.clear();
-        self.host = GrblHost::new(Guard::new(config()).unwrap()).with_memory(self.record);
+        self.around.to_controller.clear();
+        self.host = GrblHost::new(Guard::new(config()).unwrap()).with_memory(self.around.record);
         self.host.handle_open(self.now);
         self.run_ms(3500);
     }
@@ -255,7 +218,7 @@ fn rng(name: &str, phase: u64) -> Pcg64 {
 /// A stage that is driven this way and that, about to meet its fate.
 fn in_motion(rng: &mut Pcg64) -> World {
     let boot = if rng.random_bool(0.5) { 100 } else { 3 };
-    let mut world = World::at(rng.random_range(-60.0..60.0), Duration::from_millis(boot));
+    let mut world = at(rng.random_range(-60.0..60.0), Duration::from_millis(boot));
     for _ in 0..rng.random_range(1..4) {
         let speed = rng.random_range(20.0..450.0) * if rng.random_bool(0.5) { 1.0 } else { -1.0 };
         assert!(world.drive(speed, rng.random_range(40..700)));
@@ -266,11 +229,15 @@ fn in_motion(rng: &mut Pcg64) -> World {
 fn check_lost(world: &World, what: &str) {
     let status = world.host.state();
     assert!(!status.position_valid, "{what}: {status:?}");
-    assert!(world.lowest_um >= Z_MIN_UM, "{what}: {} µm", world.lowest_um);
     assert!(
-        world.longest_wrong <= DETECTION,
+        world.around.lowest_um >= Z_MIN_UM,
+        "{what}: {} µm",
+        world.around.lowest_um
+    );
+    assert!(
+        world.around.longest_wrong <= DETECTION,
         "{what}: wrong for {:?}",
-        world.longest_wrong
+        world.around.longest_wrong
     );
 }
 
@@ -280,7 +247,7 @@ fn power_lost_in_motion_is_a_position_lost_whatever_follows() {
         for phase in 0..PHASES {
             let mut rng = rng("power", phase);
             let mut world = in_motion(&mut rng);
-            world.welcome = welcome;
+            world.around.welcome = welcome;
             world.emulator.power_cut(world.now);
             if rng.random_bool(0.5) {
                 // The commander has not noticed.
@@ -299,7 +266,7 @@ fn power_lost_at_rest_is_a_position_lost() {
             let mut rng = rng("power at rest", phase);
             let mut world = in_motion(&mut rng);
             world.run_ms(1500);
-            world.welcome = welcome;
+            world.around.welcome = welcome;
             world.emulator.power_cut(world.now);
             world.run_ms(1200 + rng.random_range(0..1000));
             world.try_to_go_on(&mut rng);
@@ -312,7 +279,7 @@ fn power_lost_at_rest_is_a_position_lost() {
 fn an_alarm_in_motion_is_a_position_lost() {
     for phase in 0..PHASES {
         let mut rng = rng("alarm", phase);
-        let mut world = World::at(rng.random_range(-60.0..60.0), Duration::from_millis(100));
+        let mut world = at(rng.random_range(-60.0..60.0), Duration::from_millis(100));
         world.emulator.receive(b"$21=1\n", world.now);
         world.run_ms(50);
         world.drive(rng.random_range(-400.0..400.0), rng.random_range(200..600));
@@ -362,23 +329,23 @@ fn a_process_that_ends_at_rest_hands_its_position_on() {
         assert!(world.drive(-500.0, 1500));
         world.run_ms(500);
         assert!(
-            world.host.state().position_valid && world.lowest_um >= Z_MIN_UM,
+            world.host.state().position_valid && world.around.lowest_um >= Z_MIN_UM,
             "{} µm",
-            world.lowest_um
+            world.around.lowest_um
         );
         // Nothing but a turn at full speed, where the plan leads.
         assert!(
-            world.longest_wrong < Duration::from_millis(50),
+            world.around.longest_wrong < Duration::from_millis(50),
             "{:?}",
-            world.longest_wrong
+            world.around.longest_wrong
         );
     }
 }
 
 #[test]
 fn the_very_first_start_is_invalid_and_says_what_to_do() {
-    let mut world = World::at(-40.0, Duration::from_millis(100));
-    world.record = None;
+    let mut world = at(-40.0, Duration::from_millis(100));
+    world.around.record = None;
     world.restart_process();
     let status = world.host.state();
     assert_eq!((status.state, status.position_valid), (StageState::Idle, false));
@@ -420,8 +387,8 @@ fn a_controller_that_does_not_as_told_is_found_out_by_its_first_motion() {
         for phase in 0..PHASES {
             let mut rng = rng("scale", phase);
             let start_um = rng.random_range(-96.0..60.0);
-            let mut world = World::at(start_um, Duration::from_millis(100));
-            world.scale = scale;
+            let mut world = at(start_um, Duration::from_millis(100));
+            world.around.scale = scale;
             let speed = rng.random_range(-500.0..500.0);
             world.drive(speed, 1500);
             world.run_ms(1500);
@@ -434,9 +401,9 @@ fn a_controller_that_does_not_as_told_is_found_out_by_its_first_motion() {
             );
             let worst_um = if scale < 0.0 { 2.1 } else { 0.1 };
             assert!(
-                world.lowest_um >= start_um - worst_um,
+                world.around.lowest_um >= start_um - worst_um,
                 "{scale}: {} from {start_um}",
-                world.lowest_um
+                world.around.lowest_um
             );
             world.try_to_go_on(&mut rng);
             check_lost(&world, &format!("{scale} {phase}"));
@@ -449,9 +416,9 @@ fn a_controller_that_changes_its_mind_later_is_found_out_above_the_limit() {
     for scale in [-1.0, 1.5, 25.4] {
         for phase in 0..PHASES {
             let mut rng = rng("later", phase);
-            let mut world = World::at(rng.random_range(-80.0..60.0), Duration::from_millis(100));
+            let mut world = at(rng.random_range(-80.0..60.0), Duration::from_millis(100));
             world.drive(100.0, 300);
-            world.scale = scale;
+            world.around.scale = scale;
             for _ in 0..4 {
                 let speed = rng.random_range(100.0..500.0) * if rng.random_bool(0.5) { 1.0 } else { -1.0 };
                 world.drive(speed, rng.random_range(100..900));
@@ -459,9 +426,9 @@ fn a_controller_that_changes_its_mind_later_is_found_out_above_the_limit() {
             world.run_ms(1000);
             assert_eq!(world.host.state().state, StageState::Fault, "{scale} {phase}");
             assert!(
-                world.lowest_um >= Z_MIN_UM,
+                world.around.lowest_um >= Z_MIN_UM,
                 "{scale} {phase}: {} µm",
-                world.lowest_um
+                world.around.lowest_um
             );
         }
     }
@@ -476,12 +443,12 @@ fn a_stop_holds_against_what_it_stopped() {
             command_timeout_ms: rng.random_range(60..300),
             ..config()
         };
-        let mut world = World::configured(rng.random_range(-20.0..150.0), Duration::from_millis(100), config);
+        let mut world = configured(rng.random_range(-20.0..150.0), Duration::from_millis(100), config);
         // The check of the first motion, undisturbed.
         world.drive(100.0, 400);
         world.run_ms(500);
         let late = Fault::Delay(Duration::from_millis(40)..Duration::from_millis(80));
-        world.cable = Line::new(Plan::new(phase).with(world.now..FOREVER, late));
+        world.around.line = Line::new(Plan::new(phase).with(world.now..FOREVER, late));
         let um_per_s = rng.random_range(-200.0..-10.0);
         let period_ms = rng.random_range(15..50);
         let joystick = |world: &mut World, ms: u64, zero_at: Option<u64>| {
@@ -520,7 +487,7 @@ fn a_stop_holds_against_what_it_stopped() {
         assert_eq!(world.host.state().state, StageState::Idle);
         world.run_ms(700);
         assert!(joystick(&mut world, 400, None) > 0, "silence releases it");
-        assert!(world.z_um() < stood_um - 0.5 && world.lowest_um >= Z_MIN_UM);
+        assert!(world.z_um() < stood_um - 0.5 && world.around.lowest_um >= Z_MIN_UM);
     }
 }
 
@@ -529,7 +496,7 @@ fn a_stop_holds_against_what_it_stopped() {
 fn a_host_that_does_not_run_does_not_lose_contact() {
     for phase in 0..PHASES {
         let mut rng = rng("busy", phase);
-        let mut world = World::at(rng.random_range(-20.0..150.0), Duration::from_millis(100));
+        let mut world = at(rng.random_range(-20.0..150.0), Duration::from_millis(100));
         world.drive(100.0, 400);
         world.run_ms(500);
         let is_stopped = rng.random_bool(0.5);
@@ -552,7 +519,7 @@ fn a_host_that_does_not_run_does_not_lose_contact() {
             status.position_valid && (status.z_um() - world.z_um()).abs() < 0.3,
             "{phase}"
         );
-        assert!(world.lowest_um >= Z_MIN_UM);
+        assert!(world.around.lowest_um >= Z_MIN_UM);
     }
 }
 
@@ -560,7 +527,7 @@ fn a_host_that_does_not_run_does_not_lose_contact() {
 fn a_controller_that_is_gone_is_missed_however_busy_the_computer() {
     for phase in 0..PHASES {
         let mut rng = rng("gone", phase);
-        let mut world = World::at(40.0, Duration::from_millis(100));
+        let mut world = at(40.0, Duration::from_millis(100));
         world.drive(100.0, 400);
         world.run_ms(500);
         world.drive(-100.0, 200);

@@ -4,14 +4,13 @@
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::time::Duration;
 
+use crate::common::pair::Pair;
 use crate::common::sharpness::{channel, tenengrad};
-use hhnet::protocol::grbl::host::GrblHost;
-use hhnet::sim::grbl::{Emulator, EmulatorConfig};
+use hhnet::sim::grbl::EmulatorConfig;
 use hhnet::sim::mechanics::MechanicsConfig;
 use hhnet::sim::microscope::{LiveMicroscope, MicroscopeConfig, Pose, Shutter};
 use hhnet::stage::Axis;
-use hhnet::stage::guard::Guard;
-use hhnet::stage::memory::Remembered;
+use hhnet::stage::host::StageConfig;
 use hhnet::stage::status::StageState;
 use hhnet::units::Instant;
 #[cfg(feature = "onnx")]
@@ -78,14 +77,16 @@ impl Judge {
     }
 }
 
+fn is_busy(pair: &Pair) -> bool {
+    pair.host.state().state != StageState::Idle
+}
+
 struct Loop {
-    host: GrblHost,
-    emulator: Emulator,
+    pair: Pair,
     microscope: LiveMicroscope,
     shutter: Shutter,
     begin: Instant,
     ticks: u64,
-    now: Instant,
     bytes: DefaultHasher,
 }
 
@@ -100,7 +101,7 @@ impl Loop {
         .unwrap();
         let focus_um = microscope.microscope().focus_height_um(0.0, 0.0);
         let fine = MechanicsConfig::fine_focus().with_backlash(BACKLASH_UM).unwrap();
-        let emulator = Emulator::new(EmulatorConfig {
+        let emulator = EmulatorConfig {
             physical_offset_um: [0.0, 0.0, focus_um + START_UM],
             mechanics: [
                 MechanicsConfig::cross_table(),
@@ -108,45 +109,26 @@ impl Loop {
                 fine,
             ],
             ..EmulatorConfig::default()
-        });
+        };
         let begin = Instant::from_nanos(5_000_000_000);
-        let mut this = Self {
-            host: GrblHost::new(Guard::default()).with_memory(Some(Remembered::powered_up_at([0.0; 3]))),
-            emulator,
+        let mut pair = Pair::new(StageConfig::default(), emulator, 0.0, begin, ());
+        pair.run_while(2000, is_busy);
+        Self {
+            pair,
             microscope,
             shutter: Shutter::new(8, 40.0, 0.0005, 0.002).unwrap(),
             begin,
             ticks: 0,
-            now: begin,
             bytes: DefaultHasher::new(),
-        };
-        this.host.handle_open(begin);
-        this.run_until(begin + Duration::from_secs(2), |host| {
-            host.state().state == StageState::Idle
-        });
-        this
-    }
-
-    /// Host and controller talk until `end`, or until the host is as wanted.
-    fn run_until(&mut self, end: Instant, wanted: impl Fn(&GrblHost) -> bool) {
-        while self.now < end && !wanted(&self.host) {
-            let received = self.emulator.poll(self.now);
-            self.host.handle_bytes(&received, self.now);
-            let bytes = self.host.poll(self.now);
-            self.emulator.receive(&bytes, self.now);
-            let next = [self.host.next_wakeup(), self.emulator.next_wakeup(self.now)];
-            let next = next.into_iter().flatten().min().unwrap_or(end).min(end);
-            self.now = next.max(self.now + Duration::from_nanos(1));
         }
     }
 
     fn count_um(&self, at: Instant) -> f64 {
-        self.emulator.mechanics(Axis::Z).motor().position_um(at)
+        self.pair.emulator.mechanics(Axis::Z).motor().position_um(at)
     }
 
     fn defocus_um(&self) -> f64 {
-        let lens_um = self.emulator.position_um(Axis::Z, self.now);
-        lens_um - self.microscope.microscope().focus_height_um(0.0, 0.0)
+        self.pair.z_um() - self.microscope.microscope().focus_height_um(0.0, 0.0)
     }
 
     /// The next exposure, when it is over, with the motor's count in its middle.
@@ -154,13 +136,13 @@ impl Loop {
         let exposure = self
             .shutter
             .exposure(self.ticks, self.shutter.due(self.begin, self.ticks));
-        while self.now < exposure.end {
+        while self.pair.now < exposure.end {
             if um_per_s != 0.0 {
-                self.host.command_velocity(um_per_s, self.now, self.now).unwrap();
+                self.pair.velocity(um_per_s).unwrap();
             }
-            self.run_until((self.now + TICK).min(exposure.end), |_| false);
+            self.pair.run_until((self.pair.now + TICK).min(exposure.end));
         }
-        let place = |at| Axis::ALL.map(|axis| self.emulator.position_um(axis, at));
+        let place = |at| Axis::ALL.map(|axis| self.pair.emulator.position_um(axis, at));
         let (first, [x_um, y_um, z_um], last) =
             (place(exposure.start), place(exposure.middle), place(exposure.end));
         let pose = Pose { x_um, y_um, z_um };
@@ -180,7 +162,7 @@ impl Loop {
 fn run(mut judge: Judge) -> (f64, u64) {
     let mut run = Loop::new();
     // The camera has run since power-up; what it saw then nobody asked for.
-    run.ticks = run.now.since(run.begin).as_millis() as u64 / 25 + 1;
+    run.ticks = run.pair.now.since(run.begin).as_millis() as u64 / 25 + 1;
     let found_um = loop {
         let (frame, count_um) = run.expose(-SEARCH_UM_PER_S);
         if let Some(um) = judge.focus_um(&frame, count_um) {
@@ -188,19 +170,16 @@ fn run(mut judge: Judge) -> (f64, u64) {
         }
         assert!(run.defocus_um() > -20.0, "went past focus without seeing it");
     };
-    run.host.command_velocity(0.0, run.now, run.now).unwrap();
-    let idle = |host: &GrblHost| host.state().state == StageState::Idle;
-    run.run_until(run.now + Duration::from_millis(300), |_| false);
-    run.run_until(run.now + Duration::from_secs(2), idle);
+    run.pair.velocity(0.0).unwrap();
+    run.pair.run_ms(300);
+    run.pair.run_while(2000, is_busy);
     // Upwards the lens follows when the play is through.
-    let back_um = found_um - run.count_um(run.now);
+    let back_um = found_um - run.count_um(run.pair.now);
     let by_um = back_um + if back_um > 0.0 { BACKLASH_UM } else { 0.0 };
-    run.host
-        .command_move_relative([0.0, 0.0, by_um], 200.0, run.now)
-        .unwrap();
-    run.run_until(run.now + Duration::from_millis(300), |_| false);
-    run.run_until(run.now + Duration::from_secs(2), idle);
-    run.ticks = run.now.since(run.begin).as_millis() as u64 / 25 + 1;
+    run.pair.move_z(by_um, 200.0).unwrap();
+    run.pair.run_ms(300);
+    run.pair.run_while(2000, is_busy);
+    run.ticks = run.pair.now.since(run.begin).as_millis() as u64 / 25 + 1;
     run.expose(0.0);
     (run.defocus_um(), run.bytes.finish())
 }

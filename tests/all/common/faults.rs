@@ -4,7 +4,6 @@
 //! [`Faulty`] is both directions around a byte stream. All that is left to chance follows from the plan's seed.
 
 use std::collections::VecDeque;
-use std::io;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -76,18 +75,6 @@ impl Plan {
     fn at(&self, now: Instant) -> impl Iterator<Item = &Fault> {
         let active = move |(during, _): &&(Range<Instant>, Fault)| during.contains(&now);
         self.faults.iter().filter(active).map(|(_, fault)| fault)
-    }
-
-    fn has_ended(&self, now: Instant) -> bool {
-        self.at(now).any(|fault| *fault == Fault::End)
-    }
-
-    /// When the stream ends next.
-    fn next_end(&self, now: Instant) -> Option<Instant> {
-        let ends = self.faults.iter().filter(|(_, fault)| *fault == Fault::End);
-        ends.map(|(during, _)| during.start)
-            .filter(|start| *start > now)
-            .min()
     }
 
     /// When garbage comes next, not before `earliest`, and how many bytes.
@@ -218,6 +205,7 @@ pub use stream::Faulty;
 
 #[cfg(feature = "serial")]
 mod stream {
+    use std::io;
     use std::pin::Pin;
     use std::task::{Context, Poll, ready};
 
@@ -245,6 +233,20 @@ mod stream {
         has_ended: bool,
         inner_has_ended: bool,
         alarm: Pin<Box<Sleep>>,
+    }
+
+    impl Plan {
+        fn has_ended(&self, now: Instant) -> bool {
+            self.at(now).any(|fault| *fault == Fault::End)
+        }
+
+        /// When the stream ends next.
+        fn next_end(&self, now: Instant) -> Option<Instant> {
+            let ends = self.faults.iter().filter(|(_, fault)| *fault == Fault::End);
+            ends.map(|(during, _)| during.start)
+                .filter(|start| *start > now)
+                .min()
+        }
     }
 
     impl<S> Faulty<S> {
@@ -548,7 +550,7 @@ mod tests {
         assert_eq!(near.read(&mut bytes).await.unwrap(), 0);
         assert!((600..=602).contains(&passed()), "{}", passed());
         let refused = near.write_all(b"anybody?").await.unwrap_err();
-        assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(refused.kind(), std::io::ErrorKind::BrokenPipe);
         tokio::time::sleep_until(start + 800 * MS).await;
         assert_eq!(near.read(&mut bytes).await.unwrap(), 0, "it stays ended");
     }

@@ -3,4 +3,5 @@
 pub mod faults;
 #[cfg(feature = "onnx")]
 pub mod onnx_runtime;
+pub mod pair;
 pub mod sharpness;
