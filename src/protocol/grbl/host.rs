@@ -170,6 +170,8 @@ pub struct GrblHost {
     planned_until: Instant,
     /// The target must be taken from the next report at rest.
     resync: bool,
+    /// A jog was refused: until the next report at rest the lens is not where the plan has it.
+    is_adrift: bool,
     axes_um: [f64; 3],
     /// When the plan was last put off for a controller that falls behind.
     paced_at: Instant,
@@ -321,6 +323,7 @@ impl GrblHost {
             streamed_um_per_s: 0.0,
             planned_until: Instant::default(),
             resync: false,
+            is_adrift: false,
             axes_um: [f64::NAN; 3],
             paced_at: Instant::default(),
             hurried_until: Instant::default(),
@@ -371,13 +374,14 @@ impl GrblHost {
             self.expected_z_um(self.clock)
         };
         let told_um = [self.axes_um[0], self.axes_um[1], z_um];
-        let valid = self.guard.valid().map(|valid| known && valid);
+        let [x_valid, y_valid, z_valid] = self.guard.valid().map(|valid| known && valid);
+        let valid = [x_valid, y_valid, z_valid && !self.is_adrift];
         StageStatus {
             stamp: self.clock,
             state,
             reason: self.reason_of(state),
             position_um: std::array::from_fn(|axis| {
-                match valid[axis] || (known && self.guard.is_offered()) {
+                match valid[axis] || (known && self.guard.is_offered() && !self.is_adrift) {
                     true => told_um[axis],
                     false => f64::NAN,
                 }

@@ -549,7 +549,7 @@ mod tests {
 
         assert_eq!(near.read(&mut bytes).await.unwrap(), 0);
         assert!((600..=602).contains(&passed()), "{}", passed());
-        let refused = near.write_all(b"anybody?").await.unwrap_err();
+        let refused = near.write_all(b"more").await.unwrap_err();
         assert_eq!(refused.kind(), std::io::ErrorKind::BrokenPipe);
         tokio::time::sleep_until(start + 800 * MS).await;
         assert_eq!(near.read(&mut bytes).await.unwrap(), 0, "it stays ended");

@@ -115,6 +115,7 @@ impl GrblHost {
             Sent::Jog => {
                 self.reason = format!("the controller refused a jog: error:{code}, {text}");
                 self.resync = true;
+                self.is_adrift = true;
                 self.wanted_um_per_s = 0.0;
                 if matches!(self.motion, Motion::Velocity | Motion::RunOut { .. }) {
                     self.planned_until = self.planned_until.min(now + LOOKAHEAD);
@@ -348,6 +349,7 @@ impl GrblHost {
             self.position.target_um = self.position.sent_um;
             self.position.contradictions = 0;
             self.position.expected = Trajectory::at_rest(exact);
+            self.is_adrift = false;
         } else {
             self.settle_at([self.axes_um[0], self.axes_um[1], z_um]);
         }
@@ -360,6 +362,7 @@ impl GrblHost {
         self.position.sent_um = um[2];
         self.position.expected = Trajectory::at_rest(um[2]);
         self.position.contradictions = 0;
+        self.is_adrift = false;
     }
 
     pub(super) fn stage_from_report(&mut self) {
