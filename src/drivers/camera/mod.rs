@@ -20,9 +20,7 @@ pub trait FrameSource: Send {
     fn next_frame(&mut self) -> BoxFuture<'_, anyhow::Result<Option<Arc<Frame>>>>;
 
     /// Frames are wanted from now on, or no more: a source that costs light or time rests meanwhile.
-    fn look(&mut self, is_wanted: bool) {
-        let _ = is_wanted;
-    }
+    fn look(&mut self, _is_wanted: bool) {}
 
     /// Called once a second, wanted or not: for sources whose other end may have missed what it was told.
     fn remind(&self) {}
