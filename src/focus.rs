@@ -33,7 +33,7 @@ use confirmation::Confirmation;
 use follows::{Follows, Mismatch, Sight};
 use heights::Heights;
 use search::Search;
-use stepwise::Stepwise;
+use stepwise::{DOUBT, MIN_MOVE, Stepwise};
 
 use crate::classes::DistanceIndex;
 use crate::units::{Defocus, Instant, StageHeight};
@@ -363,8 +363,7 @@ impl FocusController {
 
     /// Moves of a length are blind while they last; none takes longer than this.
     fn longest_step(&self) -> Duration {
-        Duration::from_secs_f64(self.config.edges.far_um / self.config.default_speed_um_per_s)
-            .max(self.config.min_move)
+        Duration::from_secs_f64(self.config.edges.far_um / self.config.default_speed_um_per_s).max(MIN_MOVE)
     }
 
     fn fresh(&self, now: Instant) -> Option<Observation> {
@@ -400,12 +399,12 @@ impl FocusController {
             self.give_up(mismatch.sentence());
             return 0.0;
         }
-        if self.search.is_over(&self.config) {
+        if self.search.is_over() {
             return self.search_up(now);
         }
         if self.is_promise_due(now) {
             let distance_um = std::mem::take(&mut self.promised_um);
-            let speed = distance_um.abs() / self.config.min_move.as_secs_f64();
+            let speed = distance_um.abs() / MIN_MOVE.as_secs_f64();
             return self.begin(
                 distance_um,
                 speed.min(self.config.speed(DistanceIndex::FARTHEST)),
@@ -479,7 +478,7 @@ impl FocusController {
             index: look.index,
             has_distance: look.defocus.is_some(),
             is_trusted: look.trusted,
-            is_sided: look.other_side <= self.config.doubt,
+            is_sided: look.other_side <= DOUBT,
             in_motion,
         })
     }
@@ -626,13 +625,13 @@ impl FocusController {
         self.is_felt |= is_feeler;
         let (most_um, least_time) = match leash_um.filter(|_| is_down && !self.follows.is_fresh()) {
             _ if is_feeler => (FEELER_UM, FEELER),
-            Some(leash_um) if is_proven => (leash_um, self.config.min_move),
-            None if is_proven => (f64::INFINITY, self.config.min_move),
+            Some(leash_um) if is_proven => (leash_um, MIN_MOVE),
+            None if is_proven => (f64::INFINITY, MIN_MOVE),
             leash_um => (trial_um.min(leash_um.unwrap_or(trial_um)), TRIAL),
         };
         let part_um = distance_um.abs().min(most_um).copysign(distance_um);
         self.promised_um = distance_um - part_um;
-        self.stepwise.handle_step(look, part_um, &self.config);
+        self.stepwise.handle_step(look, part_um);
         let speed = stepwise::speed(look, &self.config).min(part_um.abs() / least_time.as_secs_f64());
         self.begin(part_um, speed, now)
     }

@@ -48,19 +48,6 @@ pub struct FocusConfig {
     pub motion_timeout: Duration,
     /// Rest between standstill and the first exposure that counts.
     pub settle: Duration,
-    /// Stepwise: a move lasts at least this long, which slows short moves until timing errors no longer matter.
-    pub min_move: Duration,
-    /// Stepwise: remaining defocus that is not worth another step, µm.
-    pub tolerance_um: f64,
-    /// Stepwise: probability of the other side of focus from which the sign is in doubt, 0 to 1.
-    pub doubt: f32,
-    /// Stepwise: rise after which a sign still in doubt means that the lens was above focus all along, µm. Must exceed
-    /// the depth below focus that is to be recovered from, less the depth from which the sign is clear.
-    pub probe_um: f64,
-    /// Untrusted looks in a row before looking elsewhere or giving up, and how long they are watched at least.
-    pub untrusted_limit: u32,
-    /// See `untrusted_limit`.
-    pub search_look: Duration,
     /// Time after which a run that has not reached focus is given up.
     pub run_timeout: Duration,
 }
@@ -76,12 +63,6 @@ impl Default for FocusConfig {
             estimate_timeout: Duration::from_millis(1000),
             motion_timeout: Duration::from_millis(250),
             settle: Duration::from_millis(30),
-            min_move: Duration::from_millis(250),
-            tolerance_um: 0.36,
-            doubt: 0.1,
-            probe_um: 45.0,
-            untrusted_limit: 12,
-            search_look: Duration::from_millis(1200),
             run_timeout: Duration::from_secs(30),
         }
     }
@@ -101,10 +82,8 @@ impl FocusConfig {
             }
         };
         positive("default_speed", self.default_speed_um_per_s)?;
-        positive("tolerance", self.tolerance_um)?;
         positive("estimate_timeout", self.estimate_timeout.as_secs_f64())?;
         positive("motion_timeout", self.motion_timeout.as_secs_f64())?;
-        positive("min_move", self.min_move.as_secs_f64())?;
         positive("run_timeout", self.run_timeout.as_secs_f64())?;
         // Written so that NaN is refused too.
         if !(self.z_min.um().is_finite() && self.z_max.um().is_finite() && self.z_min.um() < self.z_max.um())

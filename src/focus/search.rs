@@ -2,8 +2,12 @@
 
 use std::time::Duration;
 
-use super::{FocusConfig, Observation};
+use super::Observation;
 use crate::units::Instant;
+
+/// Untrusted looks in a row before looking elsewhere or giving up, and how long they are watched at least.
+const MOST_DOUBTFUL: u32 = 12;
+const LOOK: Duration = Duration::from_millis(1200);
 
 /// Untrusted looks of a stage at rest.
 #[derive(Debug, Default)]
@@ -30,11 +34,11 @@ impl Search {
     }
 
     /// Whether nothing more is to be expected from looking on here.
-    pub fn is_over(&self, config: &FocusConfig) -> bool {
+    pub fn is_over(&self) -> bool {
         let watched = self
             .span
             .map_or(Duration::ZERO, |(first, last)| last.since(first));
-        self.doubtful >= config.untrusted_limit && watched >= config.search_look
+        self.doubtful >= MOST_DOUBTFUL && watched >= LOOK
     }
 
     /// The lens goes up by that much, to look again.

@@ -1,7 +1,19 @@
 //! The law of bounded steps: a look at rest orders a distance, and the next look decides again.
 
+use std::time::Duration;
+
 use super::{FocusConfig, Observation};
 use crate::classes::{ClassEdges, DistanceIndex};
+
+/// A move lasts at least this long, which slows short moves until timing errors no longer matter.
+pub(super) const MIN_MOVE: Duration = Duration::from_millis(250);
+/// Probability of the other side of focus from which the sign is in doubt.
+pub(super) const DOUBT: f32 = 0.1;
+/// Remaining defocus that is not worth another step, as a part of the depth of class 0.
+const TOLERANCE: f64 = 0.5;
+/// Rise after which a sign still in doubt means that the lens was above focus all along, in depths of class 1: 45 µm under the 40x0.65. Must
+/// exceed the depth below focus that is to be recovered from, less the depth from which the sign is clear.
+const PROBE: f64 = 9.0;
 
 /// What the law keeps from look to look.
 #[derive(Debug, Default)]
@@ -13,25 +25,26 @@ pub(super) struct Stepwise {
 impl Stepwise {
     /// Signed defocus to remove next, µm; none in focus.
     pub fn distance(&mut self, look: &Observation, config: &FocusConfig) -> Option<f64> {
-        let distance_um = self.believed_distance(look, config);
-        let is_there = look.index == DistanceIndex::IN_FOCUS && distance_um.abs() <= config.tolerance_um;
+        let distance_um = self.believed_distance(look, &config.edges);
+        let tolerance_um = TOLERANCE * config.edges.in_focus_um;
+        let is_there = look.index == DistanceIndex::IN_FOCUS && distance_um.abs() <= tolerance_um;
         (!is_there).then_some(distance_um)
     }
 
     /// The lens was sent by this much defocus on a look.
-    pub fn handle_step(&mut self, look: &Observation, distance_um: f64, config: &FocusConfig) {
-        if look.other_side > config.doubt && distance_um < 0.0 {
+    pub fn handle_step(&mut self, look: &Observation, distance_um: f64) {
+        if look.other_side > DOUBT && distance_um < 0.0 {
             self.risen_um -= distance_um;
         }
     }
 
     /// The step a look orders if its sign can be believed; if not, the safe one.
-    fn believed_distance(&mut self, look: &Observation, config: &FocusConfig) -> f64 {
-        let distance_um = distance(look, &config.edges);
-        if look.other_side <= config.doubt {
+    fn believed_distance(&mut self, look: &Observation, edges: &ClassEdges) -> f64 {
+        let distance_um = distance(look, edges);
+        if look.other_side <= DOUBT {
             self.risen_um = 0.0;
             distance_um
-        } else if self.risen_um < config.probe_um {
+        } else if self.risen_um < PROBE * edges.near_um {
             -distance_um.abs()
         } else {
             distance_um.abs()

@@ -97,7 +97,6 @@ impl FocusControllerParameters {
             },
             default_speed_um_per_s: self.default_speed * 1e6,
             edges: ClassEdges::for_objective(&objective),
-            tolerance_um: 0.25 * objective.depth_of_field_um(),
             z_min: StageHeight::from_metres(self.microscope.z_min),
             z_max: StageHeight::from_metres(self.microscope.z_max),
             estimate_timeout: seconds("estimate_timeout", self.estimate_timeout)?,

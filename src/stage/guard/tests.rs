@@ -9,6 +9,9 @@ const PACE: Pace = Pace {
     fastest_um_per_s: 800.0,
 };
 
+/// The share of z in a path is a quotient.
+const ROUNDING: f64 = 1e-9;
+
 fn at(ms: u64) -> Instant {
     Instant::from_nanos(10_000_000_000 + ms * 1_000_000)
 }
@@ -354,11 +357,10 @@ proptest! {
                         prop_assert!(speed <= um_per_s);
                         if guard.knows_height() {
                             prop_assert!((-99.0..=299.0).contains(&(from_um + um)));
-                            // The share of z in the path is a quotient.
-                            prop_assert!(um >= 0.0 || speed <= guard.speed_at(from_um + um) + 1e-9);
+                            prop_assert!(um >= 0.0 || speed <= guard.speed_at(from_um + um) + ROUNDING);
                         } else {
                             // A move of nothing has no speed.
-                            prop_assert!(um == 0.0 || (um > 0.0 && speed <= BLIND_UM_PER_S));
+                            prop_assert!(um == 0.0 || (um > 0.0 && speed <= BLIND_UM_PER_S + ROUNDING));
                         }
                     }
                 }
