@@ -103,7 +103,6 @@ impl FocusControllerParameters {
             motion_timeout: seconds("motion_timeout", self.motion_timeout)?,
             settle: seconds("settle", self.settle)?,
             run_timeout: seconds("run_timeout", self.run_timeout)?,
-            ..FocusConfig::default()
         };
         config.checked().context("focus_controller")
     }
