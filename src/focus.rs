@@ -36,10 +36,7 @@ use search::Search;
 use stepwise::{DOUBT, MIN_MOVE, Stepwise};
 
 use crate::classes::DistanceIndex;
-use crate::units::{Defocus, Instant, StageHeight};
-
-/// How far the clock of a camera may run ahead of the controller's.
-const CLOCK_SKEW: Duration = Duration::from_millis(50);
+use crate::units::{CLOCK_SKEW, Defocus, Instant, StageHeight};
 
 /// Time after which the lens has come to rest from a motion that was not this run's: ringing of half a micrometre and more, after a long
 /// move, is gone.

@@ -44,6 +44,9 @@ impl Add<Duration> for Instant {
     }
 }
 
+/// How far the clock of another computer may run ahead of this one: what it stamps later than that is not of now.
+pub const CLOCK_SKEW: Duration = Duration::from_millis(50);
+
 /// A signed length in micrometres, the unit of everything optical in this crate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(transparent)]

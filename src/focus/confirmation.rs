@@ -103,27 +103,14 @@ fn agrees(look: &Sight, focus: &Sight, edges: &ClassEdges) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::units::Micrometres;
-
-    fn sight(z_um: f64, defocus_um: f64) -> Sight {
-        Sight {
-            z_um,
-            defocus_um,
-            index: ClassEdges::default().classify(Micrometres(defocus_um)),
-            has_distance: true,
-            is_trusted: true,
-            is_sided: true,
-            in_motion: false,
-        }
-    }
 
     fn is_confirmed(before: &[(f64, f64)], focus: (f64, f64)) -> bool {
         let mut confirmation = Confirmation::default();
         for (z_um, defocus_um) in before {
-            confirmation.handle_look(sight(*z_um, *defocus_um));
+            confirmation.handle_look(Sight::clear(*z_um, *defocus_um));
         }
         confirmation.confirm(
-            &sight(focus.0, focus.1),
+            &Sight::clear(focus.0, focus.1),
             &ClassEdges::default(),
             Instant::default(),
         )
@@ -156,7 +143,7 @@ mod tests {
     fn classes_alone_confirm_by_their_bounds() {
         let class_of = |z_um, defocus_um| Sight {
             has_distance: false,
-            ..sight(z_um, defocus_um)
+            ..Sight::clear(z_um, defocus_um)
         };
         for (z_um, defocus_um, expected) in [
             (20.0, 20.0, true),
@@ -175,14 +162,17 @@ mod tests {
     fn a_confirmation_holds_for_a_while_and_nearby() {
         let edges = ClassEdges::default();
         let mut confirmation = Confirmation::default();
-        confirmation.handle_look(sight(20.0, 20.0));
-        assert!(confirmation.confirm(&sight(0.0, 0.0), &edges, Instant::default()));
+        confirmation.handle_look(Sight::clear(20.0, 20.0));
+        assert!(confirmation.confirm(&Sight::clear(0.0, 0.0), &edges, Instant::default()));
         confirmation.restart();
         let soon = Instant::default() + Duration::from_secs(20);
-        assert!(!confirmation.confirm(&sight(9.0, 0.0), &edges, soon), "elsewhere");
-        assert!(confirmation.confirm(&sight(2.0, 0.0), &edges, soon));
+        assert!(
+            !confirmation.confirm(&Sight::clear(9.0, 0.0), &edges, soon),
+            "elsewhere"
+        );
+        assert!(confirmation.confirm(&Sight::clear(2.0, 0.0), &edges, soon));
         let late = soon + Duration::from_secs(31);
-        assert!(!confirmation.confirm(&sight(2.0, 0.0), &edges, late));
+        assert!(!confirmation.confirm(&Sight::clear(2.0, 0.0), &edges, late));
     }
 
     #[test]

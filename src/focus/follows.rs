@@ -44,6 +44,22 @@ pub(super) struct Sight {
     pub in_motion: bool,
 }
 
+#[cfg(test)]
+impl Sight {
+    /// A clear look of a stage at rest, for tests.
+    pub fn clear(z_um: f64, defocus_um: f64) -> Self {
+        Self {
+            z_um,
+            defocus_um,
+            index: ClassEdges::default().classify(crate::units::Micrometres(defocus_um)),
+            has_distance: true,
+            is_trusted: true,
+            is_sided: true,
+            in_motion: false,
+        }
+    }
+}
+
 /// How picture and stage disagree.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Mismatch {

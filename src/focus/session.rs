@@ -1,6 +1,6 @@
 //! What surrounds the control law: who may begin a run, what ends it, and when those who asked are answered.
 //!
-//! A run is begun by a goal, by `enable`, or at start. It ends by itself (in focus, given up), or because somebody wants it to (a stop, a
+//! A run is begun by a goal, by `enable`, or at start. It ends by itself (in focus, given up), or because it is asked to (a stop, a
 //! newer goal, a cancel, a deactivation), because a node that focusing needs is missing, or because the stage was stopped by others. However
 //! it ends, a goal is answered when the stage stands: it says so, or it has not been heard of for too long, which the answer says then.
 //! Nothing resumes by itself.

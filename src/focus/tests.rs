@@ -344,19 +344,6 @@ proptest! {
     }
 }
 
-/// A look at a height: stage, defocus.
-fn sight(z_um: f64, defocus_um: f64) -> Sight {
-    Sight {
-        z_um,
-        defocus_um,
-        index: ClassEdges::default().classify(Micrometres(defocus_um)),
-        has_distance: true,
-        is_trusted: true,
-        is_sided: true,
-        in_motion: false,
-    }
-}
-
 /// Looks in a row; the first mismatch, or whether the picture is known to follow.
 fn follow(sights: &[Sight]) -> Result<bool, Mismatch> {
     let mut follows = Follows::default();
@@ -369,7 +356,10 @@ fn follow(sights: &[Sight]) -> Result<bool, Mismatch> {
 #[test]
 fn a_picture_follows_or_the_cause_is_named() {
     let check = |heights: &[(f64, f64)], expected: Result<bool, &str>| {
-        let sights: Vec<_> = heights.iter().map(|&(z, defocus)| sight(z, defocus)).collect();
+        let sights: Vec<_> = heights
+            .iter()
+            .map(|&(z, defocus)| Sight::clear(z, defocus))
+            .collect();
         let found = follow(&sights).map_err(Mismatch::sentence);
         match (&found, expected) {
             (Ok(found), Ok(expected)) => assert_eq!(*found, expected, "{heights:?}"),
@@ -411,13 +401,13 @@ fn a_picture_follows_or_the_cause_is_named() {
 fn an_estimate_that_is_not_trusted_proves_but_never_accuses() {
     let doubted = |z, defocus| Sight {
         is_trusted: false,
-        ..sight(z, defocus)
+        ..Sight::clear(z, defocus)
     };
-    assert_eq!(follow(&[sight(0.0, 20.0), doubted(-5.0, 25.0)]), Ok(false));
+    assert_eq!(follow(&[Sight::clear(0.0, 20.0), doubted(-5.0, 25.0)]), Ok(false));
     assert_eq!(follow(&[doubted(0.0, 28.0), doubted(20.0, 47.0)]), Ok(true));
     let sideless = |z, defocus| Sight {
         is_sided: false,
-        ..sight(z, defocus)
+        ..Sight::clear(z, defocus)
     };
     assert_eq!(
         follow(&[sideless(0.0, 40.0), sideless(5.0, 35.0)]),
@@ -430,7 +420,7 @@ fn an_estimate_that_is_not_trusted_proves_but_never_accuses() {
 fn the_lens_does_not_descend_twice_unseen() {
     let edges = ClassEdges::default();
     let mut follows = Follows::default();
-    let frozen = |z_um| sight(z_um, 20.0);
+    let frozen = |z_um| Sight::clear(z_um, 20.0);
     follows.handle_sight(frozen(0.0), &edges).unwrap();
     assert!(follows.leash_um(&frozen(0.0), &edges).is_some());
     follows.handle_sight(frozen(-5.1), &edges).unwrap();

@@ -106,6 +106,8 @@ macro_rules! parameters {
                     $(, $($rule)*)?
                 ) ),* ];
                 $(
+                    // A name that the section does not have is refused by the compiler.
+                    let _ = |section: &$kind| { $( let _ = &section.$read; )* };
                     let shared = $crate::ros::params::read::<$kind>(&[
                         $( (stringify!($read), concat!(stringify!($shared), ".", stringify!($read))) ),*
                     ]);
@@ -161,20 +163,13 @@ macro_rules! choices {
     };
 }
 
-/// Of a shared section's parameters those that a node reads, by their own names and by their names there.
-///
-/// # Panics
-/// If the section has no such parameter.
+/// Of a shared section's parameters those that a node reads, given as `z_min` and `microscope.z_min`, by the second name.
 pub fn read<S: Parameters>(names: &[(&str, &'static str)]) -> Vec<Declaration> {
-    let table = S::table();
-    let declared = |own: &str| table.iter().find(|declared| declared.name == own).cloned();
-    names
-        .iter()
-        .map(|(own, name)| match declared(own) {
-            Some(declaration) => Declaration { name, ..declaration },
-            None => panic!("the section {} has no parameter '{own}'", S::SECTION),
-        })
-        .collect()
+    let read = |declaration: Declaration| {
+        let (_, name) = names.iter().find(|(own, _)| *own == declaration.name)?;
+        Some(Declaration { name, ..declaration })
+    };
+    S::table().into_iter().filter_map(read).collect()
 }
 
 /// Every node has it, because tools ask for it; it is always false.

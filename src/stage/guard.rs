@@ -18,14 +18,12 @@ use std::time::Duration;
 use super::host::StageConfig;
 use super::memory::Remembered;
 use super::status::Refusal;
-use crate::units::Instant;
+use crate::units::{CLOCK_SKEW, Instant};
 
 /// Fastest command that is believed at all, µm/s.
 const PLAUSIBLE_UM_PER_S: f64 = 1e6;
 /// Farthest place or longest move that is believed at all, µm.
 const PLAUSIBLE_UM: f64 = 1e6;
-/// How far the clock of a commander may run ahead of this one.
-const CLOCK_SKEW: Duration = Duration::from_millis(50);
 /// Silence of a commander after which a stop no longer holds against it: longer than any late message.
 const RELEASE: Duration = Duration::from_millis(500);
 /// Margin kept from the limits for the rounding of reported positions, µm.
@@ -444,7 +442,7 @@ impl Guard {
     }
 
     /// The controller does not tell where it is, for the reason given as a sentence.
-    pub fn puzzle(&mut self, why: &str) {
+    pub fn set_doubt(&mut self, why: &str) {
         self.doubt = why.to_owned();
     }
 

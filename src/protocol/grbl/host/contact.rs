@@ -289,7 +289,7 @@ impl GrblHost {
             if self.position.machine_um.is_some() {
                 self.recall();
             } else {
-                self.guard.puzzle(UNTOLD);
+                self.guard.set_doubt(UNTOLD);
             }
         } else if is_locked {
             self.lose_position("the controller was locked by an alarm");
