@@ -22,8 +22,8 @@ from test_actions import NAN, at
 ANSWER_LIMIT_S = 1.0
 
 
-def move(um: float) -> MoveStage.Goal:
-    return MoveStage.Goal(x=NAN, y=NAN, z=um * 1e-6, relative=True)
+def move(um: float, max_speed: float = 0.0) -> MoveStage.Goal:
+    return MoveStage.Goal(x=NAN, y=NAN, z=um * 1e-6, relative=True, max_speed=max_speed)
 
 
 @pytest.mark.parametrize("count", [10, 100])
@@ -34,8 +34,9 @@ def test_a_stop_after_a_burst_of_goals_leaves_nothing_to_do(graph, client, count
     mover = ActionClient(client, MoveStage, "move_stage", goal_service_qos_profile=deep, result_service_qos_profile=deep)
     stopper = client.create_client(Trigger, "stepper_bridge/stop")
     assert mover.wait_for_server(10.0) and stopper.wait_for_service(10.0)
-    client.spin_until(mover.send_goal_async(move(30.0)).done, 20, "the first goal")
-    sent = [mover.send_goal_async(move(30.0 if number % 2 else -20.0)) for number in range(count)]
+    # So slow that none reaches its target before the stop is sent, however busy this client is.
+    client.spin_until(mover.send_goal_async(move(30.0, max_speed=5e-6)).done, 20, "the first goal")
+    sent = [mover.send_goal_async(move(30.0 if number % 2 else -20.0, max_speed=5e-6)) for number in range(count)]
     began = time.monotonic()
     stopped = stopper.call_async(Trigger.Request())
     client.spin_until(stopped.done, 20, "the answer to the stop")
