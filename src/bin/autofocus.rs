@@ -6,10 +6,10 @@
 use std::process::ExitCode;
 
 use hhnet::nodes::frames::hand_over;
-use hhnet::nodes::{camera, classifier, focus_controller, sim_microscope, stepper_bridge};
+use hhnet::nodes::{SECTIONS, camera, classifier, focus_controller, sim_microscope, stepper_bridge};
 
 fn main() -> ExitCode {
-    hhnet::ros::app::main(|process| {
+    hhnet::ros::app::main(SECTIONS, |process| {
         let (sim_out, sim_in) = hand_over();
         let (camera_out, camera_in) = hand_over();
         // The bridge needs its port until the stage stands.

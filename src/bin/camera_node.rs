@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
-use hhnet::nodes::camera;
+use hhnet::nodes::{SECTIONS, camera};
 
 fn main() -> ExitCode {
-    hhnet::ros::app::main(|process| process.add(|app| camera::run(app, None, None)))
+    hhnet::ros::app::main(SECTIONS, |process| {
+        process.add(|app| camera::run(app, None, None))
+    })
 }

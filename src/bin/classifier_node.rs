@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use hhnet::nodes::classifier;
+use hhnet::nodes::{SECTIONS, classifier};
 
 fn main() -> ExitCode {
-    hhnet::ros::app::main(|process| process.add(|app| classifier::run(app, None)))
+    hhnet::ros::app::main(SECTIONS, |process| process.add(|app| classifier::run(app, None)))
 }

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use hhnet::nodes::focus_controller;
+use hhnet::nodes::{SECTIONS, focus_controller};
 
 fn main() -> ExitCode {
-    hhnet::ros::app::main(|process| process.add(focus_controller::run))
+    hhnet::ros::app::main(SECTIONS, |process| process.add(focus_controller::run))
 }

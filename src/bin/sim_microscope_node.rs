@@ -2,8 +2,10 @@
 
 use std::process::ExitCode;
 
-use hhnet::nodes::sim_microscope;
+use hhnet::nodes::{SECTIONS, sim_microscope};
 
 fn main() -> ExitCode {
-    hhnet::ros::app::main(|process| process.add(|app| sim_microscope::run(app, None)))
+    hhnet::ros::app::main(SECTIONS, |process| {
+        process.add(|app| sim_microscope::run(app, None))
+    })
 }

@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-use hhnet::nodes::stepper_bridge;
+use hhnet::nodes::{SECTIONS, stepper_bridge};
 
 fn main() -> ExitCode {
-    hhnet::ros::app::main(|process| process.add(stepper_bridge::run))
+    hhnet::ros::app::main(SECTIONS, |process| process.add(stepper_bridge::run))
 }

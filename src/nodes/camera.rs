@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use futures::future::{BoxFuture, FutureExt as _};
+use r2r::QosProfile;
 use r2r::hhnet::msg::About;
 use r2r::sensor_msgs::msg::{CameraInfo, JointState};
-use r2r::{Publisher, QosProfile};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::time::Interval;
 
 use super::demand::{POLL, Taker};
 use super::frame_in;
@@ -21,11 +22,12 @@ use crate::frame::Frame;
 use crate::pictures::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
-use crate::ros::diagnostics::{Diagnostics, Severity};
-use crate::ros::lifecycle::{Lifecycle, Wish};
-use crate::ros::node::{Builder, newest_reliable};
+use crate::ros::diagnostics::Severity;
+use crate::ros::lifecycle::Wish;
+use crate::ros::managed::{Base, Flow, Managed};
+use crate::ros::node::{Builder, Publisher, newest_reliable};
 use crate::ros::params::Checked;
-use crate::ros::presence::{Presence, Work, capabilities};
+use crate::ros::presence::{Work, capabilities};
 use crate::units::Micrometres;
 use crate::{choices, parameters};
 
@@ -140,10 +142,10 @@ impl Recording {
     }
 }
 
-/// The virtual microscope, of this process or another.
-struct VirtualSource<'a>(&'a mut FrameInput);
+/// The virtual microscope, of this process or another. The node keeps its end: it is made before the node spins.
+struct VirtualSource(OwnedMutexGuard<FrameInput>);
 
-impl FrameSource for VirtualSource<'_> {
+impl FrameSource for VirtualSource {
     fn next_frame(&mut self) -> BoxFuture<'_, Result<Option<Arc<Frame>>>> {
         async {
             let shot = self.0.next().await.transpose()?;
@@ -165,20 +167,14 @@ impl FrameSource for VirtualSource<'_> {
     }
 }
 
-/// Opens the source; decoding a folder takes seconds, in which the process must still hear that it is to end.
-async fn open<'a>(
-    parameters: &CameraParameters,
-    sim: &'a mut Option<FrameInput>,
-    recording: &Recording,
-) -> Result<Box<dyn FrameSource + 'a>> {
-    if let Some(input) = sim {
-        return Ok(Box::new(VirtualSource(input)));
-    }
-    let (parameters, recording) = (parameters.clone(), recording.clone());
-    let opened = tokio::task::spawn_blocking(move || recording.open(&parameters)).await;
-    opened
-        .context("opening the source panicked")?
-        .map(|source| source as _)
+/// Everything the camera reacts to.
+enum Event {
+    /// A frame, or the end of the source.
+    Frame(Result<Option<Arc<Frame>>>),
+    /// The source is gone.
+    Ended,
+    /// Somebody else may want frames now.
+    Demand,
 }
 
 /// Runs the node; `sim` are the virtual microscope's frames if it is in this process, `out` takes what is captured.
@@ -191,116 +187,142 @@ pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -
     let parameters = live.borrow_and_update().clone();
     // As long as the receiver exists, the virtual microscope renders.
     let shots = sim.filter(|_| parameters.source == SourceKind::Sim);
-    let mut sim = match parameters.source {
-        SourceKind::Sim => Some(FrameInput::new(shots, &mut node, "sim/image_raw")?),
+    let sim = match parameters.source {
+        SourceKind::Sim => {
+            let input = FrameInput::new(shots, &mut node, "sim/image_raw")?;
+            Some(Arc::new(Mutex::new(input)))
+        }
         SourceKind::Folder | SourceKind::ZStack => None,
     };
-    let recording = Recording::new(&mut node, &parameters, &app)?;
-    let mut outlets = Outlets {
-        frames: FrameOutlet::new(out, &mut node, "image_raw")?,
-        infos: node.publisher("camera_info", newest_reliable())?,
-        info_taker: Taker::new(&mut node, "camera_info")?,
-        preview: Preview::new(&mut node, "image_raw/compressed")?,
-        frame_id: frame_in(&node.namespace()?, &parameters.frame_id),
+    let camera = Camera {
+        sim,
+        recording: Recording::new(&mut node, &parameters, &app)?,
+        outlets: Outlets {
+            frames: FrameOutlet::new(out, &mut node, "image_raw")?,
+            infos: node.publisher("camera_info", newest_reliable())?,
+            info_taker: Taker::new(&mut node, "camera_info")?,
+            preview: Preview::new(&mut node, "image_raw/compressed")?,
+            frame_id: frame_in(&node.namespace()?, &parameters.frame_id),
+        },
+        poll: tokio::time::interval(POLL),
+        tally: FrameTally::default(),
+        taken: 0,
+        looks: false,
+        live,
     };
-    let mut diagnostics = Diagnostics::new(&mut node, "frames", &parameters.device())?;
-    let mut presence = Presence::new(&mut node, app.clock)?;
-    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
-    let name = node.name().to_owned();
-    let spinning = node.spin()?;
-    presence.introduce(About {
+    let mut base = Base::start(node, app, "frames", &parameters.device(), parameters.autostart)?;
+    base.presence.introduce(About {
         capabilities: capabilities(parameters.capabilities()),
         device: parameters.device(),
         ..About::default()
     });
-    presence.set(Work::inactive());
+    base.run(camera).await
+}
 
-    let mut second = tokio::time::interval(Duration::from_secs(1));
-    let mut poll = tokio::time::interval(POLL);
-    let mut tally = FrameTally::default();
-    let mut taken = 0_u64;
-    while let Some(wish) = lifecycle.configure(&app, &mut diagnostics).await {
-        let opened = tokio::select! {
-            () = app.stopped() => break,
-            opened = open(&parameters, &mut sim, &recording) => opened,
-        };
-        let Some(mut source) = wish.settle(opened)? else {
-            continue;
-        };
-        presence.set(Work::inactive());
-        tracing::info!(node = name, "frames come from source '{}'", parameters.source);
-        let mut is_active = false;
-        let leaving = loop {
-            let looks = is_active && outlets.is_wanted();
-            source.look(looks);
-            if is_active && source.has_ended() {
-                return without_microscope(&app).await;
-            }
-            tokio::select! {
-                () = app.stopped() => break Ok(None),
-                wish = lifecycle.next() => {
-                    if let Some(wish) = wish.switch(&mut is_active) {
-                        break Ok(Some(wish));
-                    }
-                    presence.set(if is_active { Work::Idle("ready".into()) } else { Work::inactive() });
-                }
-                taking = source.next_frame(), if looks => {
-                    match taking {
-                        Ok(Some(frame)) => {
-                            tally.handle_frame(&frame, app.clock.now());
-                            outlets.publish(frame, live.borrow_and_update().preview_rate);
-                        }
-                        Ok(None) => return without_microscope(&app).await,
-                        // A source that never worked, in a node that starts by itself.
-                        Err(error) if taken == 0 && parameters.autostart => return Err(error),
-                        Err(error) => break Err(error),
-                    }
-                    taken += 1;
-                }
-                // A new subscriber waits for the first frame.
-                () = outlets.frames.demanded() => {}
-                _ = poll.tick() => {}
-                _ = second.tick() => {
-                    let (severity, message) = match (is_active, looks, tally.frames()) {
-                        (false, _, _) => (Severity::Warn, "not active"),
-                        (true, false, _) => (Severity::Ok, "nobody looks"),
-                        (true, true, 0) => (Severity::Warn, "no frame in the last second"),
-                        (true, true, _) => (Severity::Ok, "frames arrive"),
-                    };
-                    if !looks {
-                        tally.pause();
-                    }
-                    let [rate, drops, median, most] = tally.values();
-                    let (kind, frames) = (parameters.source.to_string(), taken.to_string());
-                    let mut values = vec![rate, drops, median, most, ("frames", frames), ("source", kind)];
-                    values.extend(source.health());
-                    diagnostics.publish(app.clock.now(), severity, message, &values);
-                    source.remind();
-                    if is_active {
-                        presence.set(match severity {
-                            Severity::Ok if looks => Work::Busy(message.into()),
-                            Severity::Ok => Work::Idle(message.into()),
-                            Severity::Warn | Severity::Error => Work::Fault(message.into()),
-                        });
-                    }
-                }
-            }
-        };
-        source.look(false);
-        drop(source);
-        match leaving {
-            Ok(wish) => {
-                presence.set(Work::inactive());
-                wish.into_iter().for_each(Wish::done);
-            }
-            Err(error) => {
-                lifecycle.fail(&format!("{error:#}")).await;
-                presence.set(lifecycle.work());
-            }
+/// The node between its events.
+struct Camera {
+    live: watch::Receiver<CameraParameters>,
+    /// The virtual microscope, where that is the source.
+    sim: Option<Arc<Mutex<FrameInput>>>,
+    recording: Recording,
+    outlets: Outlets,
+    poll: Interval,
+    tally: FrameTally,
+    /// Frames of all times.
+    taken: u64,
+    /// Whether frames are wanted.
+    looks: bool,
+}
+
+impl Managed for Camera {
+    type Device = Box<dyn FrameSource>;
+    type Event = Event;
+
+    fn open(&mut self) -> BoxFuture<'static, Result<Self::Device>> {
+        if let Some(input) = self.sim.clone() {
+            return async { Ok(Box::new(VirtualSource(input.lock_owned().await)) as _) }.boxed();
+        }
+        let (parameters, recording) = (self.live.borrow().clone(), self.recording.clone());
+        let opening = tokio::task::spawn_blocking(move || recording.open(&parameters));
+        async { opening.await.context("opening the source panicked")? }.boxed()
+    }
+
+    fn handle_opened(&mut self, _: &mut Self::Device, base: &mut Base) -> Result<()> {
+        let source = self.live.borrow().source;
+        tracing::info!(node = base.name, "frames come from source '{source}'");
+        Ok(())
+    }
+
+    async fn next_event(&mut self, source: &mut Self::Device, is_active: bool) -> Event {
+        self.looks = is_active && self.outlets.is_wanted();
+        source.look(self.looks);
+        if is_active && source.has_ended() {
+            return Event::Ended;
+        }
+        tokio::select! {
+            taking = source.next_frame(), if self.looks => Event::Frame(taking),
+            // A new subscriber waits for the first frame.
+            () = self.outlets.frames.demanded() => Event::Demand,
+            _ = self.poll.tick() => Event::Demand,
         }
     }
-    drop(spinning);
-    Ok(())
+
+    async fn handle(&mut self, event: Event, _: &mut Self::Device, base: &mut Base) -> Result<Flow> {
+        match event {
+            Event::Frame(Ok(Some(frame))) => self.handle_frame(frame, base),
+            Event::Frame(Ok(None)) | Event::Ended => return without_microscope(&base.app).await,
+            Event::Frame(Err(error)) => return self.handle_failure(error),
+            Event::Demand => {}
+        }
+        Ok(Flow::Continue)
+    }
+
+    fn handle_switch(&mut self, wish: Wish, _: &mut Self::Device, base: &mut Base) {
+        base.switched(wish);
+    }
+
+    fn handle_second(&mut self, source: &mut Self::Device, base: &mut Base) {
+        let (severity, message) = match (base.is_active(), self.looks, self.tally.frames()) {
+            (false, _, _) => (Severity::Warn, "not active"),
+            (true, false, _) => (Severity::Ok, "nothing takes frames"),
+            (true, true, 0) => (Severity::Warn, "no frame in the last second"),
+            (true, true, _) => (Severity::Ok, "frames arrive"),
+        };
+        if !self.looks {
+            self.tally.pause();
+        }
+        let [rate, drops, median, most] = self.tally.values();
+        let (kind, frames) = (self.live.borrow().source.to_string(), self.taken.to_string());
+        let mut values = vec![rate, drops, median, most, ("frames", frames), ("source", kind)];
+        values.extend(source.health());
+        let work = match severity {
+            Severity::Ok if self.looks => Work::Busy(message.into()),
+            Severity::Ok => Work::Idle(message.into()),
+            Severity::Warn | Severity::Error => Work::Fault(message.into()),
+        };
+        base.report(severity, message, &values, work);
+        source.remind();
+    }
+
+    async fn close(&mut self, mut source: Self::Device, _: &mut Base) {
+        source.look(false);
+    }
+}
+
+impl Camera {
+    fn handle_frame(&mut self, frame: Arc<Frame>, base: &Base) {
+        self.tally.handle_frame(&frame, base.now());
+        self.outlets.publish(frame, self.live.borrow().preview_rate);
+        self.taken += 1;
+    }
+
+    /// A source that fails is let go of; one that never worked, in a node that starts by itself, ends the process.
+    fn handle_failure(&self, error: anyhow::Error) -> Result<Flow> {
+        if self.taken == 0 && self.live.borrow().autostart {
+            return Err(error);
+        }
+        Ok(Flow::Fail(format!("{error:#}")))
+    }
 }
 
 impl CameraParameters {
@@ -315,9 +337,9 @@ impl CameraParameters {
 
 /// The end of a camera whose virtual microscope is gone: one that failed ends the process and says itself why, one that
 /// was never there does neither.
-async fn without_microscope(app: &App) -> Result<()> {
+async fn without_microscope(app: &App) -> Result<Flow> {
     match tokio::time::timeout(MICROSCOPE_END_LIMIT, app.stopped()).await {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(Flow::End),
         Err(_) => bail!(
             "camera source is 'sim', but sim_microscope.enabled is false: enable it, or choose another camera.source"
         ),
@@ -336,7 +358,7 @@ struct Outlets {
 impl Outlets {
     /// Whether anybody takes frames, pictures of them, or what is said of them.
     fn is_wanted(&self) -> bool {
-        let subscriptions = self.infos.get_inter_process_subscription_count().unwrap_or(0);
+        let subscriptions = self.infos.subscriptions();
         self.frames.is_wanted() || self.preview.is_wanted() || self.info_taker.is_wanted(subscriptions)
     }
 
@@ -346,14 +368,14 @@ impl Outlets {
             frame,
             frame_id: self.frame_id.clone(),
         };
-        // An all-zero K says that the camera is not calibrated. Publishing fails only while the process ends.
-        drop(self.infos.publish(&CameraInfo {
+        // An all-zero K says that the camera is not calibrated.
+        self.infos.publish(&CameraInfo {
             header: header(shot.frame.stamp, &shot.frame_id),
             height: shot.frame.height() as u32,
             width: shot.frame.width() as u32,
             distortion_model: "plumb_bob".to_owned(),
             ..CameraInfo::default()
-        }));
+        });
         self.frames.send(&shot);
         self.preview.show(&shot, preview_rate, Picture::of);
     }

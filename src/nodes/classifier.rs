@@ -5,9 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant as MonotonicInstant};
 
 use anyhow::{Context as _, Result, bail};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use r2r::QosProfile;
 use r2r::hhnet::msg::{About, FocusEstimate};
 use r2r::std_msgs::msg::Header;
-use r2r::{Publisher, QosProfile};
+use tokio::sync::watch;
+use tokio::time::Interval;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::demand::{POLL, Taker};
 use super::frames::{BadShot, FrameInput, FrameTally, Preview, Shot, ShotReceiver, to_text};
@@ -19,15 +24,17 @@ use crate::estimate::classifier::{Classifier, ClassifierConfig, Doubt, Estimate,
 use crate::estimate::frozen::FrozenCamera;
 use crate::estimate::network::{ModelCard, Network, NoNetwork};
 use crate::estimate::resample::{ALIKE, MENDABLE, to_model_pixels};
+use crate::frame::Frame;
 use crate::objective::Objective;
 use crate::pictures::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
-use crate::ros::diagnostics::{Diagnostics, Severity};
-use crate::ros::lifecycle::{Change, Lifecycle};
-use crate::ros::node::Builder;
+use crate::ros::diagnostics::Severity;
+use crate::ros::lifecycle::Wish;
+use crate::ros::managed::{Base, Flow, Managed};
+use crate::ros::node::{Builder, Publisher};
 use crate::ros::params::Checked;
-use crate::ros::presence::{Presence, Work, capabilities, limits};
+use crate::ros::presence::{Work, capabilities, limits};
 use crate::statistics::median;
 use crate::units::Instant;
 use crate::{choices, parameters};
@@ -244,6 +251,16 @@ impl Arrival {
     }
 }
 
+/// Everything the classifier reacts to.
+enum Event {
+    /// A shot, or what makes none; `None` when the camera has ended.
+    Shot(Option<Result<Shot, BadShot>>),
+    /// Parameters have changed.
+    Live,
+    /// Somebody else may want estimates now.
+    Demand,
+}
+
 /// Runs the node; `frames` are the camera's if it is in this process.
 ///
 /// # Errors
@@ -252,145 +269,207 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
     let mut node = Builder::new("classifier")?;
     let mut live = node.parameters::<ClassifierParameters>(app.clock)?;
     let parameters = live.borrow_and_update().clone();
-    let mut input = FrameInput::new(frames, &mut node, "image_raw")?.with_infos(&mut node, "camera_info")?;
-    let stamp_source = parameters.stamp;
-    let mut outlets = Outlets {
-        name: node.name().to_owned(),
-        estimates: node.publisher("focus", QosProfile::default())?,
-        taker: Taker::new(&mut node, "focus")?,
-        overlay: Preview::new(&mut node, "focus/overlay/compressed")?,
-        diagnostics: Diagnostics::new(&mut node, "network", "none")?,
-        presence: Presence::new(&mut node, app.clock)?,
+    let classifier = ClassifierNode {
+        input: FrameInput::new(frames, &mut node, "image_raw")?.with_infos(&mut node, "camera_info")?,
+        outlets: Outlets {
+            name: node.name().to_owned(),
+            estimates: node.publisher("focus", QosProfile::default())?,
+            taker: Taker::new(&mut node, "focus")?,
+            overlay: Preview::new(&mut node, "focus/overlay/compressed")?,
+        },
+        poll: tokio::time::interval(POLL),
+        tally: Tally::default(),
+        looks: false,
+        app: app.clone(),
+        live,
     };
-    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
-    let name = node.name().to_owned();
-    let spinning = node.spin()?;
-    outlets.presence.set(Work::inactive());
-
-    let mut second = tokio::time::interval(Duration::from_secs(1));
-    let mut poll = tokio::time::interval(POLL);
-    let mut tally = Tally::default();
-    while let Some(wish) = lifecycle.configure(&app, &mut outlets.diagnostics).await {
-        // Loading takes up to seconds, which neither the other nodes nor the end of the process need to wait for.
-        let wanted = live.borrow_and_update().clone();
-        let opened = tokio::select! {
-            () = app.stopped() => break,
-            opened = tokio::task::spawn_blocking(move || open_classifier(&wanted)) => opened,
-        };
-        let opened = opened.context("loading the model panicked")?;
-        let Some((classifier, interrupt)) = wish.settle(opened)? else {
-            continue;
-        };
-        let card = classifier.network().card().clone();
-        let mut judge = Judge::new(classifier);
-        // On a busy computer an inference takes longer than the process may take to end.
-        let ending = app.clone();
-        let ending = tokio::spawn(async move {
-            ending.stopped().await;
-            if let Some(interrupt) = interrupt {
-                interrupt.fire();
-            }
-        });
-        tracing::info!(node = name, "model {}, {}", card.model_id, card.objective);
-        outlets.diagnostics.set_hardware_id(&card.model_id);
-        outlets.introduce(&live.borrow(), &card);
-        warn_if_unused(&name, &live.borrow(), &card);
-        let mut is_active = false;
-        let mut active_since = Instant::default();
-        let leaving = loop {
-            let looks = is_active && outlets.is_wanted();
-            input.look(looks);
-            let shot = tokio::select! {
-                () = app.stopped() => break None,
-                wish = lifecycle.next() => {
-                    if wish.change == Change::Activate {
-                        active_since = app.clock.now();
-                        judge.frozen.reset();
-                    }
-                    if let Some(wish) = wish.switch(&mut is_active) {
-                        break Some(wish);
-                    }
-                    outlets.presence.set(if is_active { Work::Idle("ready".into()) } else { Work::inactive() });
-                    continue;
-                }
-                _ = second.tick() => {
-                    outlets.report(&mut tally, app.clock.now(), is_active, looks);
-                    input.remind();
-                    continue;
-                }
-                changed = live.changed() => {
-                    // The sender lives as long as the node.
-                    if changed.is_ok() {
-                        take_over(&live.borrow(), &mut judge.classifier, &card)?;
-                        outlets.introduce(&live.borrow(), &card);
-                        warn_if_unused(&name, &live.borrow(), &card);
-                    }
-                    continue;
-                }
-                // A new subscriber waits for the first estimate.
-                () = outlets.taker.changed() => continue,
-                _ = poll.tick() => continue,
-                shot = input.next(), if looks => shot,
-            };
-            // The camera has ended, and says itself why.
-            let Some(shot) = shot else { return Ok(()) };
-            let received = MonotonicInstant::now();
-            let arrival = Arrival::of(&input, app.clock.now());
-            let Some(mut shot) = outlets.admit(shot, &arrival, stamp_source, &mut tally, &card) else {
-                continue;
-            };
-            // Exposed before: it says nothing about now. It may have been on its way while the node was activated.
-            if shot.frame.stamp < active_since {
-                tally.outdated += 1;
-                continue;
-            }
-            let binning = input.binning(&shot.frame).await;
-            let current = live.borrow().clone();
-            let ratios = current.pixel_ratios(binning, &card);
-            let judged = tokio::task::block_in_place(|| judge.judge(&mut shot, ratios, &current));
-            match judged {
-                Ok((judged, doubt)) => {
-                    if live.has_changed().unwrap_or(false) {
-                        // How sure an estimate has to be is decided now, not when the frame came.
-                        take_over(&live.borrow(), &mut judge.classifier, &card)?;
-                    }
-                    let estimate = judge.estimate(&judged, doubt);
-                    tally.frames.handle_frame(&shot.frame, app.clock.now());
-                    outlets.publish(&shot, &estimate, received.elapsed(), &mut tally, &card);
-                    outlets.overlay.show(&shot, live.borrow().overlay_rate, |frame| {
-                        let mut picture = Picture::of(frame);
-                        for (origin, patch) in judged.origins.iter().zip(&judged.patches) {
-                            picture.mark(*origin, &patch.probabilities);
-                        }
-                        picture
-                    });
-                }
-                Err(_) if app.is_stopping() => break None,
-                Err(error) => {
-                    let of = arrival.stamped(shot.frame.stamp, &shot.frame_id);
-                    outlets.refuse(format!("{error:#}"), of, &mut tally, &card);
-                }
-            }
-        };
-        input.look(false);
-        ending.abort();
-        drop(judge);
-        outlets.presence.set(Work::inactive());
-        if let Some(wish) = leaving {
-            wish.done();
-        }
-    }
-    drop(spinning);
-    Ok(())
+    let base = Base::start(node, app, "network", "none", parameters.autostart)?;
+    base.run(classifier).await
 }
 
-/// The settings from the next estimate on; they were checked before they were accepted.
-fn take_over(
-    parameters: &ClassifierParameters,
-    classifier: &mut Classifier<AnyNetwork>,
-    card: &ModelCard,
-) -> Result<()> {
-    Ok(classifier.set_config(parameters.config(card))?)
+/// The node between its events.
+struct ClassifierNode {
+    app: App,
+    live: watch::Receiver<ClassifierParameters>,
+    input: FrameInput,
+    outlets: Outlets,
+    poll: Interval,
+    tally: Tally,
+    /// Whether estimates are wanted.
+    looks: bool,
+}
+
+/// The model that is loaded.
+struct Loaded {
+    judge: Judge,
+    card: ModelCard,
+    active_since: Instant,
+    /// Makes an inference that is under way end early when the process ends.
+    _ending: AbortOnDropHandle<()>,
+}
+
+impl Managed for ClassifierNode {
+    type Device = Loaded;
+    type Event = Event;
+
+    fn open(&mut self) -> BoxFuture<'static, Result<Loaded>> {
+        let (parameters, app) = (self.live.borrow_and_update().clone(), self.app.clone());
+        async move {
+            // Loading takes up to seconds, which neither the other nodes nor the end of the process need to wait for.
+            let opened = tokio::task::spawn_blocking(move || open_classifier(&parameters)).await;
+            let (classifier, interrupt) = opened.context("loading the model panicked")??;
+            let ending = tokio::spawn(async move {
+                app.stopped().await;
+                // On a busy computer an inference takes longer than the process may take to end.
+                if let Some(interrupt) = interrupt {
+                    interrupt.fire();
+                }
+            });
+            Ok(Loaded {
+                card: classifier.network().card().clone(),
+                judge: Judge::new(classifier),
+                active_since: Instant::default(),
+                _ending: AbortOnDropHandle::new(ending),
+            })
+        }
+        .boxed()
+    }
+
+    fn handle_opened(&mut self, loaded: &mut Loaded, base: &mut Base) -> Result<()> {
+        let card = &loaded.card;
+        tracing::info!(node = base.name, "model {}, {}", card.model_id, card.objective);
+        base.diagnostics.set_hardware_id(&card.model_id);
+        introduce(&self.live.borrow(), card, base);
+        Ok(())
+    }
+
+    async fn next_event(&mut self, _: &mut Loaded, is_active: bool) -> Event {
+        self.looks = is_active && self.outlets.is_wanted();
+        self.input.look(self.looks);
+        tokio::select! {
+            // The sender lives as long as the node.
+            Ok(()) = self.live.changed() => Event::Live,
+            // A new subscriber waits for the first estimate.
+            () = self.outlets.taker.changed() => Event::Demand,
+            _ = self.poll.tick() => Event::Demand,
+            shot = self.input.next(), if self.looks => Event::Shot(shot),
+        }
+    }
+
+    async fn handle(&mut self, event: Event, loaded: &mut Loaded, base: &mut Base) -> Result<Flow> {
+        match event {
+            Event::Shot(Some(shot)) => self.handle_shot(shot, loaded, base).await,
+            // The camera has ended, and says itself why.
+            Event::Shot(None) => Ok(Flow::End),
+            Event::Live => {
+                loaded.take_over(&self.live.borrow())?;
+                introduce(&self.live.borrow(), &loaded.card, base);
+                Ok(Flow::Continue)
+            }
+            Event::Demand => Ok(Flow::Continue),
+        }
+    }
+
+    fn handle_switch(&mut self, wish: Wish, loaded: &mut Loaded, base: &mut Base) {
+        if base.is_active() {
+            loaded.active_since = base.now();
+            loaded.judge.frozen.reset();
+        }
+        base.switched(wish);
+    }
+
+    fn handle_second(&mut self, _: &mut Loaded, base: &mut Base) {
+        self.tally.report(base, self.looks);
+        self.input.remind();
+    }
+
+    async fn close(&mut self, loaded: Loaded, _: &mut Base) {
+        self.input.look(false);
+        drop(loaded);
+    }
+}
+
+impl ClassifierNode {
+    async fn handle_shot(
+        &mut self,
+        shot: Result<Shot, BadShot>,
+        loaded: &mut Loaded,
+        base: &mut Base,
+    ) -> Result<Flow> {
+        let received = MonotonicInstant::now();
+        let arrival = Arrival::of(&self.input, base.now());
+        let source = self.live.borrow().stamp;
+        let admitted = self
+            .outlets
+            .admit(shot, &arrival, source, &mut self.tally, &loaded.card);
+        let Some(mut shot) = admitted else {
+            return Ok(Flow::Continue);
+        };
+        // Exposed before: it says nothing about now. It may have been on its way while the node was activated.
+        if shot.frame.stamp < loaded.active_since {
+            self.tally.outdated += 1;
+            return Ok(Flow::Continue);
+        }
+        let binning = self.input.binning(&shot.frame).await;
+        let parameters = self.live.borrow().clone();
+        let ratios = parameters.pixel_ratios(binning, &loaded.card);
+        let judged = tokio::task::block_in_place(|| loaded.judge.judge(&mut shot, ratios, &parameters));
+        match judged {
+            Ok((judged, doubt)) => {
+                if self.live.has_changed().unwrap_or(false) {
+                    // How sure an estimate has to be is decided now, not when the frame came.
+                    loaded.take_over(&self.live.borrow())?;
+                }
+                let estimate = loaded.judge.estimate(&judged, doubt);
+                self.tally.frames.handle_frame(&shot.frame, base.now());
+                let (tally, card) = (&mut self.tally, &loaded.card);
+                self.outlets
+                    .publish(&shot, &estimate, received.elapsed(), tally, card);
+                let rate = self.live.borrow().overlay_rate;
+                self.outlets
+                    .overlay
+                    .show(&shot, rate, |frame| overlay(frame, &judged));
+            }
+            Err(_) if base.app.is_stopping() => return Ok(Flow::End),
+            Err(error) => {
+                let of = arrival.stamped(shot.frame.stamp, &shot.frame_id);
+                self.outlets
+                    .refuse(format!("{error:#}"), of, &mut self.tally, &loaded.card);
+            }
+        }
+        Ok(Flow::Continue)
+    }
+}
+
+impl Loaded {
+    /// The settings from the next estimate on; they were checked before they were accepted.
+    fn take_over(&mut self, parameters: &ClassifierParameters) -> Result<()> {
+        let config = parameters.config(&self.card);
+        Ok(self.judge.classifier.set_config(config)?)
+    }
+}
+
+/// The frame with what was said of its patches.
+fn overlay(frame: &Frame, judged: &Judged) -> Picture {
+    let mut picture = Picture::of(frame);
+    for (origin, patch) in judged.origins.iter().zip(&judged.patches) {
+        picture.mark(*origin, &patch.probabilities);
+    }
+    picture
+}
+
+/// Says what the node is, and what of its parameters the model cannot make use of.
+fn introduce(parameters: &ClassifierParameters, card: &ModelCard, base: &mut Base) {
+    base.presence.introduce(About {
+        capabilities: capabilities(&["focus", "focus/overlay/compressed"]),
+        limits: limits([
+            ("min_certainty", parameters.min_certainty),
+            ("pixel_size", card.pixel_size_um * 1e-6),
+        ]),
+        model: card.model_id.to_string(),
+        ..About::default()
+    });
+    warn_if_unused(&base.name, parameters, card);
 }
 
 /// Says that the condenser was told to a model that cannot make use of it.
@@ -484,14 +563,12 @@ struct Outlets {
     /// The focus controller.
     taker: Taker,
     overlay: Preview,
-    diagnostics: Diagnostics,
-    presence: Presence,
 }
 
 impl Outlets {
     /// Whether anybody takes estimates or pictures of them.
     fn is_wanted(&self) -> bool {
-        let subscriptions = self.estimates.get_inter_process_subscription_count().unwrap_or(0);
+        let subscriptions = self.estimates.subscriptions();
         self.taker.is_wanted(subscriptions) || self.overlay.is_wanted()
     }
 
@@ -538,8 +615,7 @@ impl Outlets {
         };
         tally.refused += 1;
         tally.last_refusal = reason;
-        // Publishing fails only while the process ends.
-        drop(self.estimates.publish(&estimate));
+        self.estimates.publish(&estimate);
     }
 
     /// Counts and publishes an estimate; what is wrong with the camera is told once.
@@ -561,44 +637,34 @@ impl Outlets {
             header: header(shot.frame.stamp, &shot.frame_id),
             ..to_message(estimate, decision, &card.model_id)
         };
-        // Publishing fails only while the process ends.
-        drop(self.estimates.publish(&message));
+        self.estimates.publish(&message);
     }
+}
 
-    fn introduce(&mut self, parameters: &ClassifierParameters, card: &ModelCard) {
-        self.presence.introduce(About {
-            capabilities: capabilities(&["focus", "focus/overlay/compressed"]),
-            limits: limits([
-                ("min_certainty", parameters.min_certainty),
-                ("pixel_size", card.pixel_size_um * 1e-6),
-            ]),
-            model: card.model_id.to_string(),
-            ..About::default()
-        });
-    }
-
-    fn report(&mut self, tally: &mut Tally, now: Instant, is_active: bool, looks: bool) {
-        let refusal = std::mem::take(&mut tally.last_refusal);
-        let refused = std::mem::take(&mut tally.refused);
-        let decision_ms = std::mem::take(&mut tally.decision_ms);
-        let [bad_stamps, restamped, outdated, untrusted] = tally.take_counts().map(|count| count.to_string());
-        let doubt = tally
+impl Tally {
+    /// Publishes the second that is over, and begins the next.
+    fn report(&mut self, base: &mut Base, looks: bool) {
+        let refusal = std::mem::take(&mut self.last_refusal);
+        let refused = std::mem::take(&mut self.refused);
+        let decision_ms = std::mem::take(&mut self.decision_ms);
+        let [bad_stamps, restamped, outdated, untrusted] = self.take_counts().map(|count| count.to_string());
+        let doubt = self
             .last_doubt
             .map_or_else(String::new, |doubt| doubt.to_string());
-        let is_about_camera = tally.last_doubt.is_some_and(|doubt| doubt.is_about_camera());
-        let (severity, message) = match (tally.frames.frames(), refused) {
-            _ if !is_active => (Severity::Warn, "not active"),
-            _ if !looks => (Severity::Ok, "nobody wants estimates"),
+        let is_about_camera = self.last_doubt.is_some_and(|doubt| doubt.is_about_camera());
+        let (severity, message) = match (self.frames.frames(), refused) {
+            _ if !base.is_active() => (Severity::Warn, "not active"),
+            _ if !looks => (Severity::Ok, "nothing takes estimates"),
             (0, 0) => (Severity::Warn, "no frame in the last second"),
             (_, 0) if is_about_camera => (Severity::Error, doubt.as_str()),
             (_, 0) => (Severity::Ok, "judging frames"),
             (_, _) => (Severity::Error, refusal.as_str()),
         };
         if !looks {
-            tally.frames.pause();
+            self.frames.pause();
         }
         let slowest = decision_ms.iter().copied().max_by(f64::total_cmp);
-        let [rate, drops, age, oldest] = tally.frames.values();
+        let [rate, drops, age, oldest] = self.frames.values();
         let values = [
             rate,
             drops,
@@ -613,13 +679,11 @@ impl Outlets {
             ("decision_ms_median", to_text(median(decision_ms))),
             ("decision_ms_most", to_text(slowest)),
         ];
-        self.diagnostics.publish(now, severity, message, &values);
-        if is_active {
-            self.presence.set(match severity {
-                Severity::Ok if looks => Work::Busy(message.into()),
-                Severity::Ok | Severity::Warn => Work::Idle(message.into()),
-                Severity::Error => Work::Fault(message.into()),
-            });
-        }
+        let work = match severity {
+            Severity::Ok if looks => Work::Busy(message.into()),
+            Severity::Ok | Severity::Warn => Work::Idle(message.into()),
+            Severity::Error => Work::Fault(message.into()),
+        };
+        base.report(severity, message, &values, work);
     }
 }

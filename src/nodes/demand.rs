@@ -8,11 +8,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use r2r::QosProfile;
 use r2r::std_msgs::msg::Bool;
-use r2r::{Publisher, QosProfile};
 use tokio::sync::watch;
 
-use crate::ros::node::{Builder, Newest};
+use crate::ros::node::{Builder, Newest, Publisher};
 
 /// After this time without a word the taker is thought to be gone.
 const SILENCE: Duration = Duration::from_secs(3);
@@ -54,8 +54,7 @@ impl Demand {
     /// Says it again; call once a second.
     pub fn repeat(&self) {
         if let Some(data) = self.told {
-            // Publishing fails only while the process ends.
-            drop(self.publisher.publish(&Bool { data }));
+            self.publisher.publish(&Bool { data });
         }
     }
 }

@@ -10,7 +10,7 @@ use r2r::geometry_msgs::msg::{Twist, TwistStamped, Vector3};
 use r2r::hhnet::action::Autofocus;
 use r2r::hhnet::msg::{About, FocusEstimate, FocusState, StageState};
 use r2r::std_srvs::srv::{SetBool, Trigger};
-use r2r::{Publisher, QosProfile, ServiceRequest};
+use r2r::{QosProfile, ServiceRequest};
 
 use super::demand::Demand;
 use super::frame_in;
@@ -25,11 +25,12 @@ use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
 use crate::ros::app::App;
 use crate::ros::bond::Bonds;
 use crate::ros::convert::{from_time, header};
-use crate::ros::diagnostics::{Diagnostics, Severity};
-use crate::ros::lifecycle::{Change, Lifecycle, Wish};
-use crate::ros::node::{Builder, latched, newest_reliable};
+use crate::ros::diagnostics::Severity;
+use crate::ros::lifecycle::{Change, Wish};
+use crate::ros::managed::Base;
+use crate::ros::node::{Builder, Publisher, latched, newest_reliable, reply};
 use crate::ros::params::Checked;
-use crate::ros::presence::{Presence, Work, capabilities, limits};
+use crate::ros::presence::{Work, capabilities, limits};
 use crate::statistics::median;
 use crate::units::{Defocus, Instant, StageHeight};
 use crate::{choices, parameters};
@@ -143,8 +144,8 @@ impl Call {
     fn answer(self, success: bool, message: String) {
         // A client that has gone needs no answer.
         match self {
-            Self::Enable(request) => drop(request.respond(SetBool::Response { success, message })),
-            Self::Stop(request) => drop(request.respond(Trigger::Response { success, message })),
+            Self::Enable(request) => reply(request, SetBool::Response { success, message }),
+            Self::Stop(request) => reply(request, Trigger::Response { success, message }),
         }
     }
 }
@@ -173,47 +174,43 @@ pub async fn run(app: App) -> Result<()> {
     let mut outlets = Outlets {
         commands: node.publisher("cmd_vel", newest_reliable())?,
         states: node.publisher("focus_state", latched())?,
-        diagnostics: Diagnostics::new(&mut node, "focus", "none")?,
-        presence: Presence::new(&mut node, app.clock)?,
-        name: node.name().to_owned(),
         frame_id: frame_in(&node.namespace()?, "z"),
         demand: Demand::new(&mut node, "focus")?,
         tally: Tally::default(),
         newest: Newest::default(),
         published: None,
     };
-    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
-    let spinning = node.spin()?;
-    outlets.introduce(&parameters);
-    outlets.publish_state(session.controller(), app.clock.now());
+    let mut base = Base::start(node, app, "focus", "none", parameters.autostart)?;
+    introduce(&parameters, &mut base);
+    outlets.publish_state(session.controller(), &base);
 
     let mut tick = tokio::time::interval(COMMAND_PERIOD);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut second = tokio::time::interval(Duration::from_secs(1));
     loop {
         let event = tokio::select! {
-            () = app.stopped() => Event::Shutdown,
+            () = base.app.stopped() => Event::Shutdown,
             Some(estimate) = estimates.next() => Event::Estimate(estimate),
             Some(stage) = stages.next() => Event::Stage(stage),
             Some(request) = goals.next() => Event::Goal(request),
             Some(request) = enables.next() => Event::Enable(request),
             Some(request) = stops.next() => Event::Stop(request),
-            wish = lifecycle.next() => Event::Life(wish),
+            wish = base.lifecycle.next() => Event::Life(wish),
             // A session at rest commands nothing, and hears of the world by its messages.
             _ = tick.tick(), if session.is_busy() => Event::Tick,
             _ = second.tick() => Event::Second,
         };
-        let now = app.clock.now();
+        let now = base.now();
         if live.has_changed().unwrap_or(false) {
             // They were checked before they were accepted.
             session.set_config(live.borrow_and_update().config()?);
-            outlets.introduce(&live.borrow());
+            introduce(&live.borrow(), &mut base);
         }
         let is_unfit = recorded.is_recorded() && !live.borrow().recorded_frames_may_move;
         let around = Surroundings {
             missing: bonds.missing(now),
             unfit: is_unfit.then_some(REFUSAL),
-            is_ending: app.is_stopping(),
+            is_ending: base.app.is_stopping(),
         };
         session.handle_surroundings(around, now);
         match event {
@@ -237,7 +234,7 @@ pub async fn run(app: App) -> Result<()> {
             },
             Event::Tick => {}
             Event::Second => {
-                outlets.publish_diagnostics(&session, now);
+                outlets.publish_diagnostics(&session, &base);
                 outlets.demand.repeat();
             }
             Event::Shutdown => break,
@@ -246,18 +243,17 @@ pub async fn run(app: App) -> Result<()> {
             outlets.command(velocity, now);
         }
         outlets.demand.set(wants_estimates(session.controller().phase()));
-        outlets.publish_state(session.controller(), now);
-        outlets.publish_work(&session, &lifecycle);
+        outlets.publish_state(session.controller(), &base);
+        publish_work(&session, &mut base);
         for answer in session.answers() {
-            outlets.answer(answer, &mut lifecycle, now);
+            outlets.answer(answer, &mut base);
         }
     }
     session.close();
     for answer in session.answers() {
-        outlets.answer(answer, &mut lifecycle, app.clock.now());
+        outlets.answer(answer, &mut base);
     }
-    outlets.command(0.0, app.clock.now());
-    drop(spinning);
+    outlets.command(0.0, base.now());
     Ok(())
 }
 
@@ -352,9 +348,6 @@ fn to_news(stage: StageState) -> StageNews {
 struct Outlets {
     commands: Publisher<TwistStamped>,
     states: Publisher<FocusState>,
-    diagnostics: Diagnostics,
-    presence: Presence,
-    name: String,
     /// The frame in which velocities are meant.
     frame_id: Arc<str>,
     demand: Demand,
@@ -374,68 +367,40 @@ impl Outlets {
             linear,
             angular: Vector3::default(),
         };
-        // Publishing fails only while the process ends, and then the bridge's timeout stops the stage.
-        drop(self.commands.publish(&TwistStamped {
+        self.commands.publish(&TwistStamped {
             header: header(now, &self.frame_id),
             twist,
-        }));
+        });
     }
 
     /// Publishes the state when it has changed.
-    fn publish_state(&mut self, controller: &FocusController, now: Instant) {
+    fn publish_state(&mut self, controller: &FocusController, base: &Base) {
         if self.published.as_ref() == Some(controller.phase()) {
             return;
         }
         let (state, reason) = describe(controller.phase());
         match controller.phase() {
-            Phase::Failed(reason) => tracing::warn!(node = self.name, "gave up: {reason}"),
-            Phase::InFocus => tracing::info!(node = self.name, "in focus"),
+            Phase::Failed(reason) => tracing::warn!(node = base.name, "gave up: {reason}"),
+            Phase::InFocus => tracing::info!(node = base.name, "in focus"),
             Phase::Disabled | Phase::Looking | Phase::Moving => {}
         }
         self.published = Some(controller.phase().clone());
         let reason = reason.to_owned();
-        drop(self.states.publish(&FocusState {
-            header: header(now, ""),
+        self.states.publish(&FocusState {
+            header: header(base.now(), ""),
             state,
             reason,
-        }));
-    }
-
-    fn introduce(&mut self, parameters: &FocusControllerParameters) {
-        self.presence.introduce(About {
-            capabilities: capabilities(&["autofocus", "focus_state", "cmd_vel", "~/enable", "~/stop"]),
-            limits: limits([
-                ("z_min", parameters.microscope.z_min),
-                ("z_max", parameters.microscope.z_max),
-                ("run_timeout", parameters.run_timeout),
-            ]),
-            ..About::default()
-        });
-    }
-
-    /// What an orchestrator has to know before it sends a goal.
-    fn publish_work(&mut self, session: &Focusing, lifecycle: &Lifecycle) {
-        let phase = session.controller().phase();
-        self.presence.set(if !session.is_active() {
-            lifecycle.work()
-        } else if matches!(phase, Phase::Looking | Phase::Moving) {
-            Work::Busy("focusing".into())
-        } else {
-            match session.check_able() {
-                Ok(()) => Work::Idle("".into()),
-                Err(reason) => Work::Fault(reason.into()),
-            }
         });
     }
 
     /// Tells the one who asked.
-    fn answer(&self, answer: Answer<Handle, Call, Wish>, lifecycle: &mut Lifecycle, now: Instant) {
+    fn answer(&self, answer: Answer<Handle, Call, Wish>, base: &mut Base) {
         match answer {
-            Answer::Goal { goal, end, message } => self.end(goal, end, message, now),
+            Answer::Goal { goal, end, message } => self.end(goal, end, message, base.now()),
             Answer::Call(call, Ok(message)) => call.answer(true, message.to_owned()),
             Answer::Call(call, Err(message)) => call.answer(false, message),
             Answer::Left(wish, Ok(())) => wish.done(),
-            Answer::Left(wish, Err(reason)) => lifecycle.fail_over(wish, reason),
+            Answer::Left(wish, Err(reason)) => base.lifecycle.fail_over(wish, reason),
         }
     }
 
@@ -461,7 +426,7 @@ impl Outlets {
         }
     }
 
-    fn publish_diagnostics(&mut self, session: &Focusing, now: Instant) {
+    fn publish_diagnostics(&mut self, session: &Focusing, base: &Base) {
         let controller = session.controller();
         let (_, reason) = describe(controller.phase());
         let (severity, message) = match controller.phase() {
@@ -474,9 +439,36 @@ impl Outlets {
         };
         let mode = controller.config().law.name().to_owned();
         let [rate, untrusted, age] = std::mem::take(&mut self.tally).values();
-        self.diagnostics
-            .publish(now, severity, message, &[("mode", mode), rate, untrusted, age]);
+        let values = [("mode", mode), rate, untrusted, age];
+        base.diagnostics.publish(base.now(), severity, message, &values);
     }
+}
+
+fn introduce(parameters: &FocusControllerParameters, base: &mut Base) {
+    base.presence.introduce(About {
+        capabilities: capabilities(&["autofocus", "focus_state", "cmd_vel", "~/enable", "~/stop"]),
+        limits: limits([
+            ("z_min", parameters.microscope.z_min),
+            ("z_max", parameters.microscope.z_max),
+            ("run_timeout", parameters.run_timeout),
+        ]),
+        ..About::default()
+    });
+}
+
+/// What an orchestrator has to know before it sends a goal.
+fn publish_work(session: &Focusing, base: &mut Base) {
+    let phase = session.controller().phase();
+    base.presence.set(if !session.is_active() {
+        base.lifecycle.work()
+    } else if matches!(phase, Phase::Looking | Phase::Moving) {
+        Work::Busy("focusing".into())
+    } else {
+        match session.check_able() {
+            Ok(()) => Work::Idle("".into()),
+            Err(reason) => Work::Fault(reason.into()),
+        }
+    });
 }
 
 /// Whether the controller looks at what the classifier says.

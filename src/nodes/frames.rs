@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures::FutureExt as _;
-use r2r::Publisher;
 use r2r::sensor_msgs::msg::{CameraInfo, CompressedImage, Image};
 use tokio::sync::watch;
 
@@ -15,7 +14,7 @@ use crate::frame::Frame;
 use crate::pictures::jpeg::{self, Chroma};
 use crate::pictures::preview::Picture;
 use crate::ros::convert::{from_image, from_time, header, to_image};
-use crate::ros::node::{Builder, Newest, newest_reliable};
+use crate::ros::node::{Builder, Newest, Publisher, newest_reliable};
 use crate::statistics::median;
 use crate::units::Instant;
 
@@ -287,7 +286,7 @@ impl FrameOutlet {
     }
 
     fn is_published(&self) -> bool {
-        let subscriptions = self.images.get_inter_process_subscription_count().unwrap_or(0);
+        let subscriptions = self.images.subscriptions();
         match &self.taker {
             Some(taker) => taker.is_wanted(subscriptions),
             None => subscriptions > 0,
@@ -315,8 +314,8 @@ impl FrameOutlet {
             to.shots.send_replace(Some(shot.clone()));
         }
         if self.is_published() {
-            // The copy takes milliseconds, which other tasks need not wait for. Publishing fails only while the process ends.
-            tokio::task::block_in_place(|| drop(self.images.publish(&to_image(&shot.frame, &shot.frame_id))));
+            // The copy takes milliseconds, which other tasks need not wait for.
+            tokio::task::block_in_place(|| self.images.publish(&to_image(&shot.frame, &shot.frame_id)));
         }
     }
 }
@@ -391,7 +390,7 @@ impl Preview {
 
     /// Whether anybody watches.
     pub fn is_wanted(&self) -> bool {
-        self.publisher.get_inter_process_subscription_count().unwrap_or(0) > 0
+        self.publisher.subscriptions() > 0
     }
 
     /// Publishes what `draw` makes of a shot, at most `rate` times a second.
@@ -409,12 +408,11 @@ impl Preview {
         });
         // It fails for a picture without pixels alone, of which there is nothing to see.
         let Ok(data) = encoded else { return };
-        // Publishing fails only while the process ends.
-        drop(self.publisher.publish(&CompressedImage {
+        self.publisher.publish(&CompressedImage {
             header: header(shot.frame.stamp, &shot.frame_id),
             format: "rgb8; jpeg compressed bgr8".to_owned(),
             data,
-        }));
+        });
     }
 }
 

@@ -22,7 +22,18 @@ use r2r::sensor_msgs::msg::JointState;
 
 use crate::drivers::position_store::PositionStore;
 use crate::drivers::runtime_dir::{RuntimeDirError, runtime_dir, state_dir};
+use crate::ros::params::{Parameters as _, Sections};
 use crate::units::Micrometres;
+
+/// Sections of a parameter file.
+pub const SECTIONS: Sections = &[
+    camera::CameraParameters::SECTION,
+    classifier::ClassifierParameters::SECTION,
+    focus_controller::FocusControllerParameters::SECTION,
+    stepper_bridge::StepperBridgeParameters::SECTION,
+    sim_microscope::SimMicroscopeParameters::SECTION,
+    microscope::MicroscopeParameters::SECTION,
+];
 
 /// Height of the lens in a joint state: position of joint `z`, m, if it is there and known.
 fn stage_z(state: &JointState) -> Option<Micrometres> {

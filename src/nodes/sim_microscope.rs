@@ -3,12 +3,15 @@
 //! camera sees lie play, ringing, drift, stops and limit switches, none of which the controller knows.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
+use r2r::QosProfile;
 use r2r::hhnet::msg::{About, SimTruth};
-use r2r::{Publisher, QosProfile};
+use tokio::time::Interval;
 
 use super::frames::{FrameOutlet, Shot, ShotSender, to_text};
 use super::microscope::MicroscopeParameters;
@@ -18,12 +21,14 @@ use crate::frame::Frame;
 use crate::objective::Objective;
 use crate::parameters;
 use crate::ros::app::App;
+use crate::ros::clock::Clock;
 use crate::ros::convert::header;
-use crate::ros::diagnostics::{Diagnostics, Severity};
-use crate::ros::lifecycle::Lifecycle;
-use crate::ros::node::Builder;
+use crate::ros::diagnostics::Severity;
+use crate::ros::lifecycle::Wish;
+use crate::ros::managed::{Base, Flow, Managed};
+use crate::ros::node::{Builder, Publisher};
 use crate::ros::params::Checked;
-use crate::ros::presence::{Presence, Work, capabilities};
+use crate::ros::presence::{Work, capabilities};
 use crate::sim::grbl::EmulatorConfig;
 use crate::sim::mechanics::{Drift, MechanicsConfig};
 use crate::sim::microscope::{
@@ -34,7 +39,6 @@ use crate::sim::slide::SiteRandom;
 use crate::stage::Axis;
 use crate::stage::memory::Remembered;
 use crate::statistics::median;
-use crate::units::Instant;
 
 /// Hard stops of x, y, z, µm from the middle of the slide's nominal plane: the table passes every edge of the slide, and
 /// the lens reaches it.
@@ -107,6 +111,12 @@ impl Checked for SimMicroscopeParameters {
     }
 }
 
+/// Everything the virtual microscope reacts to.
+enum Event {
+    /// The next exposure is due.
+    Exposure,
+}
+
 /// Runs the node; frames go to `out` if another node of this process takes them.
 ///
 /// # Errors
@@ -120,9 +130,8 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
     if !parameters.enabled {
         // A camera in this process that waits for its frames learns that none will come.
         drop(out);
-        let spinning = node.spin()?;
+        let _spinning = node.spin()?;
         app.stopped().await;
-        drop(spinning);
         return Ok(());
     }
     let link = match parameters.port.as_str() {
@@ -135,88 +144,125 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
         frame_id: frame_in(&node.namespace()?, "camera_optical_frame"),
     };
     let device = format!("virtual {} {}", parameters.microscope.objective, link.display());
-    let mut diagnostics = Diagnostics::new(&mut node, "simulation", &device)?;
-    let mut presence = Presence::new(&mut node, app.clock)?;
-    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
-    let name = node.name().to_owned();
-    let spinning = node.spin()?;
-    presence.introduce(About {
+    let autostart = parameters.autostart;
+    let microscope = SimMicroscope {
+        outlets: Arc::new(Mutex::new(outlets)),
+        tally: Tally::default(),
+        clock: app.clock,
+        parameters,
+        link,
+    };
+    let mut base = Base::start(node, app, "simulation", &device, autostart)?;
+    base.presence.introduce(About {
         capabilities: capabilities(&["sim/image_raw", "sim/truth"]),
         device,
         ..About::default()
     });
-    presence.set(Work::inactive());
+    base.run(microscope).await
+}
 
-    let mut outlets = Some(outlets);
-    let mut second = tokio::time::interval(Duration::from_secs(1));
-    while let Some(wish) = lifecycle.configure(&app, &mut diagnostics).await {
-        let opened = tokio::task::block_in_place(|| open(&parameters, &link, &app));
-        let Some((microscope, port, shutter)) = wish.settle(opened)? else {
-            continue;
-        };
-        let mut frames = tokio::time::interval(shutter.period());
-        frames.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let mut tick = 0;
+/// The node between its events.
+struct SimMicroscope {
+    parameters: SimMicroscopeParameters,
+    /// Where the stage's port appears.
+    link: PathBuf,
+    clock: Clock,
+    outlets: Arc<Mutex<Outlets>>,
+    tally: Tally,
+}
+
+/// A slide under the optics and its camera's clock.
+struct Bench {
+    /// None while it exposes.
+    camera: Option<VirtualCamera>,
+    shutter: Shutter,
+    due: Interval,
+    tick: u64,
+}
+
+impl Managed for SimMicroscope {
+    type Device = Bench;
+    type Event = Event;
+
+    fn open(&mut self) -> BoxFuture<'static, Result<Bench>> {
+        let (parameters, link, clock) = (self.parameters.clone(), self.link.clone(), self.clock);
+        let outlets = self.outlets.clone();
+        let opening = tokio::task::spawn_blocking(move || open(&parameters, &link, clock, outlets));
+        async { opening.await.context("making the slide panicked")? }.boxed()
+    }
+
+    fn handle_opened(&mut self, _: &mut Bench, base: &mut Base) -> Result<()> {
         tracing::info!(
-            node = name,
+            node = base.name,
             "slide {} under {}, stage at {}",
-            parameters.seed,
-            parameters.microscope.objective,
-            link.display()
+            self.parameters.seed,
+            self.parameters.microscope.objective,
+            self.link.display()
         );
-        let mut camera = Some(VirtualCamera {
-            microscope,
-            port,
-            outlets: outlets.take().context("the virtual camera is gone")?,
-            sequence: 0,
-        });
-        let mut tally = Tally::default();
-        let mut is_active = false;
-        let leaving = loop {
-            tokio::select! {
-                () = app.stopped() => break None,
-                wish = lifecycle.next() => {
-                    if let Some(wish) = wish.switch(&mut is_active) {
-                        break Some(wish);
-                    }
-                    presence.set(if is_active { Work::Busy("simulating".into()) } else { Work::inactive() });
-                }
-                _ = frames.tick(), if is_active => {
-                    // The timer is too coarse for a jitter: the exposure is placed in time, and awaited whole.
-                    let now = app.clock.now();
-                    let exposure = shutter.exposure(tick, now);
-                    tick += 1;
-                    tokio::time::sleep(exposure.end.since(now)).await;
-                    let Some(mut busy) = camera.take() else { bail!("the virtual camera is gone") };
-                    // Rendering takes tens of milliseconds on every core it can get: it must not hold a worker of the runtime.
-                    let exposing = tokio::task::spawn_blocking(move || {
-                        let outcome = busy.expose(exposure);
-                        (busy, outcome)
-                    });
-                    let (returned, outcome) = tokio::select! {
-                        // The end of the process need not wait for a picture.
-                        () = app.stopped() => break None,
-                        exposed = exposing => exposed.context("the virtual camera panicked")?,
-                    };
-                    tally.exposures += 1;
-                    tally.rendering_ms.extend(outcome?.map(|took| 1e3 * took.as_secs_f64()));
-                    camera = Some(returned);
-                }
-                _ = second.tick() => {
-                    tally.publish(&diagnostics, app.clock.now(), is_active, &link);
-                }
-            }
-        };
-        outlets = camera.map(|camera| camera.outlets);
-        // A stage that is gone is nowhere.
-        position_store(&link).remove();
-        presence.set(Work::inactive());
-        if let Some(wish) = leaving {
-            wish.done();
+        Ok(())
+    }
+
+    async fn next_event(&mut self, bench: &mut Bench, is_active: bool) -> Event {
+        if !is_active {
+            return std::future::pending().await;
+        }
+        bench.due.tick().await;
+        Event::Exposure
+    }
+
+    async fn handle(&mut self, event: Event, bench: &mut Bench, base: &mut Base) -> Result<Flow> {
+        match event {
+            Event::Exposure => self.handle_exposure(bench, base).await,
         }
     }
-    drop(spinning);
-    Ok(())
+
+    fn handle_switch(&mut self, wish: Wish, _: &mut Bench, base: &mut Base) {
+        base.presence.set(if base.is_active() {
+            Work::Busy("simulating".into())
+        } else {
+            Work::inactive()
+        });
+        wish.done();
+    }
+
+    fn handle_second(&mut self, _: &mut Bench, base: &mut Base) {
+        self.tally.report(base, &self.link);
+    }
+
+    async fn close(&mut self, bench: Bench, _: &mut Base) {
+        drop(bench);
+        // A stage that is gone is nowhere.
+        position_store(&self.link).remove();
+    }
+}
+
+impl SimMicroscope {
+    async fn handle_exposure(&mut self, bench: &mut Bench, base: &mut Base) -> Result<Flow> {
+        // The timer is too coarse for a jitter: the exposure is placed in time, and awaited whole.
+        let now = base.now();
+        let exposure = bench.shutter.exposure(bench.tick, now);
+        bench.tick += 1;
+        tokio::time::sleep(exposure.end.since(now)).await;
+        let Some(mut busy) = bench.camera.take() else {
+            bail!("the virtual camera is gone")
+        };
+        // Rendering takes tens of milliseconds on every core it can get: it must not hold a worker of the runtime.
+        let exposing = tokio::task::spawn_blocking(move || {
+            let outcome = busy.expose(exposure);
+            (busy, outcome)
+        });
+        let (returned, outcome) = tokio::select! {
+            // The end of the process need not wait for a picture.
+            () = base.app.stopped() => return Ok(Flow::End),
+            exposed = exposing => exposed.context("the virtual camera panicked")?,
+        };
+        bench.camera = Some(returned);
+        self.tally.exposures += 1;
+        self.tally
+            .rendering_ms
+            .extend(outcome?.map(|took| 1e3 * took.as_secs_f64()));
+        Ok(Flow::Continue)
+    }
 }
 
 /// Numbers for the diagnostics of one second.
@@ -228,12 +274,13 @@ struct Tally {
 }
 
 impl Tally {
-    fn publish(&mut self, diagnostics: &Diagnostics, now: Instant, is_active: bool, link: &Path) {
+    /// Publishes the second that is over, and begins the next.
+    fn report(&mut self, base: &mut Base, link: &Path) {
         let rendering_ms = std::mem::take(&mut self.rendering_ms);
         let exposures = std::mem::take(&mut self.exposures);
-        let (severity, message) = match (is_active, rendering_ms.len()) {
+        let (severity, message) = match (base.is_active(), rendering_ms.len()) {
             (false, _) => (Severity::Warn, "not active"),
-            (true, 0) => (Severity::Ok, "nobody looks"),
+            (true, 0) => (Severity::Ok, "nothing takes frames"),
             (true, _) => (Severity::Ok, "simulating"),
         };
         let values = [
@@ -243,7 +290,7 @@ impl Tally {
             ("port", link.display().to_string()),
             ("port_state", "offered".to_owned()),
         ];
-        diagnostics.publish(now, severity, message, &values);
+        base.report(severity, message, &values, Work::Busy("simulating".into()));
     }
 }
 
@@ -251,11 +298,11 @@ impl Tally {
 fn open(
     parameters: &SimMicroscopeParameters,
     link: &Path,
-    app: &App,
-) -> Result<(LiveMicroscope, EmulatedPort, Shutter)> {
+    clock: Clock,
+    outlets: Arc<Mutex<Outlets>>,
+) -> Result<Bench> {
     let shutter = parameters.shutter()?;
     let microscope = microscope(parameters)?;
-    let clock = app.clock;
     let start_um = parameters.start_um(microscope.microscope())?;
     let emulator = EmulatorConfig {
         physical_offset_um: start_um,
@@ -274,7 +321,20 @@ fn open(
     };
     let port = EmulatedPort::attach_announced(link, stage, announce)
         .with_context(|| format!("the virtual stage cannot offer its port at {}", link.display()))?;
-    Ok((microscope, port, shutter))
+    let mut due = tokio::time::interval(shutter.period());
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let camera = VirtualCamera {
+        microscope,
+        port,
+        outlets,
+        sequence: 0,
+    };
+    Ok(Bench {
+        camera: Some(camera),
+        shutter,
+        due,
+        tick: 0,
+    })
 }
 
 impl SimMicroscopeParameters {
@@ -357,7 +417,7 @@ struct Outlets {
 struct VirtualCamera {
     microscope: LiveMicroscope,
     port: EmulatedPort,
-    outlets: Outlets,
+    outlets: Arc<Mutex<Outlets>>,
     sequence: u64,
 }
 
@@ -370,15 +430,15 @@ impl VirtualCamera {
         let [x_um, y_um, z_um] = middle;
         let focus_um = self.microscope.microscope().focus_height_um(x_um, y_um);
         let defocus_um = z_um - focus_um;
-        // Publishing fails only while the process ends.
-        drop(self.outlets.truths.publish(&SimTruth {
-            header: header(exposed, &self.outlets.frame_id),
+        let outlets = self.outlets.lock().unwrap_or_else(PoisonError::into_inner);
+        outlets.truths.publish(&SimTruth {
+            header: header(exposed, &outlets.frame_id),
             z: z_um * 1e-6,
             defocus: defocus_um * 1e-6,
             x: x_um * 1e-6,
             y: y_um * 1e-6,
-        }));
-        if !self.outlets.frames.is_wanted() {
+        });
+        if !outlets.frames.is_wanted() {
             return Ok(None);
         }
         let began = std::time::Instant::now();
@@ -405,10 +465,10 @@ impl VirtualCamera {
         self.sequence += 1;
         let shot = Shot {
             frame,
-            frame_id: self.outlets.frame_id.clone(),
+            frame_id: outlets.frame_id.clone(),
         };
         let took = began.elapsed();
-        self.outlets.frames.send(&shot);
+        outlets.frames.send(&shot);
         Ok(Some(took))
     }
 }

@@ -8,6 +8,7 @@ use r2r::std_srvs::srv::Trigger;
 
 use crate::drivers::serial::stands;
 use crate::ros::lifecycle::Wish;
+use crate::ros::node::reply;
 use crate::stage::status::{StageState, StageStatus};
 use crate::units::{Instant, Micrometres};
 
@@ -121,6 +122,5 @@ fn cleared(status: &StageStatus) -> Result<String, String> {
 pub(super) fn respond(request: Request, outcome: Result<String, impl std::fmt::Display>) {
     let success = outcome.is_ok();
     let message = outcome.unwrap_or_else(|error| error.to_string());
-    // A reply fails only while the node ends.
-    drop(request.respond(Trigger::Response { success, message }));
+    reply(request, Trigger::Response { success, message });
 }

@@ -1,20 +1,25 @@
 //! `stepper_bridge`: velocity commands in, the motion controller's bytes out; position and state back.
 
+mod acceptance;
+mod outlets;
+
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use futures::StreamExt as _;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
+use r2r::ServiceRequest;
 use r2r::geometry_msgs::msg::TwistStamped;
 use r2r::hhnet::action::MoveStage;
-use r2r::hhnet::msg::{About, StageState as StageStateMsg};
 use r2r::hhnet::srv::AcceptPosition;
-use r2r::sensor_msgs::msg::JointState;
 use r2r::std_srvs::srv::Trigger;
-use r2r::{Publisher, QosProfile, ServiceRequest};
+use tokio::time::{Interval, MissedTickBehavior};
 
+use self::acceptance::{accept_position, answer_acceptance};
+use self::outlets::{Outlets, said_of};
 use super::commanders::Commanders;
 use super::microscope::MicroscopeParameters;
 use super::move_goals::{MoveGoals, Outcome};
@@ -25,14 +30,14 @@ use crate::parameters;
 use crate::protocol;
 use crate::ros::action::{ActionServer, GoalRequest};
 use crate::ros::app::App;
-use crate::ros::convert::{from_time, header};
-use crate::ros::diagnostics::{Diagnostics, Severity};
-use crate::ros::lifecycle::{Change, Lifecycle, Wish};
+use crate::ros::clock::Clock;
+use crate::ros::convert::from_time;
+use crate::ros::lifecycle::Wish;
+use crate::ros::managed::{Base, Flow, Managed};
 use crate::ros::node::{Builder, Newest, Requests, newest_reliable};
 use crate::ros::params::Checked;
-use crate::ros::presence::{Presence, Work, capabilities, limits};
 use crate::stage::host::StageConfig;
-use crate::stage::status::{StageState, StageStatus};
+use crate::stage::status::StageStatus;
 use crate::units::{Instant, Micrometres};
 
 /// Why nothing moves before activation.
@@ -40,12 +45,6 @@ const INACTIVE: &str = "the stepper bridge is not active: call ~/change_state";
 
 /// Why nothing moves without a stage.
 const CLOSED: &str = "the port is closed: configure the stepper bridge by ~/change_state";
-
-/// Age of what the driver knows above which nothing is known.
-const STATUS_LIMIT: Duration = Duration::from_millis(500);
-
-/// Time between two reports of a stage about which nothing changes; its driver asks no more often either.
-const REST_PERIOD: Duration = Duration::from_millis(100);
 
 /// How often it is looked whether what waits for the stage is over.
 const SETTLE_PERIOD: Duration = Duration::from_millis(10);
@@ -102,11 +101,10 @@ enum Event {
     ClearFault(ServiceRequest<Trigger::Service>),
     Home(ServiceRequest<Trigger::Service>),
     AcceptPosition(ServiceRequest<AcceptPosition::Service>),
-    Life(Wish),
     /// What waits for the stage may be over.
     Settle,
+    /// It is time to tell where the stage is.
     Report,
-    Second,
 }
 
 /// Runs the node.
@@ -119,101 +117,38 @@ pub async fn run(app: App) -> Result<()> {
         .parameters::<StepperBridgeParameters>(app.clock)?
         .borrow()
         .clone();
-    let config = parameters.stage_config()?;
     let path = match parameters.port.as_str() {
         "" => virtual_port(&node.namespace()?)?,
         path => PathBuf::from(path),
     };
-    let mut inlets = Inlets {
-        commands: node.subscribe("cmd_vel", newest_reliable())?,
-        stops: node.service("~/stop")?,
-        clears: node.service("~/clear_fault")?,
-        homes: node.service("~/home")?,
-        accepts: node.service("~/accept_position")?,
-        goals: ActionServer::new(&mut node, "move_stage", app.clock)?,
-    };
-    let silence = Duration::from_secs_f64(parameters.alive_timeout);
-    let mut moves = MoveGoals::new(
-        Micrometres::from_metres(parameters.power_up_z),
-        parameters.max_speed * 1e6,
-    );
-    let mut outlets = Outlets {
-        joints: node.publisher("joint_states", QosProfile::default())?,
-        states: node.publisher("stage_state", QosProfile::default())?,
-        diagnostics: Diagnostics::new(&mut node, "stage", &path.display().to_string())?,
-        presence: Presence::new(&mut node, app.clock)?,
-        port: path.display().to_string(),
-        limits: [
-            ("x_min", parameters.microscope.x_min),
-            ("x_max", parameters.microscope.x_max),
-            ("y_min", parameters.microscope.y_min),
-            ("y_max", parameters.microscope.y_max),
-            ("z_min", parameters.microscope.z_min),
-            ("z_max", parameters.microscope.z_max),
-            ("max_speed", parameters.max_speed),
-        ],
-        name: node.name().to_owned(),
-        zero: Micrometres::from_metres(parameters.power_up_z),
-        reported: String::new(),
-        stops: 0,
-        commanders: Commanders::new(&mut node, &parameters.commander, silence, app.clock)?,
-        commanded: false,
-        orphaned: None,
+    let zero = Micrometres::from_metres(parameters.power_up_z);
+    let bridge = Bridge {
+        inlets: Inlets {
+            commands: node.subscribe("cmd_vel", newest_reliable())?,
+            stops: node.service("~/stop")?,
+            clears: node.service("~/clear_fault")?,
+            homes: node.service("~/home")?,
+            accepts: node.service("~/accept_position")?,
+            goals: ActionServer::new(&mut node, "move_stage", app.clock)?,
+        },
+        moves: MoveGoals::new(zero, parameters.max_speed * 1e6),
+        commanders: Commanders::new(
+            &mut node,
+            &parameters.commander,
+            Duration::from_secs_f64(parameters.alive_timeout),
+            app.clock,
+        )?,
+        outlets: Outlets::new(&mut node, &path, &parameters, zero)?,
         dispute: None,
-        published: None,
-        patient_until: Instant::default(),
+        commanded: false,
+        config: parameters.stage_config()?,
+        clock: app.clock,
+        parameters,
+        path,
     };
-    let mut lifecycle = Lifecycle::new(&mut node, &app, parameters.autostart)?;
-    let spinning = node.spin()?;
-    outlets.presence.set(lifecycle.work());
-    loop {
-        let wish = tokio::select! {
-            wish = lifecycle.configure(&app, &mut outlets.diagnostics) => wish,
-            never = inlets.refuse(CLOSED) => match never {},
-        };
-        let Some(wish) = wish else { break };
-        let opened = tokio::select! {
-            () = app.stopped() => break,
-            stage = open(&path, &parameters, &config, &app) => stage,
-            never = inlets.refuse("the stepper bridge waits for its port") => match never {},
-        };
-        let Some(stage) = wish.settle(opened)? else {
-            continue;
-        };
-        outlets.patient_until = app.clock.now() + FIRST_ANSWER_LIMIT;
-        tracing::info!(node = outlets.name, "stage on {}", path.display());
-        let leaving = tokio::select! {
-            // At once, whatever is waited for: the stage is stopped below.
-            () = app.stopped() => None,
-            leaving = drive(&app, &parameters, &stage, &mut lifecycle, &mut inlets, &mut moves, &mut outlets) => {
-                Some(leaving)
-            }
-        };
-        let status = stage.status();
-        if let Err(unconfirmed) = stage.shutdown().await {
-            // With a link the driver has stopped the stage; without one nothing can: a velocity runs out, a move ends at its target.
-            tracing::warn!(node = outlets.name, "{unconfirmed}");
-        }
-        outlets.commanded = false;
-        moves.end(
-            Outcome::Failed,
-            "the stepper bridge lets go of the stage",
-            &status.borrow().clone(),
-        );
-        match leaving {
-            None => outlets.let_go(Work::inactive(), app.clock.now()),
-            Some(Leaving::Asked(wish)) => {
-                outlets.let_go(Work::inactive(), app.clock.now());
-                wish.done();
-            }
-            Some(Leaving::Broken(wish, reason)) => {
-                outlets.let_go(Work::Fault(reason.as_str().into()), app.clock.now());
-                lifecycle.fail_over(wish, &reason);
-            }
-        }
-    }
-    drop(spinning);
-    Ok(())
+    let device = bridge.path.display().to_string();
+    let base = Base::start(node, app, "stage", &device, bridge.parameters.autostart)?;
+    base.run(bridge).await
 }
 
 /// What the bridge hears.
@@ -226,218 +161,253 @@ struct Inlets {
     goals: ActionServer<MoveStage::Action>,
 }
 
-impl Inlets {
-    /// Tells everybody why nothing can be done, for as long as it is polled; what is commanded meanwhile is not done later.
-    async fn refuse(&mut self, reason: &str) -> Infallible {
+/// The node between its events.
+struct Bridge {
+    parameters: StepperBridgeParameters,
+    config: StageConfig,
+    path: PathBuf,
+    clock: Clock,
+    inlets: Inlets,
+    moves: MoveGoals,
+    /// Those who send velocities.
+    commanders: Commanders,
+    /// Why no command is obeyed.
+    dispute: Option<String>,
+    /// Whether the newest velocity was a motion.
+    commanded: bool,
+    outlets: Outlets,
+}
+
+/// An open stage.
+struct Stage {
+    handle: StageHandle,
+    waits: StageWaits,
+    report: Interval,
+    settle: Interval,
+}
+
+impl Stage {
+    fn new(handle: StageHandle, publish_rate: f64) -> Self {
+        let every = |period| {
+            let mut interval = tokio::time::interval(period);
+            interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+            interval
+        };
+        Self {
+            handle,
+            waits: StageWaits::default(),
+            report: every(Duration::from_secs_f64(1.0 / publish_rate)),
+            settle: every(SETTLE_PERIOD),
+        }
+    }
+
+    fn status(&self) -> StageStatus {
+        self.handle.status().borrow().clone()
+    }
+}
+
+impl Managed for Bridge {
+    type Device = Stage;
+    type Event = Event;
+
+    fn open(&mut self) -> BoxFuture<'static, Result<Stage>> {
+        let (path, parameters) = (self.path.clone(), self.parameters.clone());
+        let (config, clock) = (self.config.clone(), self.clock);
+        async move {
+            let handle = open(&path, &parameters, &config, clock).await?;
+            Ok(Stage::new(handle, parameters.publish_rate))
+        }
+        .boxed()
+    }
+
+    fn handle_opened(&mut self, _: &mut Stage, base: &mut Base) -> Result<()> {
+        self.outlets.expect_answer_by(base.now() + FIRST_ANSWER_LIMIT);
+        tracing::info!(node = base.name, "stage on {}", self.path.display());
+        Ok(())
+    }
+
+    /// What is commanded meanwhile is not done later.
+    async fn refuse(&mut self, is_opening: bool) -> Infallible {
+        let reason = if is_opening {
+            "the stepper bridge waits for its port"
+        } else {
+            CLOSED
+        };
+        let inlets = &mut self.inlets;
         loop {
             tokio::select! {
-                Some(_) = self.commands.next() => {}
-                Some(request) = self.goals.next() => request.reject(reason),
-                Some(request) = self.stops.next() => respond(request, Err::<String, _>(reason)),
-                Some(request) = self.clears.next() => respond(request, Err::<String, _>(reason)),
-                Some(request) = self.homes.next() => respond(request, Err::<String, _>(reason)),
-                Some(request) = self.accepts.next() => answer_acceptance(request, Err(reason)),
+                Some(_) = inlets.commands.next() => {}
+                Some(request) = inlets.goals.next() => request.reject(reason),
+                Some(request) = inlets.stops.next() => respond(request, Err::<String, _>(reason)),
+                Some(request) = inlets.clears.next() => respond(request, Err::<String, _>(reason)),
+                Some(request) = inlets.homes.next() => respond(request, Err::<String, _>(reason)),
+                Some(request) = inlets.accepts.next() => answer_acceptance(request, Err(reason)),
                 // The node ends.
                 else => std::future::pending().await,
             }
         }
     }
-}
 
-/// Why the bridge lets go of its stage.
-enum Leaving {
-    /// A transition was requested.
-    Asked(Wish),
-    /// The stage is not known to stand still.
-    Broken(Wish, String),
-}
-
-/// Works with an open stage until it has to be let go of.
-async fn drive(
-    app: &App,
-    parameters: &StepperBridgeParameters,
-    stage: &StageHandle,
-    lifecycle: &mut Lifecycle,
-    inlets: &mut Inlets,
-    moves: &mut MoveGoals,
-    outlets: &mut Outlets,
-) -> Leaving {
-    let mut status = stage.status();
-    let mut waits = StageWaits::default();
-    let mut is_active = false;
-    let mut report = tokio::time::interval(Duration::from_secs_f64(1.0 / parameters.publish_rate));
-    report.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut settle = tokio::time::interval(SETTLE_PERIOD);
-    settle.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut second = tokio::time::interval(Duration::from_secs(1));
-    let leaving = loop {
-        let is_waiting = !waits.is_empty() || moves.is_busy();
-        let event = tokio::select! {
+    async fn next_event(&mut self, stage: &mut Stage, _: bool) -> Event {
+        let is_waiting = !stage.waits.is_empty() || self.moves.is_busy();
+        let inlets = &mut self.inlets;
+        tokio::select! {
             // A stop is taken up before anything that came with it.
             biased;
             Some(request) = inlets.stops.next() => Event::Stop(request),
-            wish = lifecycle.next() => Event::Life(wish),
             Some(command) = inlets.commands.next() => Event::Command(command),
             Some(request) = inlets.goals.next() => Event::Goal(request),
             Some(request) = inlets.clears.next() => Event::ClearFault(request),
             Some(request) = inlets.homes.next() => Event::Home(request),
             Some(request) = inlets.accepts.next() => Event::AcceptPosition(request),
-            _ = settle.tick(), if is_waiting => Event::Settle,
-            _ = report.tick() => Event::Report,
-            _ = second.tick() => Event::Second,
-        };
-        let now = app.clock.now();
+            _ = stage.settle.tick(), if is_waiting => Event::Settle,
+            _ = stage.report.tick() => Event::Report,
+        }
+    }
+
+    async fn handle(&mut self, event: Event, stage: &mut Stage, base: &mut Base) -> Result<Flow> {
+        let now = base.now();
         match event {
-            Event::Life(wish) => match wish.change {
-                Change::Activate => {
-                    is_active = true;
-                    wish.done();
-                }
-                Change::Deactivate => {
-                    is_active = false;
-                    outlets.commanded = false;
-                    moves.stop("the stepper bridge was deactivated", stage, now);
-                    waits.deactivate(wish, now);
-                }
-                Change::Configure | Change::CleanUp | Change::ShutDown => break Leaving::Asked(wish),
-            },
-            Event::Command(_) if !is_active => {}
-            Event::Goal(request) if !is_active => {
-                request.reject(INACTIVE);
-            }
-            // The stop goes on to hold.
-            Event::Command(_) if outlets.dispute.is_some() => stage.begin_stop(),
-            Event::Goal(request) if outlets.dispute.is_some() => {
-                request.reject(outlets.dispute.as_deref().unwrap_or_default());
-            }
-            // Zeros of a commander that is done do not mean another client's move; ~/stop does.
-            Event::Command(command) if command.twist.linear.z == 0.0 && moves.is_busy() => {}
-            Event::Command(command) => handle_command(&command, stage, moves, outlets),
-            Event::Goal(request) => moves.take_up(request, stage, now),
-            Event::Stop(request) => {
-                outlets.stops = outlets.stops.wrapping_add(1);
-                outlets.commanded = false;
-                moves.stop_all(&mut inlets.goals, stage, now);
-                waits.add_stop(request, now);
-            }
-            Event::ClearFault(request) => {
-                stage.clear_fault();
-                outlets.commanded = false;
-                match outlets.dispute.clone() {
-                    // The controller may go on, but no command is obeyed.
-                    Some(dispute) => respond(request, Err::<String, _>(dispute)),
-                    None => waits.add_clear(request, now),
-                }
-            }
-            Event::Home(request) if !is_active => respond(request, Err::<String, _>(INACTIVE)),
-            Event::Home(request) => {
-                let outcome = match &outlets.dispute {
-                    Some(dispute) => Err(dispute.clone()),
-                    None => stage.home().map_err(|refusal| refusal.to_string()),
-                };
-                let message = "homing; stage_state says when the position is valid";
-                respond(request, outcome.map(|()| message.to_owned()));
-            }
-            Event::AcceptPosition(request) => {
-                let outcome = accept_position(&request.message, stage, outlets.zero);
-                answer_acceptance(request, outcome);
-            }
+            Event::Command(command) => self.handle_command(&command, &stage.handle, base),
+            Event::Goal(request) => self.handle_goal(request, &stage.handle, base),
+            Event::Stop(request) => self.handle_stop(request, stage, now),
+            Event::ClearFault(request) => self.handle_clear(request, stage, now),
+            Event::Home(request) => self.handle_home(request, &stage.handle, base),
+            Event::AcceptPosition(request) => self.handle_acceptance(request, &stage.handle),
             Event::Settle => {}
-            Event::Report => {
-                let dispute = outlets.commanders.dispute(lifecycle, now);
-                if dispute.is_some() && outlets.dispute.is_none() {
-                    outlets.commanded = false;
-                    moves.stop("more than one node commands the stage", stage, now);
-                }
-                outlets.dispute = dispute;
-                let gone = outlets.commanders.gone(now).filter(|_| outlets.commanded);
-                if gone.is_some() && outlets.orphaned.is_none() {
-                    // Its commands expire by themselves, but how soon is a parameter.
-                    stage.begin_stop();
-                }
-                outlets.orphaned = gone;
-                outlets.report(&status.borrow_and_update().clone(), is_active, now);
+            Event::Report => self.handle_report(stage, base),
+        }
+        self.moves.follow(&stage.handle, now);
+        let broken = stage.waits.settle(&stage.status(), self.outlets.zero(), now);
+        Ok(broken.map_or(Flow::Continue, |(wish, reason)| Flow::FailIn(wish, reason)))
+    }
+
+    fn handle_switch(&mut self, wish: Wish, stage: &mut Stage, base: &mut Base) {
+        if base.is_active() {
+            wish.done();
+            return;
+        }
+        self.commanded = false;
+        let now = base.now();
+        self.moves
+            .stop("the stepper bridge was deactivated", &stage.handle, now);
+        stage.waits.deactivate(wish, now);
+    }
+
+    fn handle_second(&mut self, stage: &mut Stage, base: &mut Base) {
+        let status = said_of(&stage.status(), self.dispute.as_deref(), base.now());
+        self.outlets.publish_diagnostics(&status, base);
+    }
+
+    async fn close(&mut self, mut stage: Stage, base: &mut Base) {
+        stage.waits.let_go(CLOSED);
+        let status = stage.handle.status();
+        if let Err(unconfirmed) = stage.handle.shutdown().await {
+            // With a link the driver has stopped the stage; without one nothing can: a velocity runs out, a move ends at its target.
+            tracing::warn!(node = base.name, "{unconfirmed}");
+        }
+        self.commanded = false;
+        let status = status.borrow().clone();
+        self.moves.end(
+            Outcome::Failed,
+            "the stepper bridge lets go of the stage",
+            &status,
+        );
+        self.outlets.let_go(base.now());
+    }
+}
+
+impl Bridge {
+    /// Passes a velocity on; it takes over from a goal.
+    fn handle_command(&mut self, command: &TwistStamped, stage: &StageHandle, base: &Base) {
+        let z_um_per_s = command.twist.linear.z * 1e6;
+        if !base.is_active() {
+            return;
+        }
+        if self.dispute.is_some() {
+            // The stop goes on to hold.
+            stage.begin_stop();
+            return;
+        }
+        // Zeros of a commander that is done do not mean another client's move; ~/stop does.
+        if z_um_per_s == 0.0 && self.moves.is_busy() {
+            return;
+        }
+        self.commanded = z_um_per_s != 0.0;
+        match stage.velocity(z_um_per_s, from_time(&command.header.stamp)) {
+            Ok(_) => {
+                let status = stage.status().borrow().clone();
+                self.moves
+                    .end(Outcome::Preempted, "a velocity command took over", &status);
             }
-            Event::Second => {
-                let status = outlets.said_of(&status.borrow(), now);
-                outlets.publish_diagnostics(&status, now);
-            }
-        }
-        moves.follow(stage, now);
-        let is_settled = waits.settle(&stage.status().borrow().clone(), outlets.zero, now);
-        if let Some((wish, reason)) = is_settled {
-            break Leaving::Broken(wish, reason);
-        }
-    };
-    waits.let_go(CLOSED);
-    leaving
-}
-
-/// Passes a velocity on; it takes over from a goal.
-fn handle_command(command: &TwistStamped, stage: &StageHandle, moves: &mut MoveGoals, outlets: &mut Outlets) {
-    let stamp = from_time(&command.header.stamp);
-    outlets.commanded = command.twist.linear.z != 0.0;
-    match stage.velocity(command.twist.linear.z * 1e6, stamp) {
-        Ok(_) => moves.end(
-            Outcome::Preempted,
-            "a velocity command took over",
-            &stage.status().borrow().clone(),
-        ),
-        // A line that repeats is counted, not repeated.
-        Err(refusal) => tracing::warn!(node = outlets.name, "{refusal}"),
-    }
-}
-
-/// Takes the caller's word for where the stage stands.
-fn accept_position(
-    request: &AcceptPosition::Request,
-    stage: &StageHandle,
-    zero: Micrometres,
-) -> Result<String, String> {
-    let um = named_positions_um(&request.axes, &request.position)?;
-    let [x, y, z] = um;
-    stage
-        .reference([x, y, z.map(|z_um| z_um - zero.0)])
-        .map_err(|refusal| refusal.to_string())?;
-    let told: Vec<String> = ["x", "y", "z"]
-        .into_iter()
-        .zip(um)
-        .filter_map(|(name, um)| um.map(|um| format!("{name} = {um:.2} µm")))
-        .collect();
-    Ok(format!("the stage is taken to be at {}", told.join(", ")))
-}
-
-/// x, y, z in µm from names of axes and as many positions in metres.
-fn named_positions_um(axes: &[String], positions: &[f64]) -> Result<[Option<f64>; 3], String> {
-    const FORM: &str = "give axes and as many positions in metres, for example axes [z], position [0.0]";
-    if axes.is_empty() || axes.len() != positions.len() {
-        return Err(format!(
-            "{} axes and {} positions: {FORM}",
-            axes.len(),
-            positions.len()
-        ));
-    }
-    let mut um = [None; 3];
-    for (name, metres) in axes.iter().zip(positions) {
-        let axis = ["x", "y", "z"].iter().position(|known| known == name);
-        let Some(axis) = axis else {
-            return Err(format!("an axis is not x, y or z: {FORM}"));
-        };
-        if um[axis].replace(metres * 1e6).is_some() {
-            return Err(format!("the axis {name} is named twice: {FORM}"));
+            // A line that repeats is counted, not repeated.
+            Err(refusal) => tracing::warn!(node = base.name, "{refusal}"),
         }
     }
-    Ok(um)
-}
 
-fn answer_acceptance(
-    request: ServiceRequest<AcceptPosition::Service>,
-    outcome: Result<String, impl std::fmt::Display>,
-) {
-    let success = outcome.is_ok();
-    let message = outcome.unwrap_or_else(|error| error.to_string());
-    // A reply fails only while the node ends.
-    drop(request.respond(AcceptPosition::Response { success, message }));
+    fn handle_goal(&mut self, request: GoalRequest<MoveStage::Action>, stage: &StageHandle, base: &Base) {
+        match self.check_able(base) {
+            Err(reason) => request.reject(&reason),
+            Ok(()) => self.moves.take_up(request, stage, base.now()),
+        }
+    }
+
+    fn handle_stop(&mut self, request: ServiceRequest<Trigger::Service>, stage: &mut Stage, now: Instant) {
+        self.outlets.count_stop();
+        self.commanded = false;
+        self.moves.stop_all(&mut self.inlets.goals, &stage.handle, now);
+        stage.waits.add_stop(request, now);
+    }
+
+    fn handle_clear(&mut self, request: ServiceRequest<Trigger::Service>, stage: &mut Stage, now: Instant) {
+        stage.handle.clear_fault();
+        self.commanded = false;
+        match self.dispute.clone() {
+            // The controller may go on, but no command is obeyed.
+            Some(dispute) => respond(request, Err::<String, _>(dispute)),
+            None => stage.waits.add_clear(request, now),
+        }
+    }
+
+    fn handle_home(&mut self, request: ServiceRequest<Trigger::Service>, stage: &StageHandle, base: &Base) {
+        let able = self.check_able(base);
+        let outcome = able.and_then(|()| stage.home().map_err(|refusal| refusal.to_string()));
+        let message = "homing; stage_state says when the position is valid";
+        respond(request, outcome.map(|()| message.to_owned()));
+    }
+
+    fn handle_acceptance(&self, request: ServiceRequest<AcceptPosition::Service>, stage: &StageHandle) {
+        let outcome = accept_position(&request.message, stage, self.outlets.zero());
+        answer_acceptance(request, outcome);
+    }
+
+    /// Why nothing may move the stage.
+    fn check_able(&self, base: &Base) -> Result<(), String> {
+        if !base.is_active() {
+            return Err(INACTIVE.to_owned());
+        }
+        self.dispute.clone().map_or(Ok(()), Err)
+    }
+
+    /// Looks who commands, and publishes what the stage does.
+    fn handle_report(&mut self, stage: &mut Stage, base: &mut Base) {
+        let now = base.now();
+        let dispute = self.commanders.dispute(&base.lifecycle, now);
+        if dispute.is_some() && self.dispute.is_none() {
+            self.commanded = false;
+            self.moves
+                .stop("more than one node commands the stage", &stage.handle, now);
+        }
+        self.dispute = dispute;
+        let gone = self.commanders.gone(now).filter(|_| self.commanded);
+        if gone.is_some() && !self.outlets.is_orphaned() {
+            // Its commands expire by themselves, but how soon is a parameter.
+            stage.handle.begin_stop();
+        }
+        self.outlets.set_orphaned(gone);
+        let status = said_of(&stage.status(), self.dispute.as_deref(), now);
+        self.outlets.report(&status, base);
+    }
 }
 
 impl StepperBridgeParameters {
@@ -468,12 +438,11 @@ async fn open(
     path: &Path,
     parameters: &StepperBridgeParameters,
     config: &StageConfig,
-    app: &App,
+    clock: Clock,
 ) -> Result<StageHandle> {
     let wait = Duration::try_from_secs_f64(parameters.open_timeout).context("stepper_bridge open_timeout")?;
     let baud = u32::try_from(parameters.baud_rate).context("stepper_bridge baud_rate")?;
-    let deadline = app.clock.now() + wait;
-    let clock = app.clock;
+    let deadline = clock.now() + wait;
     loop {
         // Opening is tried here first, so that a port that cannot work is an error and not a reconnection without end.
         match open_port(path, baud) {
@@ -487,231 +456,10 @@ async fn open(
                     Arc::new(move || clock.now()),
                 ));
             }
-            Err(PortError::Missing { .. }) if app.clock.now() < deadline => {
+            Err(PortError::Missing { .. }) if clock.now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             Err(error) => return Err(error.into()),
         }
-    }
-}
-
-/// What keeps the stage from moving, as a sentence; empty if nothing does.
-fn trouble(status: &StageStatus) -> String {
-    match status.state {
-        StageState::Idle | StageState::Moving => String::new(),
-        StageState::Fault => format!("stage fault: {}", status.reason),
-        StageState::Disconnected => format!("stage disconnected: {}", status.reason),
-    }
-}
-
-struct Outlets {
-    joints: Publisher<JointState>,
-    states: Publisher<StageStateMsg>,
-    diagnostics: Diagnostics,
-    presence: Presence,
-    port: String,
-    /// Limits in force, by parameter; m and m/s.
-    limits: [(&'static str, f64); 7],
-    name: String,
-    /// Height of the driver's zero.
-    zero: Micrometres,
-    /// How often `~/stop` was called.
-    stops: u32,
-    /// Those who send velocities.
-    commanders: Commanders,
-    /// Whether the newest velocity was a motion.
-    commanded: bool,
-    /// That the commander went in a motion, until it is back, another node commands, or the fault is cleared.
-    orphaned: Option<String>,
-    /// Why no command is obeyed.
-    dispute: Option<String>,
-    /// What was published last, and when.
-    published: Option<(StageStateMsg, Instant)>,
-    /// The trouble that the log told last.
-    reported: String,
-    /// Until when a controller that has not answered yet is no trouble: it boots when the port is opened.
-    patient_until: Instant,
-}
-
-impl Outlets {
-    /// What is said of the stage: what its driver says, unless that is old or no command is obeyed.
-    fn said_of(&self, status: &StageStatus, now: Instant) -> StageStatus {
-        let is_known = !matches!(status.state, StageState::Disconnected | StageState::Fault);
-        match &self.dispute {
-            _ if now.since(status.stamp) > STATUS_LIMIT && status.state != StageState::Disconnected => {
-                StageStatus {
-                    state: StageState::Disconnected,
-                    reason: "the driver of the stage has stopped: restart the stepper bridge".to_owned(),
-                    position_um: [f64::NAN; 3],
-                    position_valid: false,
-                    xy_valid: false,
-                    ..status.clone()
-                }
-            }
-            Some(dispute) if is_known => StageStatus {
-                state: StageState::Fault,
-                reason: dispute.clone(),
-                ..status.clone()
-            },
-            _ => status.clone(),
-        }
-    }
-
-    /// Position and state; publishing fails only while the process ends.
-    fn report(&mut self, status: &StageStatus, is_active: bool, now: Instant) {
-        let status = &self.said_of(status, now);
-        // What has never been in touch knows no time.
-        let at = if status.state == StageState::Disconnected {
-            now
-        } else {
-            status.stamp
-        };
-        self.present(status, is_active);
-        let trouble = self.orphaned.clone().unwrap_or_else(|| trouble(status));
-        let booting = status.state == StageState::Disconnected && now < self.patient_until;
-        if trouble != self.reported && !booting {
-            if !trouble.is_empty() {
-                tracing::warn!(node = self.name, "{trouble}");
-            }
-            self.reported = trouble;
-        }
-        let [x, y, z] = status.position_um.map(|um| um * 1e-6);
-        let z = z + self.zero.as_metres();
-        let state = match status.state {
-            StageState::Disconnected => StageStateMsg::DISCONNECTED as u8,
-            StageState::Idle => StageStateMsg::IDLE as u8,
-            StageState::Moving => StageStateMsg::MOVING as u8,
-            StageState::Fault => StageStateMsg::FAULT as u8,
-        };
-        let message = StageStateMsg {
-            header: header(at, ""),
-            state,
-            reason: status.reason.clone(),
-            z,
-            position_valid: status.position_valid,
-            xy_valid: status.xy_valid,
-            firmware: status.firmware.clone(),
-            stops: self.stops,
-        };
-        if status.state != StageState::Moving && self.is_old_news(&message, now) {
-            return;
-        }
-        drop(self.joints.publish(&JointState {
-            header: message.header.clone(),
-            name: ["x", "y", "z"].map(str::to_owned).to_vec(),
-            position: vec![x, y, z],
-            velocity: vec![0.0, 0.0, status.z_um_per_s * 1e-6],
-            effort: Vec::new(),
-        }));
-        drop(self.states.publish(&message));
-        self.published = Some((message, now));
-    }
-
-    /// Whether the same was published a short while ago; the times in it do not count.
-    fn is_old_news(&self, message: &StageStateMsg, now: Instant) -> bool {
-        self.published.as_ref().is_some_and(|(published, at)| {
-            let same_but_for_its_time = StageStateMsg {
-                header: published.header.clone(),
-                ..message.clone()
-            };
-            now.since(*at) < REST_PERIOD && *published == same_but_for_its_time
-        })
-    }
-
-    fn present(&mut self, status: &StageStatus, is_active: bool) {
-        self.presence.set(match (status.state, &self.orphaned) {
-            (StageState::Fault | StageState::Disconnected, _) => Work::Fault(status.reason.as_str().into()),
-            _ if !is_active => Work::inactive(),
-            (_, Some(orphaned)) => Work::Fault(orphaned.as_str().into()),
-            (StageState::Moving, None) => Work::Busy("moving".into()),
-            (StageState::Idle, None) => Work::Idle("".into()),
-        });
-        self.presence.introduce(About {
-            capabilities: capabilities(&[
-                "move_stage",
-                "cmd_vel",
-                "joint_states",
-                "stage_state",
-                "~/stop",
-                "~/clear_fault",
-                "~/home",
-                "~/accept_position",
-            ]),
-            limits: limits(self.limits),
-            device: format!("{} {}", self.port, status.firmware).trim_end().to_owned(),
-            ..About::default()
-        });
-    }
-
-    /// Without a stage nothing is known of it, and it must not be taken for standing still.
-    fn let_go(&mut self, work: Work, now: Instant) {
-        let reason = CLOSED.to_owned();
-        self.presence.set(work);
-        drop(self.states.publish(&StageStateMsg {
-            header: header(now, ""),
-            state: StageStateMsg::DISCONNECTED as u8,
-            reason,
-            z: f64::NAN,
-            position_valid: false,
-            xy_valid: false,
-            firmware: String::new(),
-            stops: self.stops,
-        }));
-    }
-
-    fn diagnose(&self, status: &StageStatus) -> (Severity, String) {
-        if let Some(orphaned) = &self.orphaned {
-            return (Severity::Error, orphaned.clone());
-        }
-        match (status.state, status.warnings.first()) {
-            (StageState::Fault | StageState::Disconnected, _) => (Severity::Error, status.reason.clone()),
-            (StageState::Idle | StageState::Moving, Some(warning)) => (Severity::Warn, warning.clone()),
-            (StageState::Idle | StageState::Moving, None) => (Severity::Ok, status.state.name().to_owned()),
-        }
-    }
-
-    fn publish_diagnostics(&self, status: &StageStatus, now: Instant) {
-        let (severity, message) = self.diagnose(status);
-        self.diagnostics.publish(
-            now,
-            severity,
-            &message,
-            &[
-                ("port", self.port.clone()),
-                ("port_state", status.state.name().to_owned()),
-                ("position_valid", status.position_valid.to_string()),
-                ("xy_valid", status.xy_valid.to_string()),
-                (
-                    "status_age_ms",
-                    format!("{:.1}", 1e3 * now.since(status.stamp).as_secs_f64()),
-                ),
-                ("firmware", status.firmware.clone()),
-                ("garbled_lines", status.garbled_lines.to_string()),
-                ("refused_commands", status.refused_commands.to_string()),
-            ],
-        );
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::named_positions_um;
-
-    #[test]
-    fn positions_are_named() {
-        let check = |axes: &[&str], positions: &[f64], expected: Option<[Option<f64>; 3]>| {
-            let axes: Vec<String> = axes.iter().map(|&axis| axis.to_owned()).collect();
-            assert_eq!(
-                named_positions_um(&axes, positions).ok(),
-                expected,
-                "{axes:?} {positions:?}"
-            );
-        };
-        check(&["z"], &[0.0], Some([None, None, Some(0.0)]));
-        check(&["z", "x"], &[1.0, 2.0], Some([Some(2e6), None, Some(1e6)]));
-        check(&[], &[], None);
-        check(&["z"], &[], None);
-        check(&["z", "z"], &[1.0, 2.0], None);
-        check(&["Z"], &[1.0], None);
     }
 }

@@ -24,14 +24,14 @@ use futures::StreamExt as _;
 use r2r::action_msgs::msg::{GoalInfo, GoalStatus, GoalStatusArray};
 use r2r::action_msgs::srv::CancelGoal;
 use r2r::unique_identifier_msgs::msg::UUID;
-use r2r::{Publisher, QosProfile, ServiceRequest, WrappedActionTypeSupport, WrappedServiceTypeSupport};
+use r2r::{QosProfile, ServiceRequest, WrappedActionTypeSupport, WrappedServiceTypeSupport};
 use tokio::sync::{Notify, mpsc, watch};
 
 use self::goals::{CancelCode, GoalId, Goals, ResultAnswer, Status};
 pub use self::goals::{MOST_PENDING, MOST_WAITING};
 use super::clock::Clock;
 use super::convert::{from_time, to_time};
-use super::node::{Builder, latched, services_deep};
+use super::node::{Builder, Publisher, latched, reply, services_deep};
 use crate::units::Instant;
 
 /// How long a result can be asked for after its goal has ended.
@@ -181,9 +181,9 @@ impl<A: Action> Drop for GoalRequest<A> {
     }
 }
 
-/// Tells the client whether its goal is accepted; fails only while the node ends.
+/// Tells the client whether its goal is accepted.
 fn respond<A: Action>(request: ServiceRequest<A::SendGoal>, accepted: bool, now: Instant) {
-    drop(request.respond(A::make_goal_response_msg(accepted, to_time(now))));
+    reply(request, A::make_goal_response_msg(accepted, to_time(now)));
 }
 
 /// An accepted goal. Dropped before its end, it is aborted with an empty result.
@@ -204,8 +204,7 @@ impl<A: Action> GoalHandle<A> {
     /// Tells clients how it goes.
     pub fn feedback(&self, feedback: A::Feedback) {
         let message = A::make_feedback_msg(to_uuid(self.id), feedback);
-        // Publishing fails only while the node ends.
-        drop(lock(&self.shared.feedback).publish(&message));
+        lock(&self.shared.feedback).publish(&message);
     }
 
     /// Whether a client has asked to cancel.
@@ -247,7 +246,7 @@ impl<A: Action> GoalHandle<A> {
             waiting
         };
         for request in waiting {
-            drop(request.respond(A::make_result_response_msg(status as i8, result.clone())));
+            reply(request, A::make_result_response_msg(status as i8, result.clone()));
         }
         self.shared.publish_status();
         // The timer has one more result to forget.
@@ -317,10 +316,13 @@ impl<A: Action> Shared<A> {
             found
         };
         let goals_canceling = stopping.into_iter().map(|(id, at)| info(id, at)).collect();
-        drop(request.respond(CancelGoal::Response {
-            return_code: code as i8,
-            goals_canceling,
-        }));
+        reply(
+            request,
+            CancelGoal::Response {
+                return_code: code as i8,
+                goals_canceling,
+            },
+        );
         self.publish_status();
     }
 
@@ -329,7 +331,7 @@ impl<A: Action> Shared<A> {
         let answer = self.lock().goals.ask(id, request);
         if let ResultAnswer::Now(request, status, result) = answer {
             let response = A::make_result_response_msg(status as i8, result.unwrap_or_default());
-            drop(request.respond(response));
+            reply(request, response);
         }
     }
 
@@ -356,7 +358,7 @@ impl<A: Action> Shared<A> {
                 status: status as i8,
             })
             .collect();
-        drop(status.publish(&GoalStatusArray { status_list }));
+        status.publish(&GoalStatusArray { status_list });
     }
 }
 

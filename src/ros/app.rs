@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
-use super::arguments::{self, Wish};
+use super::arguments::{self, Invocation};
 use super::clock::Clock;
+use super::params::Sections;
 
 /// How long nodes may take to stop the motor and leave their loops after a signal. What is left of the second in which a process
 /// promises to end goes to the runtime ([`RUNTIME_LIMIT`]).
@@ -27,20 +28,18 @@ const LAST_WORDS_LIMIT: Duration = Duration::from_millis(500);
 pub struct App {
     /// The process's clock.
     pub clock: Clock,
-    stopping: watch::Receiver<bool>,
+    stopping: CancellationToken,
 }
 
 impl App {
     /// Completes when the process has been asked to end.
     pub async fn stopped(&self) {
-        let mut stopping = self.stopping.clone();
-        // An error means that the sender is gone, which is an end as well.
-        drop(stopping.wait_for(|stopping| *stopping).await);
+        self.stopping.cancelled().await;
     }
 
     /// True once the process has been asked to end, for loops that cannot await.
     pub fn is_stopping(&self) -> bool {
-        *self.stopping.borrow()
+        self.stopping.is_cancelled()
     }
 }
 
@@ -54,21 +53,21 @@ pub struct Process {
 
 /// Nodes that are asked to end together.
 struct Group {
-    stop: watch::Sender<bool>,
+    stop: CancellationToken,
     nodes: JoinSet<Result<()>>,
 }
 
 impl Group {
     fn new() -> Self {
         Self {
-            stop: watch::Sender::new(false),
+            stop: CancellationToken::new(),
             nodes: JoinSet::new(),
         }
     }
 
     /// Asks its nodes to end and waits for them; the first error.
     async fn end(&mut self) -> Result<()> {
-        self.stop.send_replace(true);
+        self.stop.cancel();
         let mut outcome = Ok(());
         while let Some(ended) = self.nodes.join_next().await {
             outcome = outcome.and(flatten(ended));
@@ -111,7 +110,7 @@ impl Process {
     fn app(&self, group: &Group) -> App {
         App {
             clock: self.clock,
-            stopping: group.stop.subscribe(),
+            stopping: group.stop.clone(),
         }
     }
 
@@ -181,16 +180,17 @@ fn flatten(ended: Result<Result<()>, tokio::task::JoinError>) -> Result<()> {
 }
 
 /// The body of every executable: arguments, a runtime, the nodes that `add` puts in, one sentence on the console and on `/rosout`
-/// and status 1 on failure.
-pub fn main(add: impl FnOnce(&mut Process)) -> std::process::ExitCode {
+/// and status 1 on failure. `sections` are those of the product's parameter files, also for nodes of other processes.
+pub fn main(sections: Sections, add: impl FnOnce(&mut Process)) -> std::process::ExitCode {
     let mut arguments = std::env::args_os();
     let program = arguments.next().unwrap_or_default();
     let outcome = arguments::read(arguments).and_then(|wish| match wish {
-        Wish::Run(given) => {
+        Invocation::Run(mut given) => {
+            given.overrides.known = sections;
             arguments::keep(given);
             run(add)
         }
-        Wish::Help => {
+        Invocation::Help => {
             let usage = arguments::usage(&program.to_string_lossy());
             Ok(writeln!(std::io::stdout(), "{usage}")?)
         }

@@ -65,7 +65,7 @@ fn expanded(node: &str, topic: &str) -> String {
 
 /// What a process is asked to do.
 #[derive(Debug)]
-pub(super) enum Wish {
+pub(super) enum Invocation {
     /// Run, with these parameters and names.
     Run(Given),
     /// Say how it is used.
@@ -76,7 +76,7 @@ pub(super) enum Wish {
 ///
 /// # Errors
 /// A sentence that names the argument, or the file that it names, and the remedy.
-pub(super) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Wish> {
+pub(super) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Invocation> {
     let mut given = Given::default();
     let mut arguments = arguments.into_iter().map(text);
     let mut is_ros = false;
@@ -84,7 +84,7 @@ pub(super) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Wish
         match (argument.as_str(), is_ros) {
             ("--ros-args", _) => is_ros = true,
             ("--", true) => is_ros = false,
-            ("--help" | "-h", false) => return Ok(Wish::Help),
+            ("--help" | "-h", false) => return Ok(Invocation::Help),
             (option, true) => ros(option, &mut arguments, &mut given)?,
             (unknown, false) => {
                 bail!(
@@ -93,7 +93,7 @@ pub(super) fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Wish
             }
         }
     }
-    Ok(Wish::Run(given))
+    Ok(Invocation::Run(given))
 }
 
 /// Checks what `ROS_DOMAIN_ID` says: the middleware ends the process without a word of ours where its ports run out, and reads
@@ -291,7 +291,7 @@ mod tests {
 
     use super::*;
 
-    fn wish(line: &str) -> Result<Wish> {
+    fn wish(line: &str) -> Result<Invocation> {
         read(line.split_whitespace().map(OsString::from))
     }
 
@@ -308,10 +308,14 @@ mod tests {
             "--ros-args --disable-rosout-logs --enable-stdout-logs -e /a --log-file-name x",
             "--ros-args -- --ros-args -r __ns:=/x",
         ] {
-            assert!(matches!(wish(line), Ok(Wish::Run(_))), "{line}: {:?}", wish(line));
+            assert!(
+                matches!(wish(line), Ok(Invocation::Run(_))),
+                "{line}: {:?}",
+                wish(line)
+            );
         }
         for line in ["--help", "-h", "--ros-args -- --help"] {
-            assert!(matches!(wish(line), Ok(Wish::Help)), "{line}");
+            assert!(matches!(wish(line), Ok(Invocation::Help)), "{line}");
         }
     }
 
@@ -355,7 +359,7 @@ mod tests {
     fn topics_are_found_under_their_other_names() {
         let line = "--ros-args -r cmd_vel:=velocity -r eye:focus:=/seen -r ~/alive:=life -r rosservice://stop:=halt \
                     -r rostopic:///lab/truth:=rostopic://told -r focus:=late";
-        let Ok(Wish::Run(given)) = wish(line) else {
+        let Ok(Invocation::Run(given)) = wish(line) else {
             panic!("{line}");
         };
         for (node, topic, full) in [

@@ -37,13 +37,12 @@ pub(super) fn give_signs(node: &mut Builder, app: &App, mut states: watch::Recei
     let clock = app.clock;
     let instance = RandomState::new().hash_one(&name);
     let sign = move |state: State| {
-        // Publishing fails only while the node ends.
-        drop(publisher.publish(&Alive {
+        publisher.publish(&Alive {
             stamp: to_time(clock.now()),
             node: name.clone(),
             state: state.id(),
             instance,
-        }));
+        });
     };
     tokio::spawn(async move {
         let mut beat = tokio::time::interval(PERIOD);

@@ -1,10 +1,9 @@
 //! `/diagnostics` at 1 Hz (REP-107): one status per node, newest values, never a safety path.
 
-use r2r::Publisher;
 use r2r::diagnostic_msgs::msg::{DiagnosticArray, DiagnosticStatus, KeyValue};
 
 use super::convert::to_time;
-use super::node::Builder;
+use super::node::{Builder, Publisher};
 use crate::units::Instant;
 
 /// Severity of a status.
@@ -68,10 +67,9 @@ impl Diagnostics {
             stamp: to_time(now),
             frame_id: String::new(),
         };
-        // Publishing fails only while the process ends.
-        drop(self.publisher.publish(&DiagnosticArray {
+        self.publisher.publish(&DiagnosticArray {
             header,
             status: vec![status],
-        }));
+        });
     }
 }

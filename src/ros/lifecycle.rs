@@ -7,13 +7,7 @@
 //!
 //! A node with a life gives signs of it on `~/alive`, for those who need it ([`super::bond`]).
 //!
-//! ```text
-//! while let Some(wish) = lifecycle.configure(&app, &mut diagnostics).await {
-//!     let Some(device) = wish.settle(open())? else { continue };
-//!     // Work; on `Change::CleanUp` and `Change::ShutDown` let go of the device, then `wish.done()`.
-//!     // When the device breaks, let go of it, then `lifecycle.fail(reason)`.
-//! }
-//! ```
+//! The loop that does all that is [`super::managed`].
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -22,7 +16,7 @@ use anyhow::{Result, anyhow};
 use futures::{Stream, StreamExt as _};
 use r2r::lifecycle_msgs::msg::{State as StateMsg, Transition, TransitionDescription, TransitionEvent};
 use r2r::lifecycle_msgs::srv::{ChangeState, GetAvailableStates, GetAvailableTransitions, GetState};
-use r2r::{Publisher, QosProfile, ServiceRequest, WrappedServiceTypeSupport};
+use r2r::{QosProfile, ServiceRequest, WrappedServiceTypeSupport};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::app::App;
@@ -31,7 +25,7 @@ use super::clock::Clock;
 use super::diagnostics::{Diagnostics, Severity};
 pub use super::life::{Change, State};
 use super::life::{EDGES, Edge, End, Machine};
-use super::node::{Builder, Requests, services_deep};
+use super::node::{Builder, Publisher, Requests, reply, services_deep};
 use super::presence::Work;
 use crate::units::Instant;
 
@@ -62,17 +56,6 @@ impl Wish {
     pub fn done(self) {
         // The receiver is gone only while the node ends.
         self.answer.send(End::Success).ok();
-    }
-
-    /// Activates and deactivates a node to which that is a switch; any other wish comes back.
-    pub fn switch(self, is_active: &mut bool) -> Option<Self> {
-        match self.change {
-            Change::Activate => *is_active = true,
-            Change::Deactivate => *is_active = false,
-            Change::Configure | Change::CleanUp | Change::ShutDown => return Some(self),
-        }
-        self.done();
-        None
     }
 
     /// Done, with what was taken hold of; or refused, and None.
@@ -288,10 +271,12 @@ impl Server {
         if let Err(refusal) = &outcome {
             tracing::warn!(node = self.node, "{refusal}");
         }
-        // Replies fail only while the node ends.
-        drop(request.respond(ChangeState::Response {
-            success: outcome.is_ok(),
-        }));
+        reply(
+            request,
+            ChangeState::Response {
+                success: outcome.is_ok(),
+            },
+        );
     }
 
     /// To be called with the machine held: changes of two clients would else be told in the wrong order, and the signs of life stay
@@ -299,13 +284,12 @@ impl Server {
     fn tell(&self, edge: Edge) {
         self.state.send_replace(edge.goal);
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        // Publishing fails only while the node ends.
-        drop(events.publish(&TransitionEvent {
+        events.publish(&TransitionEvent {
             timestamp: self.clock.now().as_nanos(),
             transition: to_transition(&edge),
             start_state: to_state(edge.start),
             goal_state: to_state(edge.goal),
-        }));
+        });
     }
 }
 
@@ -327,29 +311,35 @@ fn serve(node: &mut Builder, server: &Arc<Server>) -> Result<()> {
     let one = server.clone();
     each(states, move |request| {
         let current_state = to_state(one.machine().state());
-        drop(request.respond(GetState::Response { current_state }));
+        reply(request, GetState::Response { current_state });
     });
     each(all_states, |request| {
         let available_states = State::ALL.map(to_state).to_vec();
-        drop(request.respond(GetAvailableStates::Response { available_states }));
+        reply(request, GetAvailableStates::Response { available_states });
     });
     let one = server.clone();
     each(
         transitions,
         move |request: ServiceRequest<GetAvailableTransitions::Service>| {
             let available_transitions = one.machine().available().map(describe).collect();
-            drop(request.respond(GetAvailableTransitions::Response {
-                available_transitions,
-            }));
+            reply(
+                request,
+                GetAvailableTransitions::Response {
+                    available_transitions,
+                },
+            );
         },
     );
     each(
         graph,
         |request: ServiceRequest<GetAvailableTransitions::Service>| {
             let available_transitions = EDGES.map(describe).to_vec();
-            drop(request.respond(GetAvailableTransitions::Response {
-                available_transitions,
-            }));
+            reply(
+                request,
+                GetAvailableTransitions::Response {
+                    available_transitions,
+                },
+            );
         },
     );
     Ok(())

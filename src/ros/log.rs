@@ -24,7 +24,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
 
-use self::levels::{Levels, Severity};
+use self::levels::{Levels, LogLevel};
 use self::throttle::Throttle;
 
 /// Lines waiting for `/rosout`, and kept there for late listeners; more are dropped there, never on the console.
@@ -146,7 +146,7 @@ pub(super) fn end(reason: Option<&str>, limit: Duration) {
         let name = executable.file_stem().unwrap_or_default().to_string_lossy();
         let line = reason.map(|reason| Log {
             stamp: super::convert::to_time(crate::units::Instant::from_nanos(0) + since_epoch()),
-            level: Severity::Fatal as u8,
+            level: LogLevel::Fatal as u8,
             name: name.into_owned(),
             msg: printable(reason),
             ..Log::default()
@@ -184,7 +184,7 @@ pub(super) fn serve(node: &mut super::node::Builder) -> Result<()> {
     use r2r::rcl_interfaces::msg::{LoggerLevel, SetLoggerLevelsResult};
     use r2r::rcl_interfaces::srv::{GetLoggerLevels, SetLoggerLevels};
 
-    use super::node::{busy_sentence, services_deep};
+    use super::node::{busy_sentence, reply, services_deep};
 
     let mut gets =
         node.service_with::<GetLoggerLevels::Service>("~/get_logger_levels", services_deep(), |_| {
@@ -205,7 +205,7 @@ pub(super) fn serve(node: &mut super::node::Builder) -> Result<()> {
         level: levels().as_ref().map_or(0, |levels| levels.of(name) as u32),
     };
     let set = |wanted: &LoggerLevel| {
-        let severity = Severity::from_number(wanted.level);
+        let severity = LogLevel::from_number(wanted.level);
         let is_level = severity.is_some() || wanted.level == UNSET;
         if let (true, Some(levels)) = (is_level, levels().as_mut()) {
             levels.set(&wanted.name, severity);
@@ -221,20 +221,19 @@ pub(super) fn serve(node: &mut super::node::Builder) -> Result<()> {
             },
         }
     };
-    // Replies fail only while the node ends.
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 request = gets.next() => match request {
                     Some(request) => {
                         let levels = request.message.names.iter().map(level).collect();
-                        drop(request.respond(GetLoggerLevels::Response { levels }));
+                        reply(request, GetLoggerLevels::Response { levels });
                     }
                     None => break,
                 },
                 Some(request) = sets.next() => {
                     let results = request.message.levels.iter().map(set).collect();
-                    drop(request.respond(SetLoggerLevels::Response { results }));
+                    reply(request, SetLoggerLevels::Response { results });
                 }
             }
         }
@@ -255,7 +254,7 @@ struct Place {
 struct Line {
     /// Namespace and name of the node, without the leading slash.
     node: String,
-    severity: Severity,
+    severity: LogLevel,
     /// Printable.
     text: String,
     place: Place,
@@ -340,11 +339,11 @@ impl log::Log for FromR2r {
         }
         let is_drop = record.target() == "r2r::subscribers";
         let severity = match record.level() {
-            log::Level::Error => Severity::Error,
-            log::Level::Warn => Severity::Warn,
-            log::Level::Debug if is_drop => Severity::Warn,
-            log::Level::Info => Severity::Info,
-            log::Level::Debug | log::Level::Trace => Severity::Debug,
+            log::Level::Error => LogLevel::Error,
+            log::Level::Warn => LogLevel::Warn,
+            log::Level::Debug if is_drop => LogLevel::Warn,
+            log::Level::Info => LogLevel::Info,
+            log::Level::Debug | log::Level::Trace => LogLevel::Debug,
         };
         let mut text = printable(&record.args().to_string());
         if is_drop {
@@ -388,7 +387,7 @@ impl<S: Subscriber> Layer<S> for RosLayer {
         let metadata = event.metadata();
         self.0.tell(Line {
             node: said.node,
-            severity: Severity::of(*metadata.level()),
+            severity: LogLevel::of(*metadata.level()),
             text: said.text,
             place: Place {
                 file: metadata.file().unwrap_or_default(),

@@ -6,7 +6,8 @@
 //! * `arguments`: the command line, checked before ROS sees it.
 //! * [`action`]: an action server that reaches every state and rests between goals.
 //! * [`params`]: declared parameters. Unknown and mistyped overrides are refused with a sentence.
-//! * [`lifecycle`]: managed nodes, their five services and events.
+//! * [`managed`]: the skeleton of a managed node.
+//! * [`lifecycle`]: its five services and events.
 //! * [`bond`]: signs of life, and who misses them.
 //! * [`graph`]: who publishes what.
 //! * [`presence`]: `~/state` and `~/about` for orchestrators.
@@ -21,72 +22,89 @@
 //!
 //! ```no_run
 //! use anyhow::Result;
+//! use futures::FutureExt as _;
+//! use futures::future::BoxFuture;
 //! use hhnet::parameters;
-//! use hhnet::ros::action::ActionServer;
+//! use hhnet::ros::action::{ActionServer, GoalRequest};
 //! use hhnet::ros::app::App;
-//! use hhnet::ros::diagnostics::{Diagnostics, Severity};
-//! use hhnet::ros::lifecycle::Lifecycle;
-//! use hhnet::ros::node::{Builder, newest_reliable};
+//! use hhnet::ros::diagnostics::Severity;
+//! use hhnet::ros::lifecycle::Wish;
+//! use hhnet::ros::managed::{Base, Flow, Managed};
+//! use hhnet::ros::node::Builder;
 //! use hhnet::ros::params::Checked;
-//! use r2r::geometry_msgs::msg::TwistStamped;
+//! use hhnet::ros::presence::Work;
 //! use r2r::hhnet::action::MoveStage;
 //!
 //! parameters! {
 //!     /// Parameters of the lamp.
 //!     LampParameters in "lamp" {
 //!         /// Brightness, 0 to 1.
-//!         brightness: f64 [0.0..=1.0, live] = 0.5,
+//!         brightness: f64 [0.0..=1.0] = 0.5,
 //!     }
 //! }
 //!
 //! impl Checked for LampParameters {}
 //!
+//! /// Everything the lamp reacts to.
+//! enum Event {
+//!     Goal(GoalRequest<MoveStage::Action>),
+//! }
+//!
+//! struct Lamp {
+//!     goals: ActionServer<MoveStage::Action>,
+//! }
+//!
+//! impl Managed for Lamp {
+//!     type Device = f64;
+//!     type Event = Event;
+//!
+//!     fn open(&mut self) -> BoxFuture<'static, Result<f64>> {
+//!         async { Ok(0.5) }.boxed()
+//!     }
+//!
+//!     fn handle_opened(&mut self, _: &mut f64, base: &mut Base) -> Result<()> {
+//!         tracing::info!(node = base.name, "there is a lamp");
+//!         Ok(())
+//!     }
+//!
+//!     async fn next_event(&mut self, _: &mut f64, _is_active: bool) -> Event {
+//!         match self.goals.next().await {
+//!             Some(request) => Event::Goal(request),
+//!             None => std::future::pending().await,
+//!         }
+//!     }
+//!
+//!     async fn handle(&mut self, event: Event, _: &mut f64, base: &mut Base) -> Result<Flow> {
+//!         match event {
+//!             Event::Goal(request) if !base.is_active() => request.reject("the lamp is not active"),
+//!             // Rather kept, followed by feedback, and ended when it is reached or cancelled.
+//!             Event::Goal(request) => request.accept().succeed(MoveStage::Result::default()),
+//!         }
+//!         Ok(Flow::Continue)
+//!     }
+//!
+//!     fn handle_second(&mut self, _: &mut f64, base: &mut Base) {
+//!         base.report(Severity::Ok, "lit", &[], Work::Busy("lit".into()));
+//!     }
+//!
+//!     fn handle_switch(&mut self, wish: Wish, _: &mut f64, base: &mut Base) {
+//!         base.switched(wish);
+//!     }
+//!
+//!     async fn close(&mut self, _: f64, _: &mut Base) {}
+//! }
+//!
 //! async fn run(app: App) -> Result<()> {
 //!     // Every handle is made before the node spins.
 //!     let mut node = Builder::new("lamp")?;
-//!     let parameters = node.parameters::<LampParameters>(app.clock)?;
-//!     let mut commands = node.subscribe::<TwistStamped>("cmd_vel", newest_reliable())?;
-//!     let mut goals = ActionServer::<MoveStage::Action>::new(&mut node, "move_lamp", app.clock)?;
-//!     let mut diagnostics = Diagnostics::new(&mut node, "light", "none")?;
-//!     let mut lifecycle = Lifecycle::new(&mut node, &app, true)?;
-//!     let spinning = node.spin()?;
-//!
-//!     // Holds nothing until it is configured, and again once it has let go.
-//!     while let Some(wish) = lifecycle.configure(&app, &mut diagnostics).await {
-//!         let Some(_lamp) = wish.settle(Ok("whatever the node holds"))? else { continue };
-//!         let mut is_active = false;
-//!         let leaving = loop {
-//!             tokio::select! {
-//!                 () = app.stopped() => break None,
-//!                 wish = lifecycle.next() => {
-//!                     if let Some(wish) = wish.switch(&mut is_active) {
-//!                         break Some(wish);
-//!                     }
-//!                 }
-//!                 Some(_newest) = commands.next() => {
-//!                     let message = format!("brightness {}", parameters.borrow().brightness);
-//!                     diagnostics.publish(app.clock.now(), Severity::Ok, &message, &[]);
-//!                 }
-//!                 Some(request) = goals.next() => {
-//!                     if is_active {
-//!                         // Rather kept, followed by feedback, and ended when it is reached or cancelled.
-//!                         request.accept().succeed(MoveStage::Result::default());
-//!                     } else {
-//!                         request.reject("the lamp is not active");
-//!                     }
-//!                 }
-//!             }
-//!         };
-//!         if let Some(wish) = leaving {
-//!             wish.done();
-//!         }
-//!     }
-//!     drop(spinning);
-//!     Ok(())
+//!     node.parameters::<LampParameters>(app.clock)?;
+//!     let goals = ActionServer::new(&mut node, "move_lamp", app.clock)?;
+//!     let base = Base::start(node, app, "light", "none", true)?;
+//!     base.run(Lamp { goals }).await
 //! }
 //!
 //! fn main() -> std::process::ExitCode {
-//!     hhnet::ros::app::main(|process| process.add(run))
+//!     hhnet::ros::app::main(&["lamp"], |process| process.add(run))
 //! }
 //! ```
 //!
@@ -104,6 +122,7 @@ pub mod graph;
 mod life;
 pub mod lifecycle;
 pub mod log;
+pub mod managed;
 pub mod node;
 pub mod params;
 pub mod presence;

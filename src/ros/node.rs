@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use futures::channel::mpsc;
 use futures::{Stream, StreamExt};
-use r2r::{Publisher, QosProfile, ServiceRequest, WrappedServiceTypeSupport, WrappedTypesupport};
+use r2r::{QosProfile, ServiceRequest, WrappedServiceTypeSupport, WrappedTypesupport};
 use tokio::sync::{Notify, watch};
 
 use super::arguments;
@@ -43,6 +43,26 @@ pub fn latched() -> QosProfile {
 
 /// Calls of a service.
 pub type Requests<T> = Box<dyn Stream<Item = ServiceRequest<T>> + Unpin + Send>;
+
+/// A topic that a node publishes.
+pub struct Publisher<T: WrappedTypesupport>(r2r::Publisher<T>);
+
+impl<T: WrappedTypesupport + 'static> Publisher<T> {
+    /// Publishes a message; that fails only while the process ends.
+    pub fn publish(&self, message: &T) {
+        self.0.publish(message).ok();
+    }
+
+    /// How many subscriptions it has; none where ROS cannot tell.
+    pub fn subscriptions(&self) -> usize {
+        self.0.get_inter_process_subscription_count().unwrap_or(0)
+    }
+}
+
+/// Answers a call; that fails only while the process ends, or for a client that has gone.
+pub fn reply<T: WrappedServiceTypeSupport + 'static>(request: ServiceRequest<T>, response: T::Response) {
+    request.respond(response).ok();
+}
 
 /// A service whose clients can be told that too many requests wait.
 pub trait Busy: WrappedServiceTypeSupport {
@@ -142,9 +162,9 @@ impl Builder {
         topic: &str,
         qos: QosProfile,
     ) -> Result<Publisher<T>> {
-        self.node
-            .create_publisher(topic, qos)
-            .with_context(|| format!("topic {topic} cannot be published"))
+        let publisher = self.node.create_publisher(topic, qos);
+        let publisher = publisher.with_context(|| format!("topic {topic} cannot be published"))?;
+        Ok(Publisher(publisher))
     }
 
     /// The full name under which this node has a topic.
@@ -218,8 +238,7 @@ impl Builder {
         self.services.push(Box::new(move || {
             forward(&mut requests, &mut sender, |request: ServiceRequest<T>| {
                 let answer = busy(&request.message);
-                // Replies fail only while the node ends.
-                drop(request.respond(answer));
+                reply(request, answer);
             });
         }));
         Ok(Box::new(arrived))

@@ -27,15 +27,8 @@ use tokio::sync::watch;
 pub use self::declaration::{Declaration, Kind, Typed};
 pub use self::sections::Overrides;
 
-/// Sections of a parameter file: one for each node, and one that they share.
-pub const SECTIONS: [&str; 6] = [
-    "camera",
-    "classifier",
-    "focus_controller",
-    "stepper_bridge",
-    "sim_microscope",
-    "microscope",
-];
+/// Names of the sections that a parameter file of the product may have: one for each node, and those that they share.
+pub type Sections = &'static [&'static str];
 
 /// Parameters of one node, made by [`parameters!`](crate::parameters).
 pub trait Parameters:
@@ -180,11 +173,12 @@ pub(super) struct Store<P> {
     table: Vec<Declaration>,
     values: Map<String, Value>,
     typed: watch::Sender<P>,
+    sections: Sections,
 }
 
 impl<P: Parameters> Store<P> {
     /// The defaults with these overrides.
-    fn new(overrides: impl IntoIterator<Item = (String, Value)>) -> Result<Self> {
+    fn new(sections: Sections, overrides: impl IntoIterator<Item = (String, Value)>) -> Result<Self> {
         let mut table = P::table();
         table.push(Declaration::new(
             SIM_TIME,
@@ -197,6 +191,7 @@ impl<P: Parameters> Store<P> {
             table,
             values,
             typed: watch::Sender::new(P::default()),
+            sections,
         };
         let mut values = store.values.clone();
         for (name, given) in overrides {
@@ -276,8 +271,8 @@ impl<P: Parameters> Store<P> {
             }
             Some((section, _)) => anyhow!(
                 "no node has a section '{section}', in which '{name}' was given{} Sections are: {}",
-                hint(section, &SECTIONS),
-                SECTIONS.join(", ")
+                hint(section, self.sections),
+                self.sections.join(", ")
             ),
             None => {
                 let known: Vec<_> = self.table.iter().map(|declared| declared.name).collect();
@@ -400,11 +395,11 @@ pub fn to_markdown<P: Parameters>() -> Result<String> {
 
 /// The parameter's own name if an override is meant for this node: `camera.rate` in a shared file, or plain `rate`; what stands in the
 /// section that it shares keeps its name.
-fn own_key<'a>(section: &str, shared: Option<&str>, key: &'a str) -> Option<&'a str> {
+fn own_key<'a>(sections: Sections, section: &str, shared: Option<&str>, key: &'a str) -> Option<&'a str> {
     match key.split_once('.') {
         Some((head, name)) if head == section => Some(name),
         Some((head, _)) if Some(head) == shared => Some(key),
-        Some((head, _)) if SECTIONS.contains(&head) => None,
+        Some((head, _)) if sections.contains(&head) => None,
         _ => Some(key),
     }
 }
@@ -431,6 +426,8 @@ fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 mod tests {
     use super::*;
 
+    const SECTIONS: Sections = &["camera", "classifier", "microscope"];
+
     #[test]
     fn sections_decide_whose_key_it_is() {
         for (key, expected) in [
@@ -441,7 +438,7 @@ mod tests {
             ("use_sim_time", Some("use_sim_time")),
             ("microscope.z_min", None),
         ] {
-            assert_eq!(own_key("camera", None, key), expected, "{key}");
+            assert_eq!(own_key(SECTIONS, "camera", None, key), expected, "{key}");
         }
     }
 
@@ -489,7 +486,7 @@ mod tests {
         let owned = overrides
             .iter()
             .map(|(name, value)| ((*name).to_owned(), value.clone()));
-        Store::new(owned)
+        Store::new(SECTIONS, owned)
     }
 
     #[test]
@@ -567,7 +564,7 @@ mod tests {
             let owned = given
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), value.clone()));
-            Store::<Sump>::new(owned)
+            Store::<Sump>::new(SECTIONS, owned)
         };
         let given = [
             ("plant.level", 0.5.into()),
@@ -600,7 +597,10 @@ mod tests {
                 "{name}: {refused:?}"
             );
         }
-        assert_eq!(own_key("sump", Some("plant"), "plant.level"), Some("plant.level"));
+        assert_eq!(
+            own_key(SECTIONS, "sump", Some("plant"), "plant.level"),
+            Some("plant.level")
+        );
         let page = to_markdown::<Sump>().unwrap();
         assert!(
             page.contains("Reads of the section [plant](#plant): `pressure`, `level`."),

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use r2r::Publisher;
 use r2r::diagnostic_msgs::msg::KeyValue;
 use r2r::hhnet::msg::{About, NodeState};
 
 use super::clock::Clock;
 use super::convert::header;
-use super::node::{Builder, latched};
+use super::node::{Builder, Publisher, latched};
 
 /// Whether a node can be given work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,12 +62,11 @@ impl Presence {
             Work::Busy(reason) => (NodeState::BUSY as u8, reason),
             Work::Fault(reason) => (NodeState::FAULT as u8, reason),
         };
-        // Publishing fails only while the process ends.
-        drop(self.states.publish(&NodeState {
+        self.states.publish(&NodeState {
             header: header(self.clock.now(), ""),
             state,
             reason: reason.to_string(),
-        }));
+        });
         self.work = Some(work);
     }
 
@@ -79,7 +77,7 @@ impl Presence {
             ..about
         };
         if self.about.as_ref() != Some(&about) {
-            drop(self.abouts.publish(&about));
+            self.abouts.publish(&about);
             self.about = Some(about);
         }
     }

@@ -82,7 +82,7 @@ def test_nothing_is_rendered_or_judged_for_nobody(graph, client):
 
     def rests():
         rates = {name: statuses.value(name, "frames_per_second") for name in list(CONTENT)[:3]}
-        return set(rates.values()) == {"0"} and statuses.newest["classifier: network"].message == "nobody wants estimates"
+        return set(rates.values()) == {"0"} and statuses.newest["classifier: network"].message == "nothing takes estimates"
 
     client.spin_until(rests, 60, "rest")
     assert client.enable().success

@@ -6,11 +6,11 @@ use anyhow::{Context as _, Result, bail};
 use tracing::Level;
 
 /// Level of a logger that has none of its own.
-const INITIAL: Severity = Severity::Info;
+const INITIAL: LogLevel = LogLevel::Info;
 
-/// Severity in `rcl_interfaces/Log`; 0, unset, is the default's.
+/// LogLevel in `rcl_interfaces/Log`; 0, unset, is the default's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Severity {
+pub(super) enum LogLevel {
     Debug = 10,
     Info = 20,
     Warn = 30,
@@ -18,7 +18,7 @@ pub(super) enum Severity {
     Fatal = 50,
 }
 
-impl Severity {
+impl LogLevel {
     const ALL: [(Self, &'static str); 5] = [
         (Self::Debug, "DEBUG"),
         (Self::Info, "INFO"),
@@ -65,9 +65,9 @@ impl Severity {
 /// Which lines are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Levels {
-    default: Severity,
+    default: LogLevel,
     /// By the name of the node, without its namespace or with it, or by a namespace.
-    nodes: HashMap<String, Severity>,
+    nodes: HashMap<String, LogLevel>,
 }
 
 impl Levels {
@@ -86,9 +86,9 @@ impl Levels {
             };
             match rule.rsplit_once(":=") {
                 Some((node, level)) => {
-                    levels.nodes.insert(plain(node), Severity::parse(level)?);
+                    levels.nodes.insert(plain(node), LogLevel::parse(level)?);
                 }
-                None => levels.default = Severity::parse(&rule)?,
+                None => levels.default = LogLevel::parse(&rule)?,
             }
         }
         Ok(levels)
@@ -96,7 +96,7 @@ impl Levels {
 
     /// The level in force for a node, or for all of them by the empty name: its own, that of a namespace it is in, that of
     /// its bare name, the default.
-    pub(super) fn of(&self, node: &str) -> Severity {
+    pub(super) fn of(&self, node: &str) -> LogLevel {
         let name = plain(node);
         let scopes = std::iter::successors(Some(name.as_str()), |scope| Some(scope.rsplit_once('/')?.0));
         let bare = name.rsplit('/').next().unwrap_or_default();
@@ -108,7 +108,7 @@ impl Levels {
 
     /// Sets the level of a logger, of all for the empty name; None takes it back.
     #[cfg(logger_services)]
-    pub(super) fn set(&mut self, logger: &str, severity: Option<Severity>) {
+    pub(super) fn set(&mut self, logger: &str, severity: Option<LogLevel>) {
         match (plain(logger), severity) {
             (name, severity) if name.is_empty() => self.default = severity.unwrap_or(INITIAL),
             (name, Some(severity)) => drop(self.nodes.insert(name, severity)),
@@ -128,27 +128,27 @@ mod tests {
 
     #[test]
     fn levels_are_read_from_ros_arguments() {
-        let check = |line: &str, node: &str, expected: Severity| {
+        let check = |line: &str, node: &str, expected: LogLevel| {
             let levels = Levels::from_arguments(line.split(' ').map(str::to_owned)).unwrap();
             assert_eq!(levels.of(node), expected, "{line}");
         };
-        check("x", "camera", Severity::Info);
-        check("x --ros-args --log-level debug", "camera", Severity::Debug);
-        check("x --log-level camera:=WARN", "camera", Severity::Warn);
-        check("x --log-level camera:=WARN", "lab1/camera", Severity::Warn);
-        check("x --log-level lab2.camera:=WARN", "lab1/camera", Severity::Info);
+        check("x", "camera", LogLevel::Info);
+        check("x --ros-args --log-level debug", "camera", LogLevel::Debug);
+        check("x --log-level camera:=WARN", "camera", LogLevel::Warn);
+        check("x --log-level camera:=WARN", "lab1/camera", LogLevel::Warn);
+        check("x --log-level lab2.camera:=WARN", "lab1/camera", LogLevel::Info);
         check(
             "x --log-level camera:=WARN --log-level error",
             "classifier",
-            Severity::Error,
+            LogLevel::Error,
         );
-        check("x --log-level lab1:=WARN", "lab1/camera", Severity::Warn);
+        check("x --log-level lab1:=WARN", "lab1/camera", LogLevel::Warn);
         check(
             "x --log-level lab1:=WARN --log-level lab1.camera:=DEBUG",
             "lab1/camera",
-            Severity::Debug,
+            LogLevel::Debug,
         );
-        check("x --log-level lab:=WARN", "lab1/camera", Severity::Info);
+        check("x --log-level lab:=WARN", "lab1/camera", LogLevel::Info);
         let refusal = Levels::from_arguments(["--log-level", "loud"].map(str::to_owned).into_iter());
         assert!(refusal.unwrap_err().to_string().contains("loud"));
     }
@@ -157,16 +157,16 @@ mod tests {
     #[test]
     fn the_root_logger_is_the_default_and_unset_takes_back() {
         let mut levels = Levels::from_arguments(std::iter::empty()).unwrap();
-        levels.set("", Some(Severity::Error));
+        levels.set("", Some(LogLevel::Error));
         assert_eq!(
             (levels.of(""), levels.of("lab1/camera")),
-            (Severity::Error, Severity::Error)
+            (LogLevel::Error, LogLevel::Error)
         );
-        levels.set("lab1.camera", Some(Severity::Debug));
-        assert_eq!(levels.of("lab1/camera"), Severity::Debug);
+        levels.set("lab1.camera", Some(LogLevel::Debug));
+        assert_eq!(levels.of("lab1/camera"), LogLevel::Debug);
         levels.set("lab1.camera", None);
-        assert_eq!(levels.of("lab1/camera"), Severity::Error);
+        assert_eq!(levels.of("lab1/camera"), LogLevel::Error);
         levels.set("", None);
-        assert_eq!(levels.of("lab1/camera"), Severity::Info);
+        assert_eq!(levels.of("lab1/camera"), LogLevel::Info);
     }
 }

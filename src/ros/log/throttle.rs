@@ -92,13 +92,13 @@ fn count(line: &mut Line, left_out: u32) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Severity;
+    use super::super::LogLevel;
     use super::*;
 
     fn line(place: u32, text: &str) -> Line {
         Line {
             node: "camera".to_owned(),
-            severity: Severity::Warn,
+            severity: LogLevel::Warn,
             text: text.to_owned(),
             place: Place {
                 file: "camera.rs",

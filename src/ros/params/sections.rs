@@ -12,11 +12,13 @@ use anyhow::{Result, bail};
 use serde_json::{Map, Value};
 
 use super::file::{self, Given};
-use super::{SECTIONS, own_key};
+use super::{Sections, own_key};
 
 /// What files and arguments say about parameters, in the order in which rcl reads them.
 #[derive(Debug, Default)]
 pub struct Overrides {
+    /// Every section that the product has.
+    pub(in crate::ros) known: Sections,
     sections: Vec<Section>,
     watch: Mutex<Watch>,
 }
@@ -94,7 +96,7 @@ impl Overrides {
             .iter()
             .filter(|section| matches(&section.name, node))
         {
-            all.extend(section.of(own, shared)?);
+            all.extend(section.of(self.known, own, shared)?);
         }
         Ok(all)
     }
@@ -128,7 +130,7 @@ impl Overrides {
         let beside = move |section: &Section| {
             let namespaces = nodes.iter().filter_map(|node| node.rsplit_once('/'));
             namespaces
-                .flat_map(|(namespace, _)| SECTIONS.map(|name| format!("{namespace}/{name}")))
+                .flat_map(|(namespace, _)| self.known.iter().map(move |name| format!("{namespace}/{name}")))
                 .any(|node| matches(&section.name, &node))
         };
         self.sections
@@ -147,10 +149,10 @@ fn stray_sentence(section: &str, sources: &[String], nodes: &[String]) -> String
 }
 
 impl Section {
-    fn of(&self, own: &str, shared: Option<&str>) -> Result<Map<String, Value>> {
+    fn of(&self, known: Sections, own: &str, shared: Option<&str>) -> Result<Map<String, Value>> {
         let mut values = Map::new();
         for (key, value) in &self.values {
-            let Some(name) = own_key(own, shared, key) else {
+            let Some(name) = own_key(known, own, shared, key) else {
                 continue;
             };
             if values.insert(name.to_owned(), value.clone()).is_some() {
@@ -218,7 +220,10 @@ mod tests {
 
     /// Overrides from parts: a file's text, or a rule.
     fn overrides(parts: &[&str]) -> Overrides {
-        let mut overrides = Overrides::default();
+        let mut overrides = Overrides {
+            known: &["camera", "classifier", "stepper_bridge"],
+            ..Overrides::default()
+        };
         for part in parts {
             match part.split_once(":=") {
                 Some((left, value)) => {

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use futures::StreamExt as _;
+use r2r::QosProfile;
 use r2r::rcl_interfaces::msg::{
     FloatingPointRange, IntegerRange, Parameter, ParameterDescriptor, ParameterEvent, ParameterType,
     ParameterValue, SetParametersResult,
@@ -12,7 +13,6 @@ use r2r::rcl_interfaces::srv::{
     DescribeParameters, GetParameterTypes, GetParameters, ListParameters, SetParameters,
     SetParametersAtomically,
 };
-use r2r::{Publisher, QosProfile};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -20,7 +20,7 @@ use super::{Declaration, Kind, Parameters, Store};
 use crate::ros::arguments;
 use crate::ros::clock::Clock;
 use crate::ros::convert::to_time;
-use crate::ros::node::{Builder, busy_sentence};
+use crate::ros::node::{Builder, Publisher, busy_sentence, reply};
 
 impl Builder {
     /// Declares the node's parameters and serves them; the receiver holds the values in force, and hears of changes to those
@@ -31,7 +31,7 @@ impl Builder {
     pub fn parameters<P: Parameters>(&mut self, clock: Clock) -> Result<watch::Receiver<P>> {
         let (name, overrides) = (format!("/{}", self.name()), &arguments::given().overrides);
         let shared = P::shared().map(|(section, _)| section);
-        let store = Store::new(overrides.of(&name, P::SECTION, shared)?)?;
+        let store = Store::new(overrides.known, overrides.of(&name, P::SECTION, shared)?)?;
         overrides.came(&name);
         let values = store.subscribe();
         serve(self, store, clock)?;
@@ -74,40 +74,39 @@ fn serve<P: Parameters>(node: &mut Builder, store: Store<P>, clock: Clock) -> Re
     };
     server.announce();
     let server = Arc::new(server);
-    // Replies fail only while the node ends.
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 request = describe.next() => match request {
                     Some(request) => {
                         let descriptors = server.lock().describe(&request.message.names);
-                        drop(request.respond(DescribeParameters::Response { descriptors }));
+                        reply(request, DescribeParameters::Response { descriptors });
                     }
                     None => break,
                 },
                 Some(request) = get.next() => {
                     let values = server.lock().get(&request.message.names);
-                    drop(request.respond(GetParameters::Response { values }));
+                    reply(request, GetParameters::Response { values });
                 }
                 Some(request) = types.next() => {
                     let values = server.lock().get(&request.message.names);
                     let types = values.iter().map(|value| value.type_).collect();
-                    drop(request.respond(GetParameterTypes::Response { types }));
+                    reply(request, GetParameterTypes::Response { types });
                 }
                 Some(request) = list.next() => {
                     let mut response = ListParameters::Response::default();
                     let ListParameters::Request { prefixes, depth } = &request.message;
                     (response.result.names, response.result.prefixes) = server.lock().list(prefixes, *depth);
-                    drop(request.respond(response));
+                    reply(request, response);
                 }
                 Some(request) = set.next() => {
                     let one = |parameter| server.set(std::slice::from_ref(parameter));
                     let results = request.message.parameters.iter().map(one).collect();
-                    drop(request.respond(SetParameters::Response { results }));
+                    reply(request, SetParameters::Response { results });
                 }
                 Some(request) = set_all.next() => {
                     let result = server.set(&request.message.parameters);
-                    drop(request.respond(SetParametersAtomically::Response { result }));
+                    reply(request, SetParametersAtomically::Response { result });
                 }
             }
         }
@@ -178,12 +177,11 @@ impl<P: Parameters> Server<P> {
 
     fn publish(&self, event: ParameterEvent) {
         let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
-        // Publishing fails only while the node ends.
-        drop(events.publish(&ParameterEvent {
+        events.publish(&ParameterEvent {
             stamp: to_time(self.clock.now()),
             node: self.node.clone(),
             ..event
-        }));
+        });
     }
 }
 
@@ -358,7 +356,7 @@ mod tests {
 
     #[test]
     fn every_type_comes_back_as_it_was_declared() {
-        let store = Store::<Sampler>::new([]).unwrap();
+        let store = Store::<Sampler>::new(&[], []).unwrap();
         for (declared, parameter) in store.table.iter().zip(store.all()) {
             let descriptor = descriptor(declared);
             assert_eq!(parameter.value.type_, declared.kind.id(), "{}", declared.name);
@@ -380,7 +378,7 @@ mod tests {
 
     #[test]
     fn lists_know_prefixes_and_depth() {
-        let mut store = Store::<Sampler>::new([]).unwrap();
+        let mut store = Store::<Sampler>::new(&[], []).unwrap();
         store.table = ["gain", "lamp.red", "lamp.red.low", "lamps"]
             .map(|name| Declaration::new(name, Kind::Bool, ""))
             .to_vec();
