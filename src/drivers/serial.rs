@@ -332,6 +332,16 @@ impl std::fmt::Debug for StageHandle {
 }
 
 impl StageHandle {
+    /// Asks for a height, µm, to be driven to at most at `um_per_s`, decided at `at`: a velocity that ends there, and has to be repeated
+    /// like one. Never blocks on I/O.
+    ///
+    /// # Errors
+    /// Why the command has no effect.
+    pub fn target(&self, z_um: f64, um_per_s: f64, at: Instant) -> Result<(), Refusal> {
+        self.shared
+            .command(|host, now| host.command_target(z_um, um_per_s, at, now))
+    }
+
     /// Asks for a velocity along z, µm/s (z up, away from the slide), decided at `at`. It holds until the next command
     /// or the command timeout. Returns the velocity after the speed limits. Never blocks on I/O.
     ///

@@ -187,6 +187,31 @@ impl Guard {
         self.count(checked)
     }
 
+    /// A height was asked for, µm, to be driven to at a speed, µm/s, decided at `stamp`, by a stage whose queue ends at `from_um`; the velocity
+    /// that is permitted. It is a velocity in every respect, and beyond that has to end within the limits.
+    ///
+    /// # Errors
+    /// Those of [`Self::check_velocity`], and a height beyond the limits.
+    pub fn check_target(
+        &mut self,
+        (from_um, to_um): (f64, f64),
+        um_per_s: f64,
+        stamp: Instant,
+        now: Instant,
+        ready: Result<(), Refusal>,
+        pace: Pace,
+    ) -> Result<f64, Refusal> {
+        let by_um = to_um - from_um;
+        let velocity = self.check_velocity(um_per_s.abs().copysign(by_um), stamp, now, ready, pace)?;
+        let within = if by_um.is_finite() {
+            self.check_axis(2, from_um, by_um)
+        } else {
+            Err(Refusal::NotFinite)
+        };
+        self.count(within)?;
+        Ok(velocity)
+    }
+
     fn judge_velocity(
         &self,
         z_um_per_s: f64,

@@ -74,6 +74,18 @@ pub trait Host: Send {
     /// # Errors
     /// What is refused, and why.
     fn command_velocity(&mut self, z_um_per_s: f64, stamp: Instant, now: Instant) -> Result<f64, Refusal>;
+    /// Asks for a height, µm, to be driven to at most at `um_per_s`, decided at `stamp`. It is a velocity that ends there: it holds until the
+    /// next command or the command timeout, is queued no farther ahead, and is held, refused and cut to the permitted speed like one.
+    ///
+    /// # Errors
+    /// What is refused, and why.
+    fn command_target(
+        &mut self,
+        z_um: f64,
+        um_per_s: f64,
+        stamp: Instant,
+        now: Instant,
+    ) -> Result<(), Refusal>;
     /// Moves by x, y, z, µm, at `um_per_s`; the time it is planned to take.
     ///
     /// # Errors

@@ -30,6 +30,7 @@ mod second_protocol;
 mod serial;
 #[cfg(feature = "serial")]
 mod serial_faults;
+mod targets;
 mod tidy;
 mod troubleshooting;
 #[cfg(feature = "onnx")]

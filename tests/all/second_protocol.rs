@@ -28,6 +28,8 @@ struct Tiny {
     status: StageStatus,
     asked: Instant,
     commanded: Instant,
+    /// The height asked for, which it knows only as a velocity that ends.
+    goal: Option<(f64, f64)>,
 }
 
 impl Tiny {
@@ -56,6 +58,7 @@ impl Tiny {
             },
             asked: Instant::default(),
             commanded: Instant::default(),
+            goal: None,
         }
     }
 }
@@ -105,6 +108,12 @@ impl Host for Tiny {
         {
             self.out += "s\n";
         }
+        if let Some((goal_um, um_per_s)) = self.goal
+            && (self.status.z_um() - goal_um) * um_per_s >= 0.0
+        {
+            self.goal = None;
+            self.out += "s\n";
+        }
         if now >= self.asked + ASK_PERIOD {
             self.asked = now;
             self.out += "?\n";
@@ -145,8 +154,24 @@ impl Host for Tiny {
     fn command_velocity(&mut self, z_um_per_s: f64, stamp: Instant, now: Instant) -> Result<f64, Refusal> {
         let permitted = self.guard.check_velocity(z_um_per_s, stamp, now, Ok(()), PACE)?;
         self.commanded = now;
+        self.goal = None;
         self.out += &format!("v {permitted}\n");
         Ok(permitted)
+    }
+
+    fn command_target(
+        &mut self,
+        z_um: f64,
+        um_per_s: f64,
+        stamp: Instant,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let way = (self.status.z_um(), z_um);
+        let permitted = self.guard.check_target(way, um_per_s, stamp, now, Ok(()), PACE)?;
+        self.commanded = now;
+        self.goal = Some((z_um, permitted));
+        self.out += &format!("v {permitted}\n");
+        Ok(())
     }
 
     fn command_move_relative(

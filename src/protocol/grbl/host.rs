@@ -161,8 +161,9 @@ pub struct GrblHost {
     unlock: bool,
     /// Why the controller did not unlock.
     unlock_refused: Option<String>,
-    /// Velocity asked for, and when.
+    /// Velocity asked for, where it ends if a height was asked for, and when.
     wanted_um_per_s: f64,
+    goal_um: Option<f64>,
     command_at: Instant,
     /// Velocity of the last jogs sent.
     streamed_um_per_s: f64,
@@ -255,6 +256,16 @@ impl Host for GrblHost {
         Self::command_velocity(self, z_um_per_s, stamp, now)
     }
 
+    fn command_target(
+        &mut self,
+        z_um: f64,
+        um_per_s: f64,
+        stamp: Instant,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        Self::command_target(self, z_um, um_per_s, stamp, now)
+    }
+
     fn command_move_relative(
         &mut self,
         by_um: [f64; 3],
@@ -319,6 +330,7 @@ impl GrblHost {
             unlock: false,
             unlock_refused: None,
             wanted_um_per_s: 0.0,
+            goal_um: None,
             command_at: Instant::default(),
             streamed_um_per_s: 0.0,
             planned_until: Instant::default(),

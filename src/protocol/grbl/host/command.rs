@@ -28,6 +28,36 @@ impl GrblHost {
         self.clock = self.clock.max(now);
         let (ready, pace) = (self.check_ready(), self.pace());
         let velocity = self.guard.check_velocity(z_um_per_s, stamp, now, ready, pace)?;
+        self.goal_um = None;
+        self.take_velocity(velocity, stamp, now);
+        Ok(velocity)
+    }
+
+    /// Asks for a height, µm, to be driven to at most at `um_per_s`, decided at `stamp`: a velocity that ends there.
+    ///
+    /// # Errors
+    /// Why nothing will happen: [`crate::stage::guard::Guard::check_target`].
+    pub fn command_target(
+        &mut self,
+        z_um: f64,
+        um_per_s: f64,
+        stamp: Instant,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        self.clock = self.clock.max(now);
+        let (ready, pace) = (self.check_ready(), self.pace());
+        let way = (self.position.target_um, z_um);
+        let velocity = self.guard.check_target(way, um_per_s, stamp, now, ready, pace)?;
+        self.goal_um = Some(z_um);
+        // What is queued leads there already, and runs out; said again, it is no new motion.
+        let is_queued = self.rounded_step(z_um) == 0.0 && !self.is_checking();
+        if !is_queued {
+            self.take_velocity(velocity, stamp, now);
+        }
+        Ok(())
+    }
+
+    fn take_velocity(&mut self, velocity: f64, stamp: Instant, now: Instant) {
         self.wanted_um_per_s = velocity;
         self.command_at = stamp.min(now);
         match self.motion {
@@ -40,7 +70,6 @@ impl GrblHost {
             Motion::Rest if velocity != 0.0 => self.start_velocity(now),
             _ => {}
         }
-        Ok(velocity)
     }
 
     /// A stop no longer holds: the next velocity is obeyed.

@@ -134,14 +134,17 @@ impl GrblHost {
         let limit = now + lookahead(self.wanted_um_per_s);
         self.plan_ramp(self.bounded_velocity(), now);
         while self.planned_until + CHUNK <= limit {
+            if self
+                .goal_um
+                .is_some_and(|goal_um| self.rounded_step(goal_um) == 0.0)
+            {
+                self.wanted_um_per_s = 0.0;
+                self.run_out(now);
+                return;
+            }
             let velocity = self.bounded_velocity();
-            let (low, high) = self.guard.targets_um(2);
             let ahead = self.position.target_um + velocity * CHUNK.as_secs_f64();
-            let target = if velocity < 0.0 {
-                ahead.max(low.min(self.position.target_um))
-            } else {
-                ahead.min(high.max(self.position.target_um))
-            };
+            let target = self.within_reach(ahead);
             if target == self.position.target_um {
                 self.reason = format!("stopped at the limit of travel, z = {target:.1} µm");
                 self.wanted_um_per_s = 0.0;
@@ -152,18 +155,39 @@ impl GrblHost {
             if step_um != 0.0 && !self.send_chunk(step_um, velocity, now) {
                 return;
             }
+            let length_um = target - self.position.target_um;
+            let takes = CHUNK.min(Duration::from_secs_f64(length_um / velocity));
             self.position.target_um = target;
             let start = self.planned_until;
-            self.planned_until = start + CHUNK;
+            self.planned_until = start + takes;
             self.position.expected.forget(now);
-            self.position.expected.push_steady(start, CHUNK, target);
+            self.position.expected.push_steady(start, takes, target);
         }
     }
 
-    /// The velocity asked for, as fast as is permitted where the queue ends.
+    /// The velocity asked for, as fast as is permitted where the queue ends, and towards the height asked for.
     fn bounded_velocity(&self) -> f64 {
         let speed = self.guard.speed_at(self.position.target_um);
-        self.wanted_um_per_s.clamp(-speed, speed)
+        let wanted_um_per_s = match self.goal_um {
+            Some(goal_um) => self
+                .wanted_um_per_s
+                .abs()
+                .copysign(goal_um - self.position.target_um),
+            None => self.wanted_um_per_s,
+        };
+        wanted_um_per_s.clamp(-speed, speed)
+    }
+
+    /// A height ahead of where the queue ends, not beyond a limit nor the height asked for.
+    fn within_reach(&self, ahead_um: f64) -> f64 {
+        let from_um = self.position.target_um;
+        let (low_um, high_um) = self.guard.targets_um(2);
+        let goal_um = self.goal_um.unwrap_or(ahead_um);
+        if ahead_um < from_um {
+            ahead_um.max(low_um.min(from_um)).max(goal_um.min(from_um))
+        } else {
+            ahead_um.min(high_um.max(from_um)).min(goal_um.max(from_um))
+        }
     }
 
     /// Starting and turning take longer than the chunks alone: the time of the ramps is part of the queue.
