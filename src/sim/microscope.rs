@@ -36,7 +36,7 @@ const SIDES: std::ops::RangeInclusive<usize> = 64..=8192;
 
 /// How the optics are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum OpticsModel {
     /// Transfer functions.
     Fast,
     /// The sum over source points.
@@ -45,7 +45,7 @@ pub enum Way {
 
 /// Whether the specimen delays light besides absorbing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
+pub enum PhaseDelay {
     /// Thickness shifts phase, which tells too far from too close.
     On,
     /// Absorption alone.
@@ -68,7 +68,7 @@ pub struct MicroscopeConfig {
     /// Camera noise.
     pub noise: Noise,
     /// Phase of the specimen.
-    pub phase: Phase,
+    pub phase: PhaseDelay,
     /// Exposure and noise of the camera.
     pub sensor: SensorConfig,
 }
@@ -83,7 +83,7 @@ impl Default for MicroscopeConfig {
             width: CAMERA_WIDTH,
             height: CAMERA_HEIGHT,
             noise: Noise::On,
-            phase: Phase::On,
+            phase: PhaseDelay::On,
             sensor: SensorConfig::default(),
         }
     }
@@ -162,7 +162,7 @@ impl Microscope {
             .appearance
             .clone()
             .unwrap_or_else(|| Appearance::new(config.slide_seed));
-        if config.phase == Phase::Off {
+        if config.phase == PhaseDelay::Off {
             appearance.phase_rad = 0.0;
         }
         let lens = &config.objective;
@@ -278,7 +278,7 @@ impl Microscope {
     }
 
     /// The light on the sensor before the camera makes bytes of it, at every second pixel, background 1: R, G and B, each row
-    /// by row; by the fast way or by the reference. For measuring one against the other.
+    /// by row, computed by `model`. For measuring one against the other.
     ///
     /// # Errors
     /// As for [`Self::expose`] and [`Self::expose_by_reference`].
@@ -287,11 +287,13 @@ impl Microscope {
         x_um: f64,
         y_um: f64,
         defocus_um: f64,
-        way: Way,
+        model: OpticsModel,
     ) -> Result<[Vec<f32>; 3], MicroscopeError> {
-        match way {
-            Way::Fast => drop(self.expose_defocused(x_um, y_um, defocus_um, 0)?),
-            Way::Reference => drop(self.expose_by_reference(x_um, y_um, defocus_um, 0, &mut |_| ())?),
+        match model {
+            OpticsModel::Fast => drop(self.expose_defocused(x_um, y_um, defocus_um, 0)?),
+            OpticsModel::Reference => {
+                drop(self.expose_by_reference(x_um, y_um, defocus_um, 0, &mut |_| ())?)
+            }
         }
         let [columns, rows] = self.passages[0].imager.size();
         let border = self.light.border();

@@ -11,7 +11,7 @@ use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument};
 use hhnet::drivers::whole_file::{write_bytes, write_whole};
 use hhnet::objective::Objective;
 use hhnet::sim::microscope::{
-    LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose, SensorConfig,
+    LiveMicroscope, Microscope, MicroscopeConfig, Noise, PhaseDelay, Pose, SensorConfig,
 };
 use hhnet::sim::slide::{Appearance, Stain};
 use rayon::prelude::*;
@@ -137,7 +137,11 @@ impl Scene {
             } else {
                 Noise::Off
             },
-            phase: if self.no_phase { Phase::Off } else { Phase::On },
+            phase: if self.no_phase {
+                PhaseDelay::Off
+            } else {
+                PhaseDelay::On
+            },
             ..config
         })
     }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::FrameSource;
-use crate::drivers::Clock;
+use crate::drivers::TimeSource;
 use crate::drivers::image_files::{ImageFolder, Pixels, SourceError, ZStack};
 use crate::frame::Frame;
 use crate::units::Micrometres;
@@ -18,13 +18,13 @@ use crate::units::Micrometres;
 /// When the frames of a recording are due, and what they are stamped with.
 pub struct Pace {
     ticks: Interval,
-    clock: Clock,
+    clock: TimeSource,
     sequence: u64,
 }
 
 impl Pace {
     /// A frame every `period`, which is positive. Needs a running tokio runtime.
-    pub fn new(period: Duration, clock: Clock) -> Self {
+    pub fn new(period: Duration, clock: TimeSource) -> Self {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         Self {
