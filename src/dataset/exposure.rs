@@ -5,13 +5,14 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::estimate::patches::{self, Grid, ImageTooSmall};
 use crate::frame::Frame;
+use crate::statistics::median;
 
 /// An image is nearly black if 99 of 100 of its values lie below this one.
 const BLACK_BELOW: u8 = 16;
 /// An image is clipped if this share of its values is white.
 const CLIPPED: f64 = 0.5;
 /// A field whose patches have this contrast in the middle, or less, is one of low contrast; grey levels.
-const LOW_CONTRAST: f32 = 2.0;
+const LOW_CONTRAST: f64 = 2.0;
 /// Images a message names.
 const NAMED: usize = 3;
 
@@ -187,13 +188,13 @@ fn look_at_fields(images: &[Seen], min_contrast: f32, verdict: &mut Verdict) {
             .or_default()
             .extend(&image.summary.contrasts);
     }
-    for (field, mut contrasts) in fields {
-        contrasts.sort_by(f32::total_cmp);
+    for (field, contrasts) in fields {
         let blank = contrasts
             .iter()
             .filter(|contrast| **contrast < min_contrast)
             .count();
-        let (count, middle) = (contrasts.len(), contrasts[contrasts.len() / 2]);
+        let count = contrasts.len();
+        let middle = median(contrasts.into_iter().map(f64::from)).unwrap_or_default();
         if blank == count {
             verdict.blank_fields.push(field.to_owned());
         } else if middle < LOW_CONTRAST {

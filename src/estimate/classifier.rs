@@ -12,6 +12,7 @@ use crate::estimate::patches::{self, Grid, ImageTooSmall};
 use crate::estimate::temperature::{CONDENSER_NA, CondenserLaw, VOTE_EXPONENT, raised};
 use crate::estimate::vote::{self, Fusion, Measurement, Probabilities, Voting};
 use crate::frame::Frame;
+use crate::range::{OutOfRange, within};
 use crate::units::Micrometres;
 
 /// Mean luminance of a frame that was exposed, grey levels: below it the lamp is off, above it all but the darkest is clipped.
@@ -123,30 +124,17 @@ impl ClassifierConfig {
             ),
             ("patch_correlation", self.patch_correlation, 0.0, 1.0),
         ];
-        match rows
-            .into_iter()
-            .find(|&(_, value, least, most)| !(least..=most).contains(&value))
-        {
-            Some((name, value, least, most)) => Err(ConfigError {
-                name,
-                value,
-                least,
-                most,
-            }),
-            None => Ok(()),
+        for (name, value, least, most) in rows {
+            within(name, value, least, most)?;
         }
+        Ok(())
     }
 }
 
 /// A setting outside its range.
 #[derive(Debug, thiserror::Error)]
-#[error("classifier setting {name} is {value}, it must be {least} to {most}")]
-pub struct ConfigError {
-    name: &'static str,
-    value: f64,
-    least: f64,
-    most: f64,
-}
+#[error("classifier setting {0}")]
+pub struct ConfigError(#[from] OutOfRange);
 
 /// What one frame says about the distance to focus.
 #[derive(Clone, Copy, Debug, PartialEq)]

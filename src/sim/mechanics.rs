@@ -23,6 +23,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::range::{OutOfRange, within};
 use crate::stage::trajectory::{HISTORY, Piece, Trajectory};
 use crate::units::Instant;
 
@@ -211,34 +212,12 @@ impl MechanicsConfig {
     }
 }
 
-fn within(name: &'static str, value: f64, low: f64, high: f64) -> Result<f64, MechanicsError> {
-    if (low..=high).contains(&value) {
-        Ok(value)
-    } else {
-        Err(MechanicsError::Value {
-            name,
-            value,
-            low,
-            high,
-        })
-    }
-}
-
 /// An axis cannot be built like this.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MechanicsError {
     /// A value is out of range.
-    #[error("{name} = {value} is outside what the mechanics model: choose {low} to {high}")]
-    Value {
-        /// Name of the value.
-        name: &'static str,
-        /// Value asked for.
-        value: f64,
-        /// Smallest value accepted.
-        low: f64,
-        /// Largest value accepted.
-        high: f64,
-    },
+    #[error("{0}; beyond that the mechanics have no model")]
+    Value(#[from] OutOfRange),
     /// No room to move.
     #[error(
         "no travel between stops at {low_um} and {high_um} µm with switches {switch_margin_um} µm in front of them: \

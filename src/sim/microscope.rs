@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{CAMERA_HEIGHT, CAMERA_WIDTH};
 use crate::objective::Objective;
+use crate::range::{OutOfRange, within};
 use crate::sim::optics::{Field, Imager, Light, View};
 use crate::sim::sensor::Sensor;
 pub use live::LiveMicroscope;
@@ -461,15 +462,8 @@ fn check(config: &MicroscopeConfig) -> Result<(), MicroscopeError> {
         ("sensor.analogue_gain", camera.analogue_gain, 0.01, 100.0),
     ];
     let look = config.appearance.iter().flat_map(appearance_rows);
-    for (name, value, low, high) in rows.into_iter().chain(look) {
-        if !(low..=high).contains(&value) {
-            return Err(MicroscopeError::Value {
-                name,
-                value,
-                low,
-                high,
-            });
-        }
+    for (name, value, least, most) in rows.into_iter().chain(look) {
+        within(name, value, least, most)?;
     }
     Ok(())
 }
@@ -509,17 +503,8 @@ pub enum MicroscopeError {
         height: usize,
     },
     /// A setting is out of range.
-    #[error("{name} = {value} is outside what the virtual microscope models: choose {low} to {high}")]
-    Value {
-        /// Name of the setting.
-        name: &'static str,
-        /// Value asked for.
-        value: f64,
-        /// Smallest value accepted.
-        low: f64,
-        /// Largest value accepted.
-        high: f64,
-    },
+    #[error("{0}; beyond that the virtual microscope has no model")]
+    Value(#[from] OutOfRange),
     /// Too far out of focus.
     #[error("a defocus of {defocus_um} µm is not modelled: stay within {farthest_um:.0} µm of focus")]
     Defocus {

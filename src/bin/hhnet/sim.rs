@@ -14,6 +14,7 @@ use hhnet::sim::microscope::{
     LiveMicroscope, Microscope, MicroscopeConfig, Noise, PhaseDelay, Pose, SensorConfig,
 };
 use hhnet::sim::slide::{Appearance, Stain};
+use hhnet::statistics::median;
 use rayon::prelude::*;
 
 #[derive(Subcommand)]
@@ -283,8 +284,7 @@ fn bench_exact(scene: &Scene) -> anyhow::Result<(f64, f64)> {
             times_s.push(start.elapsed().as_secs_f64());
         }
     }
-    times_s.sort_by(f64::total_cmp);
-    Ok((first_frame_s, times_s[times_s.len() / 2]))
+    Ok((first_frame_s, median(times_s).unwrap_or_default()))
 }
 
 /// Frames per second of a live microscope whose stage swings ±10 µm about focus, after one swing.
