@@ -24,6 +24,7 @@ use crate::estimate::patches::{Grid, ImageTooSmall, PATCH, WrongSize};
 use crate::frame::{Frame, FrameError};
 use crate::objective::Objective;
 use crate::pictures::jpeg::{self, Chroma, JpegError};
+use crate::range::{OutOfRange, within};
 use crate::sim::microscope::{Microscope, MicroscopeConfig, MicroscopeError, farthest_um};
 use crate::sim::optics::PIXELS_PER_SAMPLE;
 use crate::sim::slide::{Appearance, SiteRandom, Stain};
@@ -176,9 +177,7 @@ impl DatasetConfig {
         if self.first_seed.saturating_add(self.slides as u64) > LARGEST_ID {
             return Err(DatasetError::Seed(self.first_seed));
         }
-        if !(0.0..=1.0).contains(&self.jpeg_share) {
-            return Err(DatasetError::Share(self.jpeg_share));
-        }
+        within("share of frames that come as a JPEG", self.jpeg_share, 0.0, 1.0)?;
         let far_um = self.edges().far_um;
         let farthest_um = farthest_um(&self.objective);
         if self.z_max_um > far_um && self.z_max_um <= farthest_um {
@@ -397,8 +396,8 @@ pub enum DatasetError {
     #[error("seed {0}: seeds of slides must stay below 2^53, or their labels could not be told apart")]
     Seed(u64),
     /// The share of JPEGs is none.
-    #[error("share of frames that come as a JPEG {0}: must be from 0 to 1")]
-    Share(f64),
+    #[error(transparent)]
+    Share(#[from] OutOfRange),
     /// The microscope refused.
     #[error(transparent)]
     Microscope(#[from] MicroscopeError),

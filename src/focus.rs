@@ -89,14 +89,14 @@ pub struct StageReport {
     /// Height of the lens, stage coordinates; `None` while unknown.
     pub z: Option<StageHeight>,
     /// Whether it moves.
-    pub motion: Motion,
+    pub motion: StageMotion,
     /// Time of the report.
     pub at: Instant,
 }
 
 /// Whether the stage moves, or why it cannot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Motion {
+pub enum StageMotion {
     /// Standing still, ready.
     Still,
     /// In motion.
@@ -107,7 +107,7 @@ pub enum Motion {
 
 /// What the controller is doing.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Phase {
+pub enum RunState {
     /// Not enabled; never moves.
     Disabled,
     /// Waiting for an estimate to act on.
@@ -150,7 +150,7 @@ enum Misdated {
 #[derive(Debug)]
 pub struct FocusController {
     config: FocusConfig,
-    phase: Phase,
+    state: RunState,
     enabled_at: Instant,
     stage: Option<StageReport>,
     heights: Heights,
@@ -183,7 +183,7 @@ impl FocusController {
     pub fn new(config: FocusConfig) -> Self {
         Self {
             config,
-            phase: Phase::Disabled,
+            state: RunState::Disabled,
             enabled_at: Instant::default(),
             stage: None,
             heights: Heights::default(),
@@ -206,8 +206,8 @@ impl FocusController {
     }
 
     /// What the controller is doing.
-    pub fn phase(&self) -> &Phase {
-        &self.phase
+    pub fn state(&self) -> &RunState {
+        &self.state
     }
 
     /// Goes on by other settings; the run, its limits in time included, is not begun anew.
@@ -222,7 +222,7 @@ impl FocusController {
 
     /// Begins a run. Estimates exposed before `now` do not count.
     pub fn enable(&mut self, now: Instant) {
-        self.phase = Phase::Looking;
+        self.state = RunState::Looking;
         self.enabled_at = now;
         self.last_motion_command = now;
         self.observation = None;
@@ -240,13 +240,13 @@ impl FocusController {
 
     /// Ends the run; the next poll commands standstill.
     pub fn disable(&mut self) {
-        self.phase = Phase::Disabled;
+        self.state = RunState::Disabled;
         self.step = None;
     }
 
     /// Ends the run in failure, for a reason that the controller cannot see; the next poll commands standstill.
     pub fn give_up(&mut self, reason: String) {
-        self.phase = Phase::Failed(reason);
+        self.state = RunState::Failed(reason);
         self.step = None;
     }
 
@@ -266,7 +266,7 @@ impl FocusController {
             .as_ref()
             .is_some_and(|known| observation.exposed <= known.exposed);
         let is_early = outdated || observation.exposed < self.enabled_at;
-        if is_early || self.misdated.is_some() || self.phase == Phase::Disabled {
+        if is_early || self.misdated.is_some() || self.state == RunState::Disabled {
             return;
         }
         if observation.exposed >= self.counts_from() {
@@ -278,8 +278,8 @@ impl FocusController {
     /// The stage has reported.
     pub fn handle_stage(&mut self, report: StageReport) {
         match report.motion {
-            Motion::Still => self.still_since = self.still_since.or(Some(report.at)),
-            Motion::Moving | Motion::Unavailable => self.still_since = None,
+            StageMotion::Still => self.still_since = self.still_since.or(Some(report.at)),
+            StageMotion::Moving | StageMotion::Unavailable => self.still_since = None,
         }
         self.heights.handle_report(report.at, report.z.map(|z| z.um()));
         self.stage = Some(report);
@@ -287,7 +287,7 @@ impl FocusController {
 
     /// The velocity along z to command now, µm/s; positive: away from the slide. Call at least every 20 ms.
     pub fn poll(&mut self, now: Instant) -> f64 {
-        if matches!(self.phase, Phase::Disabled | Phase::Failed(_)) {
+        if matches!(self.state, RunState::Disabled | RunState::Failed(_)) {
             return 0.0;
         }
         let velocity = match self.give_up_reason(now) {
@@ -311,7 +311,7 @@ impl FocusController {
     fn stage_reason(&self, now: Instant) -> Option<String> {
         let stage = self.stage?;
         let silence = now.since(stage.at);
-        if stage.motion == Motion::Unavailable {
+        if stage.motion == StageMotion::Unavailable {
             Some("the stage is not available: see stage_state for the reason, then enable again".to_owned())
         } else if stage.z.is_none() {
             Some(POSITION_INVALID.to_owned())
@@ -329,7 +329,7 @@ impl FocusController {
         let exposed = self.observation.as_ref().map(|observation| observation.exposed);
         let age = now.since(exposed.unwrap_or(self.enabled_at));
         let allowance = self.config.estimate_timeout + self.longest_step();
-        if self.phase != Phase::InFocus && now.since(self.enabled_at) > self.config.run_timeout {
+        if self.state != RunState::InFocus && now.since(self.enabled_at) > self.config.run_timeout {
             let remedy = self.complaint_or("check light, slide and range");
             let limit_s = self.config.run_timeout.as_secs_f64();
             Some(format!("no focus within {limit_s:.0} s: {remedy}"))
@@ -499,7 +499,7 @@ impl FocusController {
         let has_specimen = self.observation.as_ref().is_some_and(|look| look.has_specimen);
         let step_um = SEARCH_REACH * edges.near_um;
         let speed = self.config.speed(DistanceIndex::from_class(3));
-        let is_worth_it = self.phase != Phase::InFocus && has_specimen && self.search.steps() < most_steps;
+        let is_worth_it = self.state != RunState::InFocus && has_specimen && self.search.steps() < most_steps;
         if is_worth_it && self.has_room_above(step_um) {
             self.search.handle_step(step_um);
             self.promised_um = 0.0;
@@ -530,8 +530,8 @@ impl FocusController {
         let is_usable =
             |look: &Observation| look.trusted && now.since(look.exposed) <= self.config.motion_timeout;
         let Some(look) = self.fresh(now).filter(is_usable) else {
-            if self.phase != Phase::InFocus {
-                self.phase = Phase::Looking;
+            if self.state != RunState::InFocus {
+                self.state = RunState::Looking;
             }
             return 0.0;
         };
@@ -544,10 +544,10 @@ impl FocusController {
             if is_at_rest {
                 return self.order(&look, distance_um, now);
             }
-            self.phase = Phase::Looking;
+            self.state = RunState::Looking;
             return 0.0;
         }
-        self.phase = Phase::Moving;
+        self.state = RunState::Moving;
         self.permitted(-self.config.speed(look.index))
     }
 
@@ -556,14 +556,14 @@ impl FocusController {
     fn stand(&mut self, look: &Observation, is_at_rest: bool, now: Instant) -> f64 {
         let edges = self.config.edges;
         let Some(sight) = self.sight(look, false).filter(|_| is_at_rest) else {
-            if self.phase != Phase::InFocus {
-                self.phase = Phase::Looking;
+            if self.state != RunState::InFocus {
+                self.state = RunState::Looking;
             }
             return 0.0;
         };
         if self.confirmation.confirm(&sight, &edges, now) {
             self.follows.rest();
-            self.phase = Phase::InFocus;
+            self.state = RunState::InFocus;
             return 0.0;
         }
         match self.confirmation.rise_um(&edges) {
@@ -581,8 +581,8 @@ impl FocusController {
 
     fn poll_stepwise(&mut self, now: Instant) -> f64 {
         let Some(look) = self.look_at_rest(now).filter(|look| look.trusted) else {
-            if self.phase != Phase::InFocus {
-                self.phase = Phase::Looking;
+            if self.state != RunState::InFocus {
+                self.state = RunState::Looking;
             }
             return 0.0;
         };
@@ -603,9 +603,9 @@ impl FocusController {
         let edges = self.config.edges;
         let Some(sight) = self.sight(look, false) else {
             // The stage has not reported since the frame was exposed, or never.
-            self.phase = match self.stage {
-                Some(_) => Phase::Looking,
-                None => Phase::Failed(POSITION_INVALID.to_owned()),
+            self.state = match self.stage {
+                Some(_) => RunState::Looking,
+                None => RunState::Failed(POSITION_INVALID.to_owned()),
             };
             return 0.0;
         };
@@ -640,7 +640,7 @@ impl FocusController {
             self.give_up(self.limit_sentence(distance_um));
             return 0.0;
         }
-        self.phase = Phase::Moving;
+        self.state = RunState::Moving;
         let commanded_s = (distance_um.abs() / speed - self.overrun_s).max(LEAST_COMMAND_S);
         self.step = Some(Step {
             velocity_um_per_s: velocity,

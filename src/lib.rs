@@ -2,7 +2,8 @@
 //!
 //! The crate map, in reading order:
 //!
-//! * [`units`], [`objective`], [`classes`], [`frame`]: the vocabulary. Time, lenses, the seven distance classes, images.
+//! * [`units`], [`objective`], [`classes`], [`frame`], [`range`], [`statistics`]: the vocabulary. Time, lenses, the seven distance
+//!   classes, images, the ranges of settings, medians.
 //! * [`encoding`]: images of foreign cameras.
 //! * [`estimate`]: HH-Net. One frame, one signed estimate.
 //! * [`focus`]: the control laws, from an estimate to a velocity along z.
@@ -25,9 +26,10 @@ pub mod objective;
 pub mod pictures;
 pub mod protocol;
 mod random;
+pub mod range;
 pub mod sim;
 pub mod stage;
-mod statistics;
+pub mod statistics;
 pub mod table;
 pub mod units;
 

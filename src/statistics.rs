@@ -1,9 +1,15 @@
 //! Numbers that stand for many.
 
-/// The median, of an even number the mean of the two in the middle; None if there are none.
-pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+/// The values from the least to the largest.
+pub fn sorted(values: impl IntoIterator<Item = f64>) -> Vec<f64> {
     let mut sorted: Vec<f64> = values.into_iter().collect();
     sorted.sort_by(f64::total_cmp);
+    sorted
+}
+
+/// The median, of an even number the mean of the two in the middle; None if there are none.
+pub fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let sorted = sorted(values);
     let half = sorted.len() / 2;
     match sorted.len() {
         0 => None,
@@ -12,9 +18,16 @@ pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     }
 }
 
+/// The value that `part`, 0 to 1, of the sorted values do not exceed; between two of them the larger one, so that it is always a value that
+/// occurs. None if there are none.
+pub fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
+    let at = (part * sorted.len().saturating_sub(1) as f64).ceil() as usize;
+    sorted.get(at).copied()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::median;
+    use super::{median, quantile, sorted};
 
     #[test]
     fn the_middle_is_found() {
@@ -26,5 +39,15 @@ mod tests {
         ] {
             assert_eq!(median(values.clone()), middle, "{values:?}");
         }
+    }
+
+    #[test]
+    fn quantiles_are_values_that_occur() {
+        let values = sorted([9.0, -1.0, 2.0, 5.0]);
+        for (part, value) in [(0.0, -1.0), (0.3, 2.0), (0.5, 5.0), (0.95, 9.0), (1.0, 9.0)] {
+            assert_eq!(quantile(&values, part), Some(value), "{part}");
+        }
+        assert_eq!(quantile(&[4.0], 0.5), Some(4.0));
+        assert_eq!(quantile(&[], 0.5), None);
     }
 }

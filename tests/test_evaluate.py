@@ -184,7 +184,7 @@ def test_what_is_fitted_is_stored_in_the_model(tmp_path):
         refused = subprocess.run(command, check=False, capture_output=True, text=True)
         assert refused.returncode == 1 and "does not say how its heights depend on the condenser" in refused.stderr
     folder = write(tmp_path / "set", [(128, 0.0, 1, 0), (96, 2.0, 1, 1), (160, -2.0, 2, 0)])
-    command = [hhnet(), "evaluate", "--model", model, "--data", folder, "--calibrate"]
+    command = [hhnet(), "evaluate", "--model", model, "--data", folder, "--fit"]
     fitted = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "law of the condenser not fitted" in fitted.stdout
     entries = json.loads(subprocess.run([hhnet(), "metadata", "--model", model], check=True, capture_output=True).stdout)

@@ -114,7 +114,7 @@ class Stacks(unittest.TestCase):
 
             stacks.learn = spy
             card = stacks.fit(stacks.arguments(["--data", str(folder), "--out", f"{holder}/out"]))
-            # For each field: the network that scores it, then two for its calibration that saw neither it nor the field they judge.
+            # For each field: the network that scores it, then two to fit how sure it may be, which saw neither it nor the field they judge.
             everything = frozenset(range(3))
             for field in range(3):
                 without = learnt[3 * field : 3 * field + 3]

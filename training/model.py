@@ -140,7 +140,7 @@ def look(pooled: torch.Tensor, laplacian: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 class Histogram(nn.Module):
-    """What every network with a histogram over defocus has: its bins, its classes, its calibration, the scale of the frame features."""
+    """What every network with a histogram over defocus has: its bins, its classes, how sure it may be, the scale of the frame features."""
 
     #: Whether it judges a patch by all the patches that it is given, which must then be those of one frame.
     whole_frames = False
@@ -160,7 +160,7 @@ class Histogram(nn.Module):
         self.register_buffer("membership", membership)
         self.register_buffer("handcrafted_mean", torch.zeros(HANDCRAFTED))
         self.register_buffer("handcrafted_scale", torch.ones(HANDCRAFTED))
-        #: Certainty is calibrated on held-out slides after training: logits are divided by it.
+        #: How sure it may be is fitted to held-out slides after training: logits are divided by it.
         self.register_buffer("temperature", torch.ones(()))
         #: Likewise the factor that makes half of the held-out heights lie within 0.67 standard deviations.
         self.register_buffer("variance_scale", torch.ones(()))

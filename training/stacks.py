@@ -27,7 +27,7 @@ from torch import nn
 from . import colour, data, report
 from .export import export
 from .model import LAPLACIAN, Histogram, look, loss
-from .train import calibrate, git_commit
+from .train import fit_certainty, git_commit
 
 #: Heads whose answers are averaged.
 HEADS = 6
@@ -230,11 +230,11 @@ class Folds:
         return votes, logits
 
     def judge(self, field: int) -> tuple[HhnetStack, data.PatchSet, dict[str, np.ndarray]]:
-        """A network that never saw `field`, calibrated on the others, the field's patches, and what it says of them."""
+        """A network that never saw `field`, fitted to the others, the field's patches, and what it says of them."""
         network = self.without(field)
         others = [other for other in self.fields if other != field]
         if len(others) > 1:
-            calibrate(network, *self.logits((field,), others))
+            fit_certainty(network, *self.logits((field,), others))
         return network, *predict(network, self.scored.only(self.scored.slide == field))
 
 
@@ -403,7 +403,7 @@ def fit(settings: argparse.Namespace) -> dict:
         )
     if settings.hold_out is None:
         network = folds.without()
-        calibrate(network, *folds.logits((), folds.fields))
+        fit_certainty(network, *folds.logits((), folds.fields))
     card = {
         "model": "hhnet_stack",
         "git_commit": git_commit(),

@@ -81,7 +81,7 @@ class Average:
                 mine.copy_(theirs)
 
 
-def calibrate(network: HhnetFast, patches: data.PatchSet, raw: np.ndarray) -> None:
+def fit_certainty(network: HhnetFast, patches: data.PatchSet, raw: np.ndarray) -> None:
     """Set temperature (least cross-entropy of the classes) and variance scale (median error) from held-out slides."""
     logits = torch.from_numpy(raw)
     truth = torch.from_numpy(patches.edges.classify(patches.z_um.numpy()))
@@ -302,7 +302,7 @@ def fit(settings: argparse.Namespace) -> dict:
         if val_loss < best or settings.choose == "last":
             best = val_loss
             chosen = copy.deepcopy(average.network).cpu()
-            calibrate(chosen, held_out, found["logits"])
+            fit_certainty(chosen, held_out, found["logits"])
             save(settings.out / "best.pt", network=chosen.state_dict(), epoch=epoch)
             summary = {"val": {name: scores[name] for name in shown}, "epoch": epoch}
             export(chosen, settings.export, training, summary, sample, answers_um=settings.answers_um)
@@ -329,7 +329,7 @@ def finish(settings, network, sets, sample, history, card) -> dict:
     training, held_out, tests = sets
     state = read_checkpoint(settings.out / "best.pt", "network", "epoch")
     network.load_state_dict(state["network"])
-    calibrate(network, held_out, report.predict(network, held_out)["logits"])
+    fit_certainty(network, held_out, report.predict(network, held_out)["logits"])
     card["chosen_epoch"] = state["epoch"]
     card["temperature"], card["variance_scale"] = float(network.temperature), float(network.variance_scale)
     card["scores"] = {

@@ -5,19 +5,20 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
 use crate::estimate::patches::{self, Grid, ImageTooSmall};
 use crate::frame::Frame;
+use crate::statistics::median;
 
 /// An image is nearly black if 99 of 100 of its values lie below this one.
 const BLACK_BELOW: u8 = 16;
 /// An image is clipped if this share of its values is white.
 const CLIPPED: f64 = 0.5;
 /// A field whose patches have this contrast in the middle, or less, is one of low contrast; grey levels.
-const LOW_CONTRAST: f32 = 2.0;
+const LOW_CONTRAST: f64 = 2.0;
 /// Images a message names.
 const NAMED: usize = 3;
 
-/// What one look at an image tells.
+/// What is to be known of an image before it is used.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Look {
+pub struct ImageSummary {
     /// 99 of 100 values lie at or below it.
     pub bright: u8,
     /// Share of the values that are 255, 0 to 1.
@@ -28,12 +29,12 @@ pub struct Look {
     pub fingerprint: u64,
 }
 
-impl Look {
-    /// Looks at an image.
+impl ImageSummary {
+    /// The summary of an image.
     ///
     /// # Errors
     /// If it is smaller than a patch.
-    pub fn at(frame: &Frame) -> Result<Self, ImageTooSmall> {
+    pub fn of(frame: &Frame) -> Result<Self, ImageTooSmall> {
         let grid = Grid::centred(frame.width(), frame.height())?;
         let mut counts = [0_u64; 256];
         for value in frame.rgb() {
@@ -71,8 +72,8 @@ pub struct Seen {
     pub field: String,
     /// Its height, µm.
     pub z_um: f64,
-    /// What it looks like.
-    pub look: Look,
+    /// What there is to see in it.
+    pub summary: ImageSummary,
 }
 
 /// What is to be said of a set that can be used.
@@ -91,19 +92,19 @@ pub struct Useless(String);
 
 /// A way in which an image is exposed so that little is to be seen.
 struct Exposure {
-    is_bad: fn(&Look) -> bool,
+    is_bad: fn(&ImageSummary) -> bool,
     what: &'static str,
     remedy: &'static str,
 }
 
 const EXPOSURES: [Exposure; 2] = [
     Exposure {
-        is_bad: |look| look.bright < BLACK_BELOW,
+        is_bad: |summary| summary.bright < BLACK_BELOW,
         what: "nearly black (99 of 100 values are below 16 of 255)",
         remedy: "give them more light, or --bits if they use fewer than they seem to",
     },
     Exposure {
-        is_bad: |look| look.clipped > CLIPPED,
+        is_bad: |summary| summary.clipped > CLIPPED,
         what: "clipped (more than half of the values are 255)",
         remedy: "expose them shorter",
     },
@@ -118,7 +119,7 @@ pub fn judge(images: &[Seen], min_contrast: f32) -> Result<Verdict, Useless> {
     for exposure in EXPOSURES {
         let bad: Vec<&Seen> = images
             .iter()
-            .filter(|image| (exposure.is_bad)(&image.look))
+            .filter(|image| (exposure.is_bad)(&image.summary))
             .collect();
         let sentence = format!(
             "{} of {} images are {}: {}",
@@ -156,10 +157,13 @@ fn names(images: &[&Seen]) -> String {
 fn check_equal(images: &[Seen], min_contrast: f32) -> Result<(), Useless> {
     let mut first = BTreeMap::<u64, &Seen>::new();
     let mut equal = Vec::new();
-    for image in images.iter().filter(|image| !image.look.is_blank(min_contrast)) {
-        match first.get(&image.look.fingerprint) {
+    for image in images
+        .iter()
+        .filter(|image| !image.summary.is_blank(min_contrast))
+    {
+        match first.get(&image.summary.fingerprint) {
             Some(other) => equal.push((*other, image)),
-            None => _ = first.insert(image.look.fingerprint, image),
+            None => _ = first.insert(image.summary.fingerprint, image),
         }
     }
     let Some((one, other)) = equal.first() else {
@@ -182,15 +186,15 @@ fn look_at_fields(images: &[Seen], min_contrast: f32, verdict: &mut Verdict) {
         fields
             .entry(&image.field)
             .or_default()
-            .extend(&image.look.contrasts);
+            .extend(&image.summary.contrasts);
     }
-    for (field, mut contrasts) in fields {
-        contrasts.sort_by(f32::total_cmp);
+    for (field, contrasts) in fields {
         let blank = contrasts
             .iter()
             .filter(|contrast| **contrast < min_contrast)
             .count();
-        let (count, middle) = (contrasts.len(), contrasts[contrasts.len() / 2]);
+        let count = contrasts.len();
+        let middle = median(contrasts.into_iter().map(f64::from)).unwrap_or_default();
         if blank == count {
             verdict.blank_fields.push(field.to_owned());
         } else if middle < LOW_CONTRAST {
@@ -215,7 +219,7 @@ mod tests {
             name: name.to_owned(),
             field: field.to_owned(),
             z_um,
-            look: Look::at(&frame).unwrap(),
+            summary: ImageSummary::of(&frame).unwrap(),
         }
     }
 

@@ -23,7 +23,7 @@ use nix::sys::stat::Mode;
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::geteuid;
 
-use super::Clock;
+use super::TimeSource;
 use super::runtime_dir::{RuntimeDirError, runtime_dir};
 use crate::sim::grbl::{Emulator, EmulatorConfig};
 use crate::stage::Axis;
@@ -74,7 +74,7 @@ pub enum EmulatedPortError {
 #[derive(Clone)]
 pub struct EmulatedStage {
     emulator: Arc<Mutex<Emulator>>,
-    clock: Clock,
+    clock: TimeSource,
 }
 
 impl std::fmt::Debug for EmulatedStage {
@@ -85,7 +85,7 @@ impl std::fmt::Debug for EmulatedStage {
 
 impl EmulatedStage {
     /// A machine that is powered up at its first use.
-    pub fn new(config: EmulatorConfig, clock: Clock) -> Self {
+    pub fn new(config: EmulatorConfig, clock: TimeSource) -> Self {
         Self {
             emulator: Arc::new(Mutex::new(Emulator::new(config))),
             clock,
@@ -141,7 +141,7 @@ impl EmulatedPort {
     ///
     /// # Errors
     /// If there is no pseudo-terminal to be had or the link cannot be made.
-    pub fn open(link: &Path, config: EmulatorConfig, clock: Clock) -> Result<Self, EmulatedPortError> {
+    pub fn open(link: &Path, config: EmulatorConfig, clock: TimeSource) -> Result<Self, EmulatedPortError> {
         Self::attach(link, EmulatedStage::new(config, clock))
     }
 

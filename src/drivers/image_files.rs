@@ -7,9 +7,10 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use image::{DynamicImage, ImageFormat, ImageReader, Limits};
+use image::{DynamicImage, ImageReader, Limits, RgbImage};
 use rayon::prelude::*;
 
+use crate::dataset::pages::is_image;
 use crate::encoding::Depth;
 use crate::estimate::patches::PATCH;
 use crate::units::Micrometres;
@@ -25,17 +26,6 @@ const ENDINGS: [&str; 5] = ["png", "jpg", "jpeg", "tif", "tiff"];
 
 /// Index of a stack's images, beside them.
 const MANIFEST: &str = "manifest.csv";
-
-/// Decoded pixels: width, height, interleaved RGB.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pixels {
-    /// Pixels per row.
-    pub width: usize,
-    /// Rows.
-    pub height: usize,
-    /// Interleaved RGB, 8 bits.
-    pub rgb: Vec<u8>,
-}
 
 /// Why a source of images cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -132,7 +122,7 @@ impl ImageFolder {
     ///
     /// # Errors
     /// If the image cannot be decoded.
-    pub fn next_image(&mut self) -> Result<Pixels, SourceError> {
+    pub fn next_image(&mut self) -> Result<RgbImage, SourceError> {
         let file = &self.files[self.next];
         self.next = (self.next + 1) % self.files.len();
         decode(file, &mut self.depth)
@@ -145,7 +135,7 @@ pub struct ZStack {
     /// Sorted by height.
     planes: Vec<Plane>,
     depth: Depth,
-    decoded: Option<(usize, Pixels)>,
+    decoded: Option<(usize, RgbImage)>,
 }
 
 #[derive(Debug)]
@@ -197,7 +187,7 @@ impl ZStack {
     ///
     /// # Errors
     /// If the image cannot be decoded.
-    pub fn nearest(&mut self, z: Micrometres) -> Result<(Micrometres, &Pixels), SourceError> {
+    pub fn nearest(&mut self, z: Micrometres) -> Result<(Micrometres, &RgbImage), SourceError> {
         let distance = |index: &usize| (self.planes[*index].z - z).abs().0;
         let nearest = (0..self.planes.len())
             .min_by(|a, b| distance(a).total_cmp(&distance(b)))
@@ -230,7 +220,7 @@ fn images_in(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let entries: Result<Vec<_>, _> = std::fs::read_dir(folder).map_err(unreadable)?.collect();
     let paths = entries.map_err(unreadable)?.into_iter().map(|entry| entry.path());
     let mut files: Vec<PathBuf> = paths
-        .filter(|path| !is_hidden(path) && path.is_file() && (has_ending(path) || format_of(path).is_some()))
+        .filter(|path| !is_hidden(path) && path.is_file() && (has_ending(path) || holds_image(path)))
         .collect();
     files.sort();
     Ok(files)
@@ -241,23 +231,18 @@ fn has_ending(path: &Path) -> bool {
     ENDINGS.contains(&ending.to_lowercase().as_str())
 }
 
-/// What a file's first bytes say it is.
-fn format_of(path: &Path) -> Option<ImageFormat> {
+/// Whether a file's first bytes are those of an image that can be read; a file that cannot be read is none.
+pub fn holds_image(path: &Path) -> bool {
     let mut head = Vec::new();
-    std::fs::File::open(path)
-        .and_then(|file| file.take(16).read_to_end(&mut head))
-        .ok()?;
-    let known = [ImageFormat::Png, ImageFormat::Jpeg, ImageFormat::Tiff];
-    image::guess_format(&head)
-        .ok()
-        .filter(|format| known.contains(format))
+    let read = std::fs::File::open(path).and_then(|file| file.take(32).read_to_end(&mut head));
+    read.is_ok() && is_image(&head)
 }
 
 /// Decodes all images and forgets them: what the samples of all together use. The error is that of the first bad one.
 fn check_all(files: &[impl AsRef<Path> + Sync]) -> Result<Depth, SourceError> {
     let depths = files.par_iter().map(|file| {
         let mut depth = Depth::default();
-        read_image_of(file.as_ref(), &mut depth).map(|_| depth)
+        read_image(file.as_ref(), &mut depth).map(|_| depth)
     });
     let every: Vec<_> = depths.collect();
     every
@@ -296,19 +281,9 @@ fn check_head(path: &Path) -> Result<(), SourceError> {
     Ok(())
 }
 
-/// One image file as 8-bit RGB, at least one patch large; of 16 bits a sample, as many as it uses.
-///
-/// # Errors
-/// If it cannot be read, is too small or too large.
-pub fn read_image(path: &Path) -> Result<Pixels, SourceError> {
-    read_image_of(path, &mut Depth::default())
-}
-
-/// The same for one of several images of a camera, which share the `depth` of their samples.
-///
-/// # Errors
-/// As for [`read_image`].
-pub fn read_image_of(path: &Path, depth: &mut Depth) -> Result<Pixels, SourceError> {
+/// One image file as 8-bit RGB, at least one patch large; of 16 bits a sample, as many as the images of one camera use, which share
+/// their `depth`.
+fn read_image(path: &Path, depth: &mut Depth) -> Result<RgbImage, SourceError> {
     check_head(path)?;
     check_tail(path)?;
     decode(path, depth)
@@ -326,25 +301,29 @@ fn check_tail(path: &Path) -> Result<(), SourceError> {
     Ok(())
 }
 
-fn decode(path: &Path, depth: &mut Depth) -> Result<Pixels, SourceError> {
+fn decode(path: &Path, depth: &mut Depth) -> Result<RgbImage, SourceError> {
     let image = reader(path)?.decode().map_err(|error| broken(path, error))?;
-    let (width, height) = (image.width() as usize, image.height() as usize);
-    let rgb = match image {
+    Ok(match image {
         DynamicImage::ImageLuma16(_)
         | DynamicImage::ImageLumaA16(_)
         | DynamicImage::ImageRgb16(_)
         | DynamicImage::ImageRgba16(_) => {
-            let samples = image.into_rgb16().into_raw();
-            depth.grow(samples.iter().copied());
-            samples.into_iter().map(|sample| depth.narrow(sample)).collect()
+            let deep = image.into_rgb16();
+            depth.grow(deep.iter().copied());
+            let mut image = RgbImage::new(deep.width(), deep.height());
+            for (value, &sample) in image.iter_mut().zip(deep.iter()) {
+                *value = depth.narrow(sample);
+            }
+            image
         }
-        image => image.into_rgb8().into_raw(),
-    };
-    Ok(Pixels { width, height, rgb })
+        image => image.into_rgb8(),
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use image::ImageFormat;
+
     use super::*;
 
     fn write(folder: &Path, name: &str, side: u32, grey: u8) {
@@ -365,7 +344,7 @@ mod tests {
         write(folder.path(), "a.png", 300, 1);
         std::fs::write(folder.path().join("notes.txt"), "ignored").unwrap();
         let mut source = ImageFolder::open(folder.path()).unwrap();
-        let greys: Vec<u8> = (0..3).map(|_| source.next_image().unwrap().rgb[0]).collect();
+        let greys: Vec<u8> = (0..3).map(|_| source.next_image().unwrap().as_raw()[0]).collect();
         assert_eq!(greys, [1, 2, 1]);
     }
 
@@ -384,7 +363,7 @@ mod tests {
         std::fs::write(at("notes.txt"), "ignored").unwrap();
         std::fs::create_dir(at("folder.png")).unwrap();
         let mut source = ImageFolder::open(folder.path()).unwrap();
-        let greys: Vec<u8> = (0..4).map(|_| source.next_image().unwrap().rgb[0]).collect();
+        let greys: Vec<u8> = (0..4).map(|_| source.next_image().unwrap().as_raw()[0]).collect();
         assert_eq!(greys, [1, 2, 3, 1]);
     }
 
@@ -397,10 +376,12 @@ mod tests {
                 .unwrap();
         }
         let mut source = ImageFolder::open(folder.path()).unwrap();
-        let greys: Vec<u8> = (0..2).map(|_| source.next_image().unwrap().rgb[0]).collect();
+        let greys: Vec<u8> = (0..2).map(|_| source.next_image().unwrap().as_raw()[0]).collect();
         assert_eq!(greys, [200, 10]);
         assert_eq!(
-            read_image(&folder.path().join("a.tif")).unwrap().rgb[..3],
+            read_image(&folder.path().join("a.tif"), &mut Depth::default())
+                .unwrap()
+                .as_raw()[..3],
             [200; 3]
         );
     }
@@ -480,7 +461,7 @@ mod tests {
         for (z_um, expected_um, grey) in [(-90.0, -5.5, 1), (2.0, -5.5, 1), (2.5, 10.0, 2), (300.0, 10.0, 2)]
         {
             let (z, pixels) = stack.nearest(Micrometres(z_um)).unwrap();
-            assert_eq!((z.0, pixels.rgb[0]), (expected_um, grey), "{z_um}");
+            assert_eq!((z.0, pixels.as_raw()[0]), (expected_um, grey), "{z_um}");
         }
         std::fs::write(folder.path().join(MANIFEST), "file,z_um\nhigh.png,ten\n").unwrap();
         assert!(

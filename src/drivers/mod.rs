@@ -18,4 +18,4 @@ pub mod whole_file;
 
 /// Where drivers read the time; monotonic.
 #[cfg(feature = "serial")]
-pub type Clock = std::sync::Arc<dyn Fn() -> crate::units::Instant + Send + Sync>;
+pub type TimeSource = std::sync::Arc<dyn Fn() -> crate::units::Instant + Send + Sync>;

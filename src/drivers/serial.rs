@@ -20,7 +20,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
-use super::Clock;
+use super::TimeSource;
 use super::position_store::PositionStore;
 use crate::stage::host::Host;
 use crate::stage::status::{Refusal, StageState, StageStatus};
@@ -189,7 +189,7 @@ struct Shared {
     store: Mutex<PositionStore>,
     wake: Notify,
     closing: AtomicBool,
-    clock: Clock,
+    clock: TimeSource,
 }
 
 impl Shared {
@@ -240,7 +240,7 @@ pub struct StageDriver;
 
 impl StageDriver {
     /// Drives the stage behind `stream` until the stream ends. Needs a running tokio runtime.
-    pub fn spawn<S>(stream: S, host: Box<dyn Host>, store: PositionStore, clock: Clock) -> StageHandle
+    pub fn spawn<S>(stream: S, host: Box<dyn Host>, store: PositionStore, clock: TimeSource) -> StageHandle
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -254,7 +254,7 @@ impl StageDriver {
         mut open: F,
         host: Box<dyn Host>,
         store: PositionStore,
-        clock: Clock,
+        clock: TimeSource,
     ) -> StageHandle
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -269,12 +269,12 @@ impl StageDriver {
         baud: u32,
         host: Box<dyn Host>,
         store: PositionStore,
-        clock: Clock,
+        clock: TimeSource,
     ) -> StageHandle {
         Self::spawn_reopening(move || open_port(&path, baud), host, store, clock)
     }
 
-    fn start<S, F>(open: F, host: Box<dyn Host>, store: PositionStore, clock: Clock) -> StageHandle
+    fn start<S, F>(open: F, host: Box<dyn Host>, store: PositionStore, clock: TimeSource) -> StageHandle
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: FnMut() -> Option<Result<S, PortError>> + Send + 'static,

@@ -9,9 +9,10 @@ use crate::classes::{CLASSES, ClassEdges, DistanceIndex};
 use crate::estimate::features::{FEATURES, Handcrafted};
 use crate::estimate::network::{ModelCard, Network, NetworkError, PatchPrediction};
 use crate::estimate::patches::{self, Grid, ImageTooSmall};
-use crate::estimate::temperature::{CONDENSER_NA, CondenserLaw, SHARPNESS, sharpened};
+use crate::estimate::temperature::{CONDENSER_NA, CondenserLaw, VOTE_EXPONENT, raised};
 use crate::estimate::vote::{self, Fusion, Measurement, Probabilities, Voting};
 use crate::frame::Frame;
+use crate::range::{OutOfRange, within};
 use crate::units::Micrometres;
 
 /// Mean luminance of a frame that was exposed, grey levels: below it the lamp is off, above it all but the darkest is clipped.
@@ -42,9 +43,9 @@ pub struct ClassifierConfig {
     /// Share of the patches that may name the other side of focus, from farther away than indices 1 and -1 reach, before the estimate
     /// is not trusted, 0 to 0.5: within the trained range patches agree about the side, beyond it they fall apart.
     pub max_opposed: f64,
-    /// Exponent of the voted distribution before it is stated, [`SHARPNESS`]: patches that agree know more together than their
-    /// mean says. `hhnet evaluate --calibrate` fits it on held-out slides ([`crate::estimate::temperature`]); 1 states the vote as it is.
-    pub sharpness: f64,
+    /// Exponent of the voted distribution before it is stated, [`VOTE_EXPONENT`]: patches that agree know more together than their
+    /// mean says. `hhnet evaluate --fit` fits it on held-out slides ([`crate::estimate::temperature`]); 1 states the vote as it is.
+    pub vote_exponent: f64,
     /// How the model's heights depend on the condenser; None: not known.
     pub condenser: Option<CondenserLaw>,
     /// Numerical aperture to which the condenser is set, 0.05 to 1.5; None: not known, and heights are as the model states them.
@@ -68,7 +69,7 @@ impl ClassifierConfig {
     pub fn for_model(card: &ModelCard) -> Self {
         Self {
             range_um: card.range_um,
-            sharpness: card.sharpness.unwrap_or(1.0),
+            vote_exponent: card.vote_exponent.unwrap_or(1.0),
             condenser: card.condenser,
             needs_colour: card.needs_colour,
             ..Self::for_edges(&card.class_edges)
@@ -87,7 +88,7 @@ impl ClassifierConfig {
             edges: *edges,
             range_um: None,
             max_opposed: 0.05,
-            sharpness: 1.0,
+            vote_exponent: 1.0,
             condenser: None,
             condenser_na: None,
             patch_correlation: 0.5,
@@ -109,7 +110,12 @@ impl ClassifierConfig {
                 f64::MAX,
             ),
             ("max_opposed", self.max_opposed, 0.0, 0.5),
-            ("sharpness", self.sharpness, *SHARPNESS.start(), *SHARPNESS.end()),
+            (
+                "vote_exponent",
+                self.vote_exponent,
+                *VOTE_EXPONENT.start(),
+                *VOTE_EXPONENT.end(),
+            ),
             (
                 "condenser_na",
                 self.condenser_na.unwrap_or(*CONDENSER_NA.end()),
@@ -118,30 +124,17 @@ impl ClassifierConfig {
             ),
             ("patch_correlation", self.patch_correlation, 0.0, 1.0),
         ];
-        match rows
-            .into_iter()
-            .find(|&(_, value, least, most)| !(least..=most).contains(&value))
-        {
-            Some((name, value, least, most)) => Err(ConfigError {
-                name,
-                value,
-                least,
-                most,
-            }),
-            None => Ok(()),
+        for (name, value, least, most) in rows {
+            within(name, value, least, most)?;
         }
+        Ok(())
     }
 }
 
 /// A setting outside its range.
 #[derive(Debug, thiserror::Error)]
-#[error("classifier setting {name} is {value}, it must be {least} to {most}")]
-pub struct ConfigError {
-    name: &'static str,
-    value: f64,
-    least: f64,
-    most: f64,
-}
+#[error("classifier setting {0}")]
+pub struct ConfigError(#[from] OutOfRange);
 
 /// What one frame says about the distance to focus.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -198,10 +191,13 @@ impl Estimate {
                 .iter()
                 .filter(|patch| vote::decide(&patch.probabilities).is_some())
         };
-        let Some(vote) = config.voting.poll(valid().map(|patch| &patch.probabilities)) else {
+        let Some(vote) = config
+            .voting
+            .count_votes(valid().map(|patch| &patch.probabilities))
+        else {
             return Self::UNKNOWN;
         };
-        let probabilities = sharpened(&vote.probabilities, config.sharpness);
+        let probabilities = raised(&vote.probabilities, config.vote_exponent);
         let certainty = vote::certainty(&probabilities);
         let measurements: Vec<_> = valid().filter_map(PatchPrediction::measurement).collect();
         let fusion = vote::fuse(&measurements, config.patch_correlation).map(|fusion| {

@@ -56,8 +56,8 @@ pub struct ModelCard {
     pub scores: String,
     /// Least and largest defocus it answers for, µm; None if the model does not say.
     pub range_um: Option<[f64; 2]>,
-    /// [`sharpness`](crate::estimate::classifier::ClassifierConfig::sharpness) fitted on held-out slides; None if the model does not say.
-    pub sharpness: Option<f64>,
+    /// [`vote_exponent`](crate::estimate::classifier::ClassifierConfig::vote_exponent) fitted on held-out slides; None if the model does not say.
+    pub vote_exponent: Option<f64>,
     /// How its heights depend on the condenser; None if the model does not say.
     pub condenser: Option<CondenserLaw>,
     /// Whether it tells the side of focus by colour; a model that says nothing of it does.
@@ -126,7 +126,7 @@ impl NoNetwork {
                 training_set: String::new(),
                 scores: String::new(),
                 range_um: None,
-                sharpness: None,
+                vote_exponent: None,
                 condenser: None,
                 needs_colour: true,
                 whole_frames: false,

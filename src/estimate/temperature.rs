@@ -15,7 +15,7 @@ use crate::estimate::vote::Probabilities;
 pub const CONDENSER_NA: std::ops::RangeInclusive<f64> = 0.05..=1.5;
 
 /// Exponents that a voted distribution may be raised to.
-pub const SHARPNESS: std::ops::RangeInclusive<f64> = 0.1..=10.0;
+pub const VOTE_EXPONENT: std::ops::RangeInclusive<f64> = 0.1..=10.0;
 
 /// Least probability of what turned out true that counts: one blunder does not decide the fit.
 const LEAST: f64 = 1e-6;
@@ -24,21 +24,21 @@ const LEAST: f64 = 1e-6;
 const STEPS: usize = 40;
 
 /// The distribution with its entries raised to a power; the likeliest stays the likeliest.
-pub(crate) fn sharpened(probabilities: &Probabilities, exponent: f64) -> Probabilities {
+pub(crate) fn raised(probabilities: &Probabilities, exponent: f64) -> Probabilities {
     let powers = probabilities.map(|p| f64::from(p).powf(exponent));
     let sum: f64 = powers.iter().sum();
     powers.map(|power| (power / sum) as f32)
 }
 
-/// The exponent, within [`SHARPNESS`], under which the true classes are the most probable, given voted distributions that
-/// were not sharpened (exponent 1). None if `votes` is empty.
-pub fn fit_sharpness(votes: &[(Probabilities, DistanceIndex)]) -> Option<f64> {
+/// The exponent, within [`VOTE_EXPONENT`], under which the true classes are the most probable, given voted distributions that
+/// were not raised (exponent 1). None if `votes` is empty.
+pub fn fit_vote_exponent(votes: &[(Probabilities, DistanceIndex)]) -> Option<f64> {
     if votes.is_empty() {
         return None;
     }
     // The loss is convex in k; golden section in log k.
     let shrink = 0.5 * (5.0_f64.sqrt() - 1.0);
-    let (mut low, mut high) = (SHARPNESS.start().ln(), SHARPNESS.end().ln());
+    let (mut low, mut high) = (VOTE_EXPONENT.start().ln(), VOTE_EXPONENT.end().ln());
     for _ in 0..STEPS {
         let (left, right) = (high - shrink * (high - low), low + shrink * (high - low));
         if loss(votes, left.exp()) <= loss(votes, right.exp()) {
@@ -55,12 +55,12 @@ pub fn fit_sharpness(votes: &[(Probabilities, DistanceIndex)]) -> Option<f64> {
 pub struct CondenserLaw {
     /// Numerical aperture of a condenser for which they need no correction, above 0.
     pub na: f64,
-    /// Powers of (aperture / `na`) by which heights stated above and below focus are to be multiplied, [`EXPONENTS`].
+    /// Powers of (aperture / `na`) by which heights stated above and below focus are to be multiplied, [`CONDENSER_EXPONENTS`].
     pub exponents: [f64; 2],
 }
 
 /// Exponents that a [`CondenserLaw`] may have.
-pub const EXPONENTS: std::ops::RangeInclusive<f64> = -2.0..=2.0;
+pub const CONDENSER_EXPONENTS: std::ops::RangeInclusive<f64> = -2.0..=2.0;
 
 /// What a model stated of a frame whose instrument and height are known.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,7 +129,7 @@ const APERTURE_SPREAD: f64 = 0.12;
 /// Frames on one side of focus that a fit needs.
 const LEAST_FRAMES: usize = 10;
 
-/// Slope of the line of least squares, within [`EXPONENTS`].
+/// Slope of the line of least squares, within [`CONDENSER_EXPONENTS`].
 fn slope(points: &[(f64, f64)]) -> Option<f64> {
     if points.len() < LEAST_FRAMES {
         return None;
@@ -139,13 +139,14 @@ fn slope(points: &[(f64, f64)]) -> Option<f64> {
     let mean_y = points.iter().map(|(_, y)| y).sum::<f64>() / n;
     let squares: f64 = points.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
     let products: f64 = points.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
-    (squares > 1e-6 * n).then(|| (products / squares).clamp(*EXPONENTS.start(), *EXPONENTS.end()))
+    (squares > 1e-6 * n)
+        .then(|| (products / squares).clamp(*CONDENSER_EXPONENTS.start(), *CONDENSER_EXPONENTS.end()))
 }
 
 /// Mean negative log likelihood of the true classes with votes raised to `exponent`.
 fn loss(votes: &[(Probabilities, DistanceIndex)], exponent: f64) -> f64 {
     let of = |(vote, truth): &(Probabilities, DistanceIndex)| {
-        let stated = f64::from(sharpened(vote, exponent)[truth.class()]);
+        let stated = f64::from(raised(vote, exponent)[truth.class()]);
         -stated.max(LEAST).ln()
     };
     votes.iter().map(of).sum::<f64>() / votes.len() as f64
@@ -166,7 +167,7 @@ mod tests {
             let sum: f64 = raw.iter().sum();
             let vote = raw.map(|p| (p / sum) as f32);
             let mut left = random.range(0.0, 1.0);
-            let class = sharpened(&vote, exponent).iter().position(|&p| {
+            let class = raised(&vote, exponent).iter().position(|&p| {
                 left -= f64::from(p);
                 left < 0.0
             });
@@ -178,7 +179,7 @@ mod tests {
     #[test]
     fn the_exponent_that_truths_were_drawn_with_is_found() {
         for exponent in [0.5, 1.0, 1.5, 3.0] {
-            let found = fit_sharpness(&drawn(exponent)).unwrap();
+            let found = fit_vote_exponent(&drawn(exponent)).unwrap();
             assert!((found / exponent - 1.0).abs() < 0.08, "{exponent}: {found}");
         }
     }
@@ -191,9 +192,9 @@ mod tests {
                 DistanceIndex::from_class(truth),
             )
         };
-        assert!(fit_sharpness(&[sure(2); 9]).unwrap() > 5.0);
-        assert!(fit_sharpness(&[sure(3); 9]).unwrap() < 0.11);
-        assert_eq!(fit_sharpness(&[]), None);
+        assert!(fit_vote_exponent(&[sure(2); 9]).unwrap() > 5.0);
+        assert!(fit_vote_exponent(&[sure(3); 9]).unwrap() < 0.11);
+        assert_eq!(fit_vote_exponent(&[]), None);
     }
 
     #[test]

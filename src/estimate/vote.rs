@@ -44,7 +44,7 @@ pub struct Vote {
 impl Voting {
     /// Combines the patches' distributions. A row with a number that is negative or not finite, or whose sum is not 1
     /// within 10 %, has no vote; None if no row has.
-    pub fn poll<'a>(self, rows: impl IntoIterator<Item = &'a Probabilities>) -> Option<Vote> {
+    pub fn count_votes<'a>(self, rows: impl IntoIterator<Item = &'a Probabilities>) -> Option<Vote> {
         let rows: Vec<_> = rows.into_iter().filter_map(normalised).collect();
         let weights: Vec<f64> = match self {
             Self::Hard | Self::Linear => vec![1.0; rows.len()],

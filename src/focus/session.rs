@@ -10,7 +10,9 @@
 
 use std::time::Duration;
 
-use super::{FocusConfig, FocusController, Motion, Observation, POSITION_INVALID, Phase, StageReport};
+use super::{
+    FocusConfig, FocusController, Observation, POSITION_INVALID, RunState, StageMotion, StageReport,
+};
 use crate::units::Instant;
 
 /// Time for the stage to stand before a stop or a deactivation is answered all the same.
@@ -181,7 +183,7 @@ impl<G: Goal, C, W> Session<G, C, W> {
 
     /// Whether the law may command a motion.
     fn is_running(&self) -> bool {
-        !matches!(self.controller.phase(), Phase::Disabled | Phase::Failed(_))
+        !matches!(self.controller.state(), RunState::Disabled | RunState::Failed(_))
     }
 
     /// Who has been answered since the last call.
@@ -204,7 +206,7 @@ impl<G: Goal, C, W> Session<G, C, W> {
         let was_stopped = stops.is_some_and(|stops| stops != news.stops);
         let motion = news.report.motion;
         self.stage = Some((news, now));
-        if self.is_running() && motion == Motion::Unavailable {
+        if self.is_running() && motion == StageMotion::Unavailable {
             self.controller.give_up(self.unavailable());
         }
         if was_stopped {
@@ -385,7 +387,7 @@ impl<G: Goal, C, W> Session<G, C, W> {
     fn poll_run(&mut self, now: Instant) {
         let Some(run) = &mut self.run else { return };
         if run.ending.is_none() {
-            run.ending = verdict(run, self.controller.phase(), now);
+            run.ending = verdict(run, self.controller.state(), now);
         }
         let Some((end, message, since)) = run.ending.clone() else {
             return;
@@ -416,17 +418,19 @@ impl<G: Goal, C, W> Session<G, C, W> {
         for call in std::mem::take(&mut self.calls) {
             let is_late = now.since(call.asked) >= STOP_LIMIT || is_crowded;
             let outcome = match report.map(|report| (report.motion, report.at)) {
-                Some((Motion::Still, at)) if at > call.asked.max(self.commanded + REACTION) => Ok(call.done),
-                Some((Motion::Unavailable, _)) | None => Err(
+                Some((StageMotion::Still, at)) if at > call.asked.max(self.commanded + REACTION) => {
+                    Ok(call.done)
+                }
+                Some((StageMotion::Unavailable, _)) | None => Err(
                     "disabled, but the stage is not ready and may move: look at stage_state for the reason",
                 ),
-                Some((Motion::Moving, _)) if is_late => {
+                Some((StageMotion::Moving, _)) if is_late => {
                     Err("disabled, but the stage still moves: call stop of the stepper bridge")
                 }
-                Some((Motion::Still, _)) if is_late => {
+                Some((StageMotion::Still, _)) if is_late => {
                     Err("disabled, but the stage has not reported since: check that its driver is running")
                 }
-                Some((Motion::Moving | Motion::Still, _)) => {
+                Some((StageMotion::Moving | StageMotion::Still, _)) => {
                     self.calls.push(call);
                     continue;
                 }
@@ -453,13 +457,13 @@ impl<G: Goal, C, W> Session<G, C, W> {
 
 /// What hinders.
 impl<G: Goal, C, W> Session<G, C, W> {
-    fn motion(&self) -> Option<Motion> {
+    fn motion(&self) -> Option<StageMotion> {
         self.stage.as_ref().map(|(news, _)| news.report.motion)
     }
 
     /// The stage has not been heard of, or is not there.
     fn is_stageless(&self) -> bool {
-        matches!(self.motion(), None | Some(Motion::Unavailable))
+        matches!(self.motion(), None | Some(StageMotion::Unavailable))
     }
 
     /// The stage was heard of, and its height does not count.
@@ -473,11 +477,11 @@ impl<G: Goal, C, W> Session<G, C, W> {
     fn may_move(&self) -> bool {
         match self.stage.as_ref().map(|(news, _)| news.report) {
             Some(StageReport {
-                motion: Motion::Moving,
+                motion: StageMotion::Moving,
                 ..
             }) => true,
             Some(StageReport {
-                motion: Motion::Still,
+                motion: StageMotion::Still,
                 at,
                 ..
             }) => at <= self.commanded + REACTION,
@@ -501,7 +505,7 @@ impl<G: Goal, C, W> Session<G, C, W> {
         if self.around.missing.is_some() {
             return self.around.missing.clone();
         }
-        if self.motion() == Some(Motion::Unavailable) {
+        if self.motion() == Some(StageMotion::Unavailable) {
             return Some(self.unavailable());
         }
         self.unfitness()
@@ -520,7 +524,7 @@ impl<G: Goal, C, W> Session<G, C, W> {
     /// # Errors
     /// One sentence.
     pub fn check_able(&self) -> Result<(), String> {
-        if let Phase::Failed(reason) = self.controller.phase() {
+        if let RunState::Failed(reason) = self.controller.state() {
             return Err(reason.clone());
         }
         if let Some(missing) = &self.around.missing {
@@ -534,13 +538,13 @@ impl<G: Goal, C, W> Session<G, C, W> {
 }
 
 /// How a goal ends by what the law is doing, if its end has come.
-fn verdict<G: Goal>(run: &Run<G>, phase: &Phase, now: Instant) -> Option<(End, String, Instant)> {
+fn verdict<G: Goal>(run: &Run<G>, state: &RunState, now: Instant) -> Option<(End, String, Instant)> {
     let is_late = run
         .limit
         .is_some_and(|limit| now.since(run.goal.accepted()) > limit);
-    let (end, message) = match phase {
-        Phase::InFocus => (End::InFocus, "in focus"),
-        Phase::Failed(reason) => (End::GaveUp, reason.as_str()),
+    let (end, message) = match state {
+        RunState::InFocus => (End::InFocus, "in focus"),
+        RunState::Failed(reason) => (End::GaveUp, reason.as_str()),
         _ if run.goal.is_cancelling() => (End::Cancelled, "stopped as asked"),
         _ if is_late => (End::GaveUp, "not in focus within the goal's timeout"),
         _ => return None,

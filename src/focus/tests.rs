@@ -90,9 +90,9 @@ impl Loop {
         }
         let velocity = self.controller.poll(self.now);
         let motion = if velocity == 0.0 {
-            Motion::Still
+            StageMotion::Still
         } else {
-            Motion::Moving
+            StageMotion::Moving
         };
         self.z_um += velocity * TICK.as_secs_f64();
         self.lowest_um = self.lowest_um.min(self.z_um);
@@ -118,11 +118,11 @@ impl Loop {
     fn run(&mut self, seconds: f64) {
         self.controller.handle_stage(StageReport {
             z: Some(StageHeight::from_um(self.z_um)),
-            motion: Motion::Still,
+            motion: StageMotion::Still,
             at: self.now,
         });
         let end = self.now + Duration::from_secs_f64(seconds);
-        while self.now < end && *self.controller.phase() != Phase::InFocus {
+        while self.now < end && *self.controller.state() != RunState::InFocus {
             self.tick(true, true);
         }
     }
@@ -144,7 +144,7 @@ fn algorithm_1_speeds() {
 fn the_verbatim_law_focuses_when_decisions_are_quick() {
     let mut fast = Loop::new(Law::Paper, 40.0, 0);
     fast.run(10.0);
-    assert_eq!(*fast.controller.phase(), Phase::InFocus);
+    assert_eq!(*fast.controller.state(), RunState::InFocus);
     assert!(fast.z_um.abs() < 3.0, "{}", fast.z_um);
 }
 
@@ -155,7 +155,7 @@ fn the_verbatim_law_hunts_where_stepwise_settles() {
     let mut before = 40.0_f64;
     paper.controller.handle_stage(StageReport {
         z: Some(StageHeight::from_um(40.0)),
-        motion: Motion::Still,
+        motion: StageMotion::Still,
         at: paper.now,
     });
     for _ in 0..1000 {
@@ -167,7 +167,7 @@ fn the_verbatim_law_hunts_where_stepwise_settles() {
 
     let mut stepwise = Loop::new(Law::Stepwise, 40.0, 200);
     stepwise.run(10.0);
-    assert_eq!(*stepwise.controller.phase(), Phase::InFocus);
+    assert_eq!(*stepwise.controller.state(), RunState::InFocus);
     assert!(stepwise.z_um.abs() < 0.5, "{}", stepwise.z_um);
 }
 
@@ -177,14 +177,14 @@ fn no_motion_without_fresh_trusted_estimates() {
         let mut blind = Loop::new(law, 40.0, 0);
         blind.controller.handle_stage(StageReport {
             z: Some(StageHeight::from_um(40.0)),
-            motion: Motion::Still,
+            motion: StageMotion::Still,
             at: blind.now,
         });
         assert!(
             (0..1000).all(|_| blind.tick(true, false) >= 0.0),
             "{law:?} moved towards the slide on untrusted estimates"
         );
-        assert!(matches!(blind.controller.phase(), Phase::Failed(_)));
+        assert!(matches!(blind.controller.state(), RunState::Failed(_)));
         let mut empty = Loop::new(law, 40.0, 0);
         empty.has_specimen = false;
         assert!(
@@ -194,7 +194,7 @@ fn no_motion_without_fresh_trusted_estimates() {
         let mut silent = Loop::new(law, 40.0, 0);
         silent.controller.handle_stage(StageReport {
             z: Some(StageHeight::from_um(40.0)),
-            motion: Motion::Still,
+            motion: StageMotion::Still,
             at: silent.now,
         });
         for _ in 0..30 {
@@ -211,7 +211,9 @@ fn no_motion_without_fresh_trusted_estimates() {
         for _ in 0..600 {
             silent.tick(false, true);
         }
-        assert!(matches!(silent.controller.phase(), Phase::Failed(reason) if reason.contains("no estimate")));
+        assert!(
+            matches!(silent.controller.state(), RunState::Failed(reason) if reason.contains("no estimate"))
+        );
     }
 }
 
@@ -220,7 +222,7 @@ fn frames_exposed_in_motion_do_not_decide_the_next_step() {
     let mut run = Loop::new(Law::Stepwise, 40.0, 0);
     run.controller.handle_stage(StageReport {
         z: Some(StageHeight::from_um(40.0)),
-        motion: Motion::Still,
+        motion: StageMotion::Still,
         at: run.now,
     });
     while run.tick(true, true) == 0.0 {}
@@ -234,9 +236,9 @@ fn frames_exposed_in_motion_do_not_decide_the_next_step() {
 fn estimates_of_the_future_are_none() {
     let mut run = Loop::new(Law::Paper, 200.0, 0);
     run.run_until_free();
-    assert_eq!(*run.controller.phase(), Phase::Moving);
+    assert_eq!(*run.controller.state(), RunState::Moving);
     let began = run.now;
-    while !matches!(run.controller.phase(), Phase::Failed(_)) {
+    while !matches!(run.controller.state(), RunState::Failed(_)) {
         let exposed = run.now + Duration::from_secs(3600);
         let ahead = Observation {
             exposed,
@@ -251,7 +253,7 @@ fn estimates_of_the_future_are_none() {
         );
         assert!(blind < Duration::from_secs(20), "never gave up");
     }
-    assert!(matches!(run.controller.phase(), Phase::Failed(reason) if reason.contains("clocks")));
+    assert!(matches!(run.controller.state(), RunState::Failed(reason) if reason.contains("clocks")));
 }
 
 #[test]
@@ -272,11 +274,11 @@ fn a_dead_stage_ends_the_run() {
     let mut run = Loop::new(Law::Stepwise, 40.0, 0);
     run.controller.handle_stage(StageReport {
         z: None,
-        motion: Motion::Unavailable,
+        motion: StageMotion::Unavailable,
         at: run.now,
     });
     assert_eq!(run.controller.poll(run.now), 0.0);
-    assert!(matches!(run.controller.phase(), Phase::Failed(reason) if reason.contains("stage")));
+    assert!(matches!(run.controller.state(), RunState::Failed(reason) if reason.contains("stage")));
 }
 
 #[test]
@@ -314,7 +316,7 @@ proptest! {
     fn stepwise_focuses_from_anywhere(start_um in -60.0..60.0_f64, latency_ms in 0_u64..400) {
         let mut run = Loop::new(Law::Stepwise, start_um, latency_ms);
         run.run(20.0);
-        prop_assert_eq!(run.controller.phase(), &Phase::InFocus);
+        prop_assert_eq!(run.controller.state(), &RunState::InFocus);
         prop_assert!(run.z_um.abs() < 0.72, "ended at {}", run.z_um);
         prop_assert!(run.lowest_um >= start_um.min(-1.0), "dipped to {} from {}", run.lowest_um, start_um);
     }
@@ -324,7 +326,7 @@ proptest! {
         let mut run = Loop::new(Law::Stepwise, start_um, latency_ms);
         run.blind_below_um = 25.0;
         run.run(25.0);
-        prop_assert_eq!(run.controller.phase(), &Phase::InFocus);
+        prop_assert_eq!(run.controller.state(), &RunState::InFocus);
         prop_assert!(run.z_um.abs() < 0.72, "ended at {}", run.z_um);
         prop_assert!(run.lowest_um >= start_um.min(-1.0) - 1.0, "dipped to {} from {}", run.lowest_um, start_um);
     }
@@ -333,7 +335,7 @@ proptest! {
     fn lies_never_lead_past_the_limits(start_um in -99.0..299.0_f64, index in 0_usize..7, stepwise: bool) {
         let law = if stepwise { Law::Stepwise } else { Law::Paper };
         let mut run = Loop::new(law, start_um, 0);
-        run.controller.handle_stage(StageReport { z: Some(StageHeight::from_um(start_um)), motion: Motion::Still, at: run.now });
+        run.controller.handle_stage(StageReport { z: Some(StageHeight::from_um(start_um)), motion: StageMotion::Still, at: run.now });
         for _ in 0..2000 {
             let lie = Observation { index: DistanceIndex::from_class(index), defocus: None,
                 other_side: 0.0, trusted: true, reason: "".into(), has_specimen: true, exposed: run.now };
@@ -440,12 +442,12 @@ fn sentence_of(law: Law, reason: &str) -> String {
     run.reason = reason.into();
     run.controller.handle_stage(StageReport {
         z: Some(StageHeight::from_um(40.0)),
-        motion: Motion::Still,
+        motion: StageMotion::Still,
         at: run.now,
     });
-    while *run.controller.phase() != Phase::Disabled {
+    while *run.controller.state() != RunState::Disabled {
         run.tick(true, false);
-        if let Phase::Failed(reason) = run.controller.phase() {
+        if let RunState::Failed(reason) = run.controller.state() {
             assert!(
                 run.lowest_um >= 40.0 && run.z_um < 85.0,
                 "one or two steps up, none down"
@@ -488,9 +490,9 @@ fn estimates_of_long_ago_are_named() {
         run.tick(false, true);
     }
     assert!(
-        matches!(run.controller.phase(), Phase::Failed(reason) if reason.contains("stamps")),
+        matches!(run.controller.state(), RunState::Failed(reason) if reason.contains("stamps")),
         "{:?}",
-        run.controller.phase()
+        run.controller.state()
     );
 }
 
@@ -501,13 +503,13 @@ fn a_position_that_does_not_count_ends_the_run() {
         run.run(0.5);
         run.controller.handle_stage(StageReport {
             z: None,
-            motion: Motion::Still,
+            motion: StageMotion::Still,
             at: run.now,
         });
         assert_eq!(run.controller.poll(run.now), 0.0);
         assert_eq!(
-            *run.controller.phase(),
-            Phase::Failed(POSITION_INVALID.to_owned())
+            *run.controller.state(),
+            RunState::Failed(POSITION_INVALID.to_owned())
         );
     }
 }
@@ -518,7 +520,7 @@ fn focus_that_is_passed_in_motion_is_not_reached() {
     run.run_until_free();
     run.controller.handle_stage(StageReport {
         z: Some(StageHeight::from_um(0.0)),
-        motion: Motion::Moving,
+        motion: StageMotion::Moving,
         at: run.now,
     });
     let passing = Observation {
@@ -527,5 +529,5 @@ fn focus_that_is_passed_in_motion_is_not_reached() {
     };
     run.controller.handle_observation(passing, run.now);
     assert_eq!(run.controller.poll(run.now), 0.0);
-    assert_ne!(*run.controller.phase(), Phase::InFocus);
+    assert_ne!(*run.controller.state(), RunState::InFocus);
 }

@@ -16,7 +16,7 @@ use super::demand::{POLL, Taker};
 use super::frame_in;
 use super::frames::{FrameInput, FrameOutlet, FrameTally, Preview, Shot, ShotReceiver, ShotSender};
 use super::recorded::RECORDED_FRAMES;
-use crate::drivers::Clock;
+use crate::drivers::TimeSource;
 use crate::drivers::camera::{FolderSource, FrameSource, Pace, ZStackSource};
 use crate::frame::Frame;
 use crate::pictures::preview::Picture;
@@ -103,7 +103,7 @@ impl CameraParameters {
 struct Recording {
     /// Newest height of the stage.
     heights: watch::Receiver<Micrometres>,
-    clock: Clock,
+    clock: TimeSource,
 }
 
 impl Recording {

@@ -19,7 +19,7 @@ use super::microscope::MicroscopeParameters;
 use super::recorded::{REFUSAL, Recorded};
 use crate::classes::{ClassEdges, DistanceIndex};
 use crate::focus::session::{Answer, End, Goal, Session, StageNews, Surroundings};
-use crate::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase, StageReport};
+use crate::focus::{FocusConfig, FocusController, Law, Observation, RunState, StageMotion, StageReport};
 use crate::objective::Objective;
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
 use crate::ros::app::App;
@@ -242,7 +242,7 @@ pub async fn run(app: App) -> Result<()> {
         if let Some(velocity) = session.poll(now) {
             outlets.command(velocity, now);
         }
-        outlets.demand.set(wants_estimates(session.controller().phase()));
+        outlets.demand.set(wants_estimates(session.controller().state()));
         outlets.publish_state(session.controller(), &base);
         publish_work(&session, &mut base);
         for answer in session.answers() {
@@ -265,7 +265,7 @@ fn handle_estimate(estimate: &FocusEstimate, session: &mut Focusing, outlets: &m
     (outlets.newest.index, outlets.newest.defocus) = (estimate.distance_index, estimate.defocus);
     if let Some(goal) = session.goal() {
         goal.feedback(Autofocus::Feedback {
-            state: describe(session.controller().phase()).0,
+            state: describe(session.controller().state()).0,
             distance_index: outlets.newest.index,
             defocus: outlets.newest.defocus,
             z: outlets.newest.z,
@@ -329,9 +329,9 @@ fn to_news(stage: StageState) -> StageNews {
     const IDLE: u8 = StageState::IDLE as u8;
     const MOVING: u8 = StageState::MOVING as u8;
     let motion = match stage.state {
-        IDLE => Motion::Still,
-        MOVING => Motion::Moving,
-        _ => Motion::Unavailable,
+        IDLE => StageMotion::Still,
+        MOVING => StageMotion::Moving,
+        _ => StageMotion::Unavailable,
     };
     let z = (stage.position_valid && stage.z.is_finite()).then(|| StageHeight::from_metres(stage.z));
     StageNews {
@@ -353,7 +353,7 @@ struct Outlets {
     demand: Demand,
     tally: Tally,
     newest: Newest,
-    published: Option<Phase>,
+    published: Option<RunState>,
 }
 
 impl Outlets {
@@ -375,16 +375,16 @@ impl Outlets {
 
     /// Publishes the state when it has changed.
     fn publish_state(&mut self, controller: &FocusController, base: &Base) {
-        if self.published.as_ref() == Some(controller.phase()) {
+        if self.published.as_ref() == Some(controller.state()) {
             return;
         }
-        let (state, reason) = describe(controller.phase());
-        match controller.phase() {
-            Phase::Failed(reason) => tracing::warn!(node = base.name, "gave up: {reason}"),
-            Phase::InFocus => tracing::info!(node = base.name, "in focus"),
-            Phase::Disabled | Phase::Looking | Phase::Moving => {}
+        let (state, reason) = describe(controller.state());
+        match controller.state() {
+            RunState::Failed(reason) => tracing::warn!(node = base.name, "gave up: {reason}"),
+            RunState::InFocus => tracing::info!(node = base.name, "in focus"),
+            RunState::Disabled | RunState::Looking | RunState::Moving => {}
         }
-        self.published = Some(controller.phase().clone());
+        self.published = Some(controller.state().clone());
         let reason = reason.to_owned();
         self.states.publish(&FocusState {
             header: header(base.now(), ""),
@@ -428,14 +428,14 @@ impl Outlets {
 
     fn publish_diagnostics(&mut self, session: &Focusing, base: &Base) {
         let controller = session.controller();
-        let (_, reason) = describe(controller.phase());
-        let (severity, message) = match controller.phase() {
+        let (_, reason) = describe(controller.state());
+        let (severity, message) = match controller.state() {
             _ if !session.is_active() => (Severity::Warn, "not active"),
-            Phase::Failed(_) => (Severity::Error, reason),
-            Phase::Disabled => (Severity::Ok, "disabled"),
-            Phase::Looking => (Severity::Ok, "looking"),
-            Phase::Moving => (Severity::Ok, "moving"),
-            Phase::InFocus => (Severity::Ok, "in focus"),
+            RunState::Failed(_) => (Severity::Error, reason),
+            RunState::Disabled => (Severity::Ok, "disabled"),
+            RunState::Looking => (Severity::Ok, "looking"),
+            RunState::Moving => (Severity::Ok, "moving"),
+            RunState::InFocus => (Severity::Ok, "in focus"),
         };
         let mode = controller.config().law.name().to_owned();
         let [rate, untrusted, age] = std::mem::take(&mut self.tally).values();
@@ -458,10 +458,10 @@ fn introduce(parameters: &FocusControllerParameters, base: &mut Base) {
 
 /// What an orchestrator has to know before it sends a goal.
 fn publish_work(session: &Focusing, base: &mut Base) {
-    let phase = session.controller().phase();
+    let state = session.controller().state();
     base.presence.set(if !session.is_active() {
         base.lifecycle.work()
-    } else if matches!(phase, Phase::Looking | Phase::Moving) {
+    } else if matches!(state, RunState::Looking | RunState::Moving) {
         Work::Busy("focusing".into())
     } else {
         match session.check_able() {
@@ -472,10 +472,10 @@ fn publish_work(session: &Focusing, base: &mut Base) {
 }
 
 /// Whether the controller looks at what the classifier says.
-fn wants_estimates(phase: &Phase) -> bool {
-    match phase {
-        Phase::Looking | Phase::Moving | Phase::InFocus => true,
-        Phase::Disabled | Phase::Failed(_) => false,
+fn wants_estimates(state: &RunState) -> bool {
+    match state {
+        RunState::Looking | RunState::Moving | RunState::InFocus => true,
+        RunState::Disabled | RunState::Failed(_) => false,
     }
 }
 
@@ -502,12 +502,12 @@ impl Tally {
     }
 }
 
-fn describe(phase: &Phase) -> (u8, &str) {
-    match phase {
-        Phase::Disabled => (FocusState::DISABLED as u8, ""),
-        Phase::Looking => (FocusState::LOOKING as u8, ""),
-        Phase::Moving => (FocusState::MOVING as u8, ""),
-        Phase::InFocus => (FocusState::IN_FOCUS as u8, ""),
-        Phase::Failed(reason) => (FocusState::FAILED as u8, reason),
+fn describe(state: &RunState) -> (u8, &str) {
+    match state {
+        RunState::Disabled => (FocusState::DISABLED as u8, ""),
+        RunState::Looking => (FocusState::LOOKING as u8, ""),
+        RunState::Moving => (FocusState::MOVING as u8, ""),
+        RunState::InFocus => (FocusState::IN_FOCUS as u8, ""),
+        RunState::Failed(reason) => (FocusState::FAILED as u8, reason),
     }
 }

@@ -402,9 +402,9 @@ impl Preview {
         self.shown = shot.frame.stamp;
         // Drawing and encoding take milliseconds that other tasks need not wait for.
         let encoded = tokio::task::block_in_place(|| {
-            let picture = draw(&shot.frame);
-            let size = (picture.width, picture.height);
-            jpeg::encode(&picture.rgb, size, PREVIEW_QUALITY, Chroma::Halved)
+            let Picture(image) = draw(&shot.frame);
+            let size = (image.width() as usize, image.height() as usize);
+            jpeg::encode(&image, size, PREVIEW_QUALITY, Chroma::Halved)
         });
         // It fails for a picture without pixels alone, of which there is nothing to see.
         let Ok(data) = encoded else { return };

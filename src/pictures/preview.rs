@@ -1,5 +1,7 @@
 //! Small pictures for people: a frame reduced to a quarter, and the same with what the classifier said of each patch.
 
+use image::{Rgb, RgbImage};
+
 use crate::classes::DistanceIndex;
 use crate::estimate::patches::PATCH;
 use crate::estimate::vote::{self, Probabilities};
@@ -9,31 +11,25 @@ use crate::frame::Frame;
 pub const REDUCTION: usize = 4;
 
 /// Pixels of a dot of a digit.
-const DOT: usize = 3;
+const DOT: u32 = 3;
 /// Width of a patch's border, pixels of the picture.
-const BORDER: usize = 2;
+const BORDER: u32 = 2;
 /// Height of the bar that shows certainty, pixels of the picture.
-const BAR: usize = 5;
+const BAR: u32 = 5;
 
-/// A picture, interleaved RGB.
+/// A picture of a frame, to be watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Picture {
-    /// Pixels side by side.
-    pub width: usize,
-    /// Pixels one below the other.
-    pub height: usize,
-    /// `3 * width * height` bytes.
-    pub rgb: Vec<u8>,
-}
+pub struct Picture(pub RgbImage);
 
 impl Picture {
     /// The frame with [`REDUCTION`] pixels averaged to one along each side; what is left over at the right and at the bottom
     /// is cut off. A frame smaller than that is an empty picture.
     pub fn of(frame: &Frame) -> Self {
         let (width, height) = (frame.width() / REDUCTION, frame.height() / REDUCTION);
-        let mut rgb = Vec::with_capacity(3 * width * height);
+        let mut picture = RgbImage::new(width as u32, height as u32);
         let mut sums = vec![0_u16; 3 * width];
-        for rows in frame.rgb().chunks_exact(3 * frame.width() * REDUCTION) {
+        let lines = picture.chunks_exact_mut(sums.len().max(1));
+        for (line, rows) in lines.zip(frame.rgb().chunks_exact(3 * frame.width() * REDUCTION)) {
             sums.fill(0);
             for row in rows.chunks_exact(3 * frame.width()) {
                 for (sum, pixels) in sums.chunks_exact_mut(3).zip(row.chunks_exact(3 * REDUCTION)) {
@@ -44,12 +40,11 @@ impl Picture {
                     }
                 }
             }
-            rgb.extend(
-                sums.iter()
-                    .map(|sum| (sum / (REDUCTION * REDUCTION) as u16) as u8),
-            );
+            for (mean, sum) in line.iter_mut().zip(&sums) {
+                *mean = (sum / (REDUCTION * REDUCTION) as u16) as u8;
+            }
         }
-        Self { width, height, rgb }
+        Self(picture)
     }
 
     /// Draws what the classifier said of the patch whose top left corner is at `origin` of the frame: a border in the colour of
@@ -60,7 +55,7 @@ impl Picture {
             return;
         };
         let certainty = vote::certainty(probabilities);
-        let (x, y, side) = (x / REDUCTION, y / REDUCTION, PATCH / REDUCTION);
+        let [x, y, side] = [x, y, PATCH].map(|pixels| (pixels / REDUCTION) as u32);
         let colour = colour(index);
         let (right, bottom) = (x + side - BORDER, y + side - BORDER);
         for (left, top, width, height) in [
@@ -72,20 +67,24 @@ impl Picture {
             self.fill((left, top), (width, height), colour);
         }
         let longest = side - 4 * BORDER;
-        let length = (longest as f32 * certainty.clamp(0.0, 1.0)) as usize;
+        let length = (longest as f32 * certainty.clamp(0.0, 1.0)) as u32;
         let bar = (x + 2 * BORDER, bottom - BORDER - BAR);
-        self.fill(bar, (longest, BAR), [40, 40, 40]);
+        self.fill(bar, (longest, BAR), Rgb([40, 40, 40]));
         self.fill(bar, (length, BAR), colour);
         self.write((x + 3 * BORDER, y + 3 * BORDER), index, colour);
     }
 
-    fn write(&mut self, (x, y): (usize, usize), index: DistanceIndex, colour: [u8; 3]) {
+    fn write(&mut self, (x, y): (u32, u32), index: DistanceIndex, colour: Rgb<u8>) {
         let sign = (index.value() < 0).then_some(MINUS);
         let digit = DIGITS[usize::from(index.value().unsigned_abs()).min(DIGITS.len() - 1)];
-        for (at, glyph) in sign.into_iter().chain([digit]).enumerate() {
+        for (at, glyph) in (0..).zip(sign.into_iter().chain([digit])) {
             let x = x + at * 4 * DOT;
-            self.fill((x - DOT / 2, y - DOT / 2), (4 * DOT, 6 * DOT), [255, 255, 255]);
-            for (row, dots) in glyph.into_iter().enumerate() {
+            self.fill(
+                (x - DOT / 2, y - DOT / 2),
+                (4 * DOT, 6 * DOT),
+                Rgb([255, 255, 255]),
+            );
+            for (row, dots) in (0..).zip(glyph) {
                 for column in (0..3).filter(|column| dots & (4 >> column) != 0) {
                     self.fill((x + column * DOT, y + row * DOT), (DOT, DOT), colour);
                 }
@@ -93,12 +92,11 @@ impl Picture {
         }
     }
 
-    fn fill(&mut self, (x, y): (usize, usize), (width, height): (usize, usize), colour: [u8; 3]) {
-        let (right, bottom) = ((x + width).min(self.width), (y + height).min(self.height));
-        for line in y..bottom {
-            let from = 3 * (line * self.width + x.min(right));
-            for pixel in self.rgb[from..3 * (line * self.width + right)].chunks_exact_mut(3) {
-                pixel.copy_from_slice(&colour);
+    fn fill(&mut self, (x, y): (u32, u32), (width, height): (u32, u32), colour: Rgb<u8>) {
+        let (right, bottom) = ((x + width).min(self.0.width()), (y + height).min(self.0.height()));
+        for y in y..bottom {
+            for x in x..right {
+                self.0.put_pixel(x, y, colour);
             }
         }
     }
@@ -115,8 +113,8 @@ const DIGITS: [[u8; 5]; 5] = [
 const MINUS: [u8; 5] = [0, 0, 0b111, 0, 0];
 
 /// Colour of a class, RGB; told apart by the colour-blind too.
-fn colour(index: DistanceIndex) -> [u8; 3] {
-    match index.value() {
+fn colour(index: DistanceIndex) -> Rgb<u8> {
+    Rgb(match index.value() {
         4.. => [165, 15, 21],
         3 => [222, 45, 38],
         2 => [230, 100, 60],
@@ -124,7 +122,7 @@ fn colour(index: DistanceIndex) -> [u8; 3] {
         0 => [0, 140, 70],
         -1 => [80, 130, 220],
         ..=-2 => [8, 48, 160],
-    }
+    })
 }
 
 #[cfg(test)]
@@ -142,13 +140,13 @@ mod tests {
             .map(|at| if at / 3 % 9 < 4 { 10 } else { 100 })
             .collect();
         let picture = Picture::of(&frame(9, 5, rgb));
-        assert_eq!((picture.width, picture.height), (2, 1));
-        assert_eq!(picture.rgb, [10, 10, 10, 100, 100, 100]);
+        assert_eq!(picture.0.dimensions(), (2, 1));
+        assert_eq!(picture.0.into_raw(), [10, 10, 10, 100, 100, 100]);
         let checked = (0..16)
             .flat_map(|at| [if at % 2 == 0 { 0 } else { 255 }; 3])
             .collect();
-        assert_eq!(Picture::of(&frame(4, 4, checked)).rgb, [127; 3]);
-        assert!(Picture::of(&frame(3, 3, vec![0; 27])).rgb.is_empty());
+        assert_eq!(Picture::of(&frame(4, 4, checked)).0.into_raw(), [127; 3]);
+        assert!(Picture::of(&frame(3, 3, vec![0; 27])).0.is_empty());
     }
 
     #[test]
@@ -158,19 +156,20 @@ mod tests {
         let mut sure = [0.0; 7];
         sure[0] = 1.0;
         marked.mark((300, 0), &sure);
-        let at = |picture: &Picture, x: usize, y: usize| {
-            let from = 3 * (y * picture.width + x);
-            [picture.rgb[from], picture.rgb[from + 1], picture.rgb[from + 2]]
-        };
+        let at = |picture: &Picture, x: u32, y: u32| *picture.0.get_pixel(x, y);
         assert_eq!(at(&marked, 75, 0), colour(DistanceIndex::ALL[0]));
         assert_eq!(at(&marked, 149, 74), colour(DistanceIndex::ALL[0]));
         for (x, y) in [(74, 0), (150, 74), (75, 75)] {
-            assert_eq!(at(&marked, x, y), [200; 3], "({x}, {y}) lies outside the patch");
+            assert_eq!(
+                at(&marked, x, y),
+                Rgb([200; 3]),
+                "({x}, {y}) lies outside the patch"
+            );
         }
         let coloured = |picture: &Picture| {
-            let pixels = picture.rgb.chunks_exact(3);
+            let pixels = picture.0.pixels();
             pixels
-                .filter(|pixel| *pixel == colour(DistanceIndex::ALL[0]))
+                .filter(|pixel| **pixel == colour(DistanceIndex::ALL[0]))
                 .count()
         };
         let mut unsure = blank.clone();

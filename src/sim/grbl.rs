@@ -78,7 +78,7 @@ impl Default for EmulatorConfig {
 
 /// What the main loop is doing while it cannot do anything else.
 #[derive(Clone, Debug, PartialEq)]
-enum Work {
+enum Job {
     /// Parsing and executing a line.
     Execute(Vec<u8>),
     /// A motion waits for room in the planner.
@@ -127,7 +127,7 @@ pub struct Emulator {
     braking: bool,
     flags: Flags,
     wind_down: WindDown,
-    work: Option<(Option<Instant>, Work)>,
+    job: Option<(Option<Instant>, Job)>,
     wire: VecDeque<(Instant, u8)>,
     wire_free: Instant,
     rx: VecDeque<u8>,
@@ -169,7 +169,7 @@ impl Emulator {
             braking: false,
             flags: Flags::default(),
             wind_down: WindDown::No,
-            work: None,
+            job: None,
             wire: VecDeque::new(),
             wire_free: Instant::default(),
             rx: VecDeque::new(),
@@ -188,7 +188,7 @@ impl Emulator {
             offset_countdown: 0,
             override_countdown: 0,
         };
-        emulator.work = Some((Some(Instant::default() + config.boot_time), Work::Restart));
+        emulator.job = Some((Some(Instant::default() + config.boot_time), Job::Restart));
         emulator
     }
 
@@ -291,7 +291,7 @@ impl Emulator {
         } else {
             MachineState::Idle
         };
-        self.work = Some((Some(now + self.boot_time), Work::Restart));
+        self.job = Some((Some(now + self.boot_time), Job::Restart));
     }
 
     /// Presses a limit switch by hand: with hard limits on (`$21=1`), an instant stop and ALARM:1.
@@ -369,7 +369,7 @@ impl Emulator {
     fn next_event(&self) -> Option<Instant> {
         let wire = self.wire.front().map(|(at, _)| *at);
         let motion = self.segments.front().copied();
-        let main = match (self.wind_down, &self.work) {
+        let main = match (self.wind_down, &self.job) {
             (WindDown::First(end) | WindDown::Second(end), _) => Some(end),
             (WindDown::No, Some((end, _))) => *end,
             (WindDown::No, None) => None,
@@ -433,10 +433,10 @@ impl Emulator {
 
     fn handle_reset(&mut self) {
         let now = self.time;
-        if matches!(self.work, Some((_, Work::Restart))) {
+        if matches!(self.job, Some((_, Job::Restart))) {
             return;
         }
-        let homing = matches!(self.work, Some((_, Work::Homing(_))));
+        let homing = matches!(self.job, Some((_, Job::Homing(_))));
         let moving = !self.segments.is_empty() || matches!(self.state, MachineState::Jog | MachineState::Run);
         self.halt(now);
         self.forget();
@@ -447,12 +447,12 @@ impl Emulator {
                 AlarmCode::RESET_IN_MOTION
             };
             self.state = MachineState::Alarm;
-            self.work = Some((Some(now + self.idle_lock() + RESTART_TIME), Work::Alarm(code)));
+            self.job = Some((Some(now + self.idle_lock() + RESTART_TIME), Job::Alarm(code)));
         } else {
             if self.state != MachineState::Alarm {
                 self.state = MachineState::Idle;
             }
-            self.work = Some((Some(now + RESTART_TIME), Work::Restart));
+            self.job = Some((Some(now + RESTART_TIME), Job::Restart));
         }
     }
 
@@ -475,7 +475,7 @@ impl Emulator {
         self.braking = false;
         self.flags = Flags::default();
         self.wind_down = WindDown::No;
-        self.work = None;
+        self.job = None;
         self.modal_feed = 0;
         self.offset_countdown = 0;
     }
@@ -495,7 +495,7 @@ impl Emulator {
     fn alarm(&mut self, code: AlarmCode, now: Instant) {
         self.forget();
         self.state = MachineState::Alarm;
-        self.work = Some((Some(now + self.idle_lock()), Work::Alarm(code)));
+        self.job = Some((Some(now + self.idle_lock()), Job::Alarm(code)));
     }
 
     /// Commits motion up to the segment buffer's capacity.
@@ -533,7 +533,7 @@ impl Emulator {
 
     /// The step interrupt found nothing more to do.
     fn handle_motion_end(&mut self) {
-        if self.state == MachineState::Home || matches!(self.work, Some((_, Work::Homing(_)))) {
+        if self.state == MachineState::Home || matches!(self.job, Some((_, Job::Homing(_)))) {
             return;
         }
         if self.setting(1) == ALWAYS_ON {
@@ -576,24 +576,20 @@ impl Emulator {
             WindDown::Second(_) => return self.finish_motion(),
             WindDown::No => {}
         }
-        match self.work.take() {
-            Some((_, Work::Execute(line))) => self.execute(&line),
-            Some((_, Work::Alarm(code))) => {
+        match self.job.take() {
+            Some((_, Job::Execute(line))) => self.execute(&line),
+            Some((_, Job::Alarm(code))) => {
                 self.say(&Reply::Alarm(code));
-                let next = if code.is_mute() {
-                    Work::Muting
-                } else {
-                    Work::Restart
-                };
-                self.work = Some((Some(self.time + ALARM_PAUSE), next));
+                let next = if code.is_mute() { Job::Muting } else { Job::Restart };
+                self.job = Some((Some(self.time + ALARM_PAUSE), next));
             }
-            Some((_, Work::Muting)) => {
+            Some((_, Job::Muting)) => {
                 self.say_message("Reset to continue");
-                self.work = Some((None, Work::Mute));
+                self.job = Some((None, Job::Mute));
             }
-            Some((_, Work::Restart)) => self.restart(),
-            Some((_, Work::Homing(outcome))) => self.finish_homing(outcome),
-            other => self.work = other,
+            Some((_, Job::Restart)) => self.restart(),
+            Some((_, Job::Homing(outcome))) => self.finish_homing(outcome),
+            other => self.job = other,
         }
     }
 

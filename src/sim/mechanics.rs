@@ -23,6 +23,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::range::{OutOfRange, within};
 use crate::stage::trajectory::{HISTORY, Piece, Trajectory};
 use crate::units::Instant;
 
@@ -211,34 +212,12 @@ impl MechanicsConfig {
     }
 }
 
-fn within(name: &'static str, value: f64, low: f64, high: f64) -> Result<f64, MechanicsError> {
-    if (low..=high).contains(&value) {
-        Ok(value)
-    } else {
-        Err(MechanicsError::Value {
-            name,
-            value,
-            low,
-            high,
-        })
-    }
-}
-
 /// An axis cannot be built like this.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum MechanicsError {
     /// A value is out of range.
-    #[error("{name} = {value} is outside what the mechanics model: choose {low} to {high}")]
-    Value {
-        /// Name of the value.
-        name: &'static str,
-        /// Value asked for.
-        value: f64,
-        /// Smallest value accepted.
-        low: f64,
-        /// Largest value accepted.
-        high: f64,
-    },
+    #[error("{0}; beyond that the mechanics have no model")]
+    Value(#[from] OutOfRange),
     /// No room to move.
     #[error(
         "no travel between stops at {low_um} and {high_um} µm with switches {switch_margin_um} µm in front of them: \
@@ -283,7 +262,7 @@ enum Coupling {
 
 /// Which end of the play is in contact, by the direction of motion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum Direction {
     Up,
     Down,
 }
@@ -333,7 +312,7 @@ struct Stretch {
     start: Instant,
     end: Instant,
     coupling: Coupling,
-    way: Way,
+    direction: Direction,
     /// The drive at `start`, its velocity not counted.
     from: Drive,
     /// The carriage just after `start`.
@@ -353,7 +332,7 @@ impl Stretch {
             }
             Coupling::Stalled => {
                 drive.lattice_um = drive.um - motor_um;
-                drive.slip_um = drive.lattice_um + self.way.play_um(config);
+                drive.slip_um = drive.lattice_um + self.direction.play_um(config);
                 drive.stalled = true;
             }
         }
@@ -388,7 +367,7 @@ impl Stretch {
     }
 }
 
-impl Way {
+impl Direction {
     /// What the play takes off the rotor's position.
     const fn play_um(self, config: &MechanicsConfig) -> f64 {
         match self {
@@ -588,23 +567,23 @@ impl Mechanics {
             return;
         }
         let (drive, _) = self.at(start);
-        let (way, stop_um) = if to_um > from_um {
-            (Way::Up, self.config.stops_um.1)
+        let (direction, stop_um) = if to_um > from_um {
+            (Direction::Up, self.config.stops_um.1)
         } else {
-            (Way::Down, self.config.stops_um.0)
+            (Direction::Down, self.config.stops_um.0)
         };
-        let play_um = way.play_um(&self.config);
+        let play_um = direction.play_um(&self.config);
         // When the motor has brought the drive to a height, within this part.
         let reached = |drive_um: f64| {
             let motor_um = drive_um + play_um - drive.slip_um;
-            let (passed, never) = match way {
-                Way::Up => (motor_um <= from_um, motor_um >= to_um),
-                Way::Down => (motor_um >= from_um, motor_um <= to_um),
+            let (passed, never) = match direction {
+                Direction::Up => (motor_um <= from_um, motor_um >= to_um),
+                Direction::Down => (motor_um >= from_um, motor_um <= to_um),
             };
             match (passed, never) {
                 (true, _) => start,
                 (false, true) => end,
-                (false, false) => time_of(&piece, motor_um, way).clamp(start, end),
+                (false, false) => time_of(&piece, motor_um, direction).clamp(start, end),
             }
         };
         let contact = reached(drive.um);
@@ -613,12 +592,19 @@ impl Mechanics {
         } else {
             end
         };
-        self.couple(piece, start, contact, Coupling::Free, way);
-        self.couple(piece, contact, stop, Coupling::Driven, way);
-        self.couple(piece, stop, end, Coupling::Stalled, way);
+        self.couple(piece, start, contact, Coupling::Free, direction);
+        self.couple(piece, contact, stop, Coupling::Driven, direction);
+        self.couple(piece, stop, end, Coupling::Stalled, direction);
     }
 
-    fn couple(&mut self, piece: Piece, start: Instant, end: Instant, coupling: Coupling, way: Way) {
+    fn couple(
+        &mut self,
+        piece: Piece,
+        start: Instant,
+        end: Instant,
+        coupling: Coupling,
+        direction: Direction,
+    ) {
         if start >= end {
             return;
         }
@@ -626,13 +612,13 @@ impl Mechanics {
         match coupling {
             Coupling::Free => {}
             Coupling::Driven => {
-                from.lattice_um = from.slip_um - way.play_um(&self.config);
+                from.lattice_um = from.slip_um - direction.play_um(&self.config);
                 from.stalled = false;
             }
             Coupling::Stalled => {
-                from.um = match way {
-                    Way::Up => self.config.stops_um.1,
-                    Way::Down => self.config.stops_um.0,
+                from.um = match direction {
+                    Direction::Up => self.config.stops_um.1,
+                    Direction::Down => self.config.stops_um.0,
                 }
             }
         }
@@ -641,7 +627,7 @@ impl Mechanics {
             start,
             end,
             coupling,
-            way,
+            direction,
             from,
             sway,
         };
@@ -651,15 +637,15 @@ impl Mechanics {
     }
 }
 
-/// When the motor passes `motor_um`, which lies on its piece, in the direction of `way`.
-fn time_of(piece: &Piece, motor_um: f64, way: Way) -> Instant {
+/// When the motor passes `motor_um`, which lies on its piece, in this direction.
+fn time_of(piece: &Piece, motor_um: f64, direction: Direction) -> Instant {
     let ahead_um = motor_um - piece.from_um;
     let from = piece.from_um_per_s;
     // Rounding may put the place a little beyond where the motor turns.
     let speed = (from * from + 2.0 * piece.um_per_s2 * ahead_um).max(0.0).sqrt();
-    let then = match way {
-        Way::Up => speed,
-        Way::Down => -speed,
+    let then = match direction {
+        Direction::Up => speed,
+        Direction::Down => -speed,
     };
     let seconds = if from * then < 0.0 {
         // On the way back; the quotient below would lose all figures near the start.

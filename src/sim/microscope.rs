@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{CAMERA_HEIGHT, CAMERA_WIDTH};
 use crate::objective::Objective;
+use crate::range::{OutOfRange, within};
 use crate::sim::optics::{Field, Imager, Light, View};
 use crate::sim::sensor::Sensor;
 pub use live::LiveMicroscope;
@@ -36,7 +37,7 @@ const SIDES: std::ops::RangeInclusive<usize> = 64..=8192;
 
 /// How the optics are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum OpticsModel {
     /// Transfer functions.
     Fast,
     /// The sum over source points.
@@ -45,7 +46,7 @@ pub enum Way {
 
 /// Whether the specimen delays light besides absorbing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Phase {
+pub enum PhaseDelay {
     /// Thickness shifts phase, which tells too far from too close.
     On,
     /// Absorption alone.
@@ -68,7 +69,7 @@ pub struct MicroscopeConfig {
     /// Camera noise.
     pub noise: Noise,
     /// Phase of the specimen.
-    pub phase: Phase,
+    pub phase: PhaseDelay,
     /// Exposure and noise of the camera.
     pub sensor: SensorConfig,
 }
@@ -83,7 +84,7 @@ impl Default for MicroscopeConfig {
             width: CAMERA_WIDTH,
             height: CAMERA_HEIGHT,
             noise: Noise::On,
-            phase: Phase::On,
+            phase: PhaseDelay::On,
             sensor: SensorConfig::default(),
         }
     }
@@ -162,7 +163,7 @@ impl Microscope {
             .appearance
             .clone()
             .unwrap_or_else(|| Appearance::new(config.slide_seed));
-        if config.phase == Phase::Off {
+        if config.phase == PhaseDelay::Off {
             appearance.phase_rad = 0.0;
         }
         let lens = &config.objective;
@@ -278,7 +279,7 @@ impl Microscope {
     }
 
     /// The light on the sensor before the camera makes bytes of it, at every second pixel, background 1: R, G and B, each row
-    /// by row; by the fast way or by the reference. For measuring one against the other.
+    /// by row, computed by `model`. For measuring one against the other.
     ///
     /// # Errors
     /// As for [`Self::expose`] and [`Self::expose_by_reference`].
@@ -287,11 +288,13 @@ impl Microscope {
         x_um: f64,
         y_um: f64,
         defocus_um: f64,
-        way: Way,
+        model: OpticsModel,
     ) -> Result<[Vec<f32>; 3], MicroscopeError> {
-        match way {
-            Way::Fast => drop(self.expose_defocused(x_um, y_um, defocus_um, 0)?),
-            Way::Reference => drop(self.expose_by_reference(x_um, y_um, defocus_um, 0, &mut |_| ())?),
+        match model {
+            OpticsModel::Fast => drop(self.expose_defocused(x_um, y_um, defocus_um, 0)?),
+            OpticsModel::Reference => {
+                drop(self.expose_by_reference(x_um, y_um, defocus_um, 0, &mut |_| ())?)
+            }
         }
         let [columns, rows] = self.passages[0].imager.size();
         let border = self.light.border();
@@ -459,15 +462,8 @@ fn check(config: &MicroscopeConfig) -> Result<(), MicroscopeError> {
         ("sensor.analogue_gain", camera.analogue_gain, 0.01, 100.0),
     ];
     let look = config.appearance.iter().flat_map(appearance_rows);
-    for (name, value, low, high) in rows.into_iter().chain(look) {
-        if !(low..=high).contains(&value) {
-            return Err(MicroscopeError::Value {
-                name,
-                value,
-                low,
-                high,
-            });
-        }
+    for (name, value, least, most) in rows.into_iter().chain(look) {
+        within(name, value, least, most)?;
     }
     Ok(())
 }
@@ -507,17 +503,8 @@ pub enum MicroscopeError {
         height: usize,
     },
     /// A setting is out of range.
-    #[error("{name} = {value} is outside what the virtual microscope models: choose {low} to {high}")]
-    Value {
-        /// Name of the setting.
-        name: &'static str,
-        /// Value asked for.
-        value: f64,
-        /// Smallest value accepted.
-        low: f64,
-        /// Largest value accepted.
-        high: f64,
-    },
+    #[error("{0}; beyond that the virtual microscope has no model")]
+    Value(#[from] OutOfRange),
     /// Too far out of focus.
     #[error("a defocus of {defocus_um} µm is not modelled: stay within {farthest_um:.0} µm of focus")]
     Defocus {

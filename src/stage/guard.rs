@@ -18,6 +18,7 @@ use std::time::Duration;
 use super::host::StageConfig;
 use super::memory::Remembered;
 use super::status::Refusal;
+use crate::range::within;
 use crate::units::{CLOCK_SKEW, Instant};
 
 /// Fastest command that is believed at all, µm/s.
@@ -57,12 +58,8 @@ impl StageConfig {
     /// # Errors
     /// A sentence naming the value and its range.
     pub fn check(&self) -> Result<(), StageConfigError> {
-        if !(20..=1000).contains(&self.command_timeout_ms) {
-            return Err(StageConfigError(format!(
-                "command_timeout_ms is {}, but must be 20 to 1000",
-                self.command_timeout_ms
-            )));
-        }
+        within("command_timeout_ms", self.command_timeout_ms as f64, 20.0, 1000.0)
+            .map_err(|error| StageConfigError(error.to_string()))?;
         for (name, value) in [
             ("max_um_per_s", self.max_um_per_s),
             ("max_down_um_per_s", self.max_down_um_per_s),

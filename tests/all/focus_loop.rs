@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::common::pair::{Around, Pair};
-use hhnet::focus::{FocusConfig, FocusController, Law, Motion, Observation, Phase, StageReport};
+use hhnet::focus::{FocusConfig, FocusController, Law, Observation, RunState, StageMotion, StageReport};
 use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
 use hhnet::sim::mechanics::MechanicsConfig;
@@ -159,9 +159,9 @@ impl Autofocus {
     fn tick(&mut self, host: &mut GrblHost, now: Instant) {
         let status = host.state();
         let motion = match status.state {
-            StageState::Idle => Motion::Still,
-            StageState::Moving => Motion::Moving,
-            _ => Motion::Unavailable,
+            StageState::Idle => StageMotion::Still,
+            StageState::Moving => StageMotion::Moving,
+            _ => StageMotion::Unavailable,
         };
         self.controller.handle_stage(StageReport {
             z: status.position_valid.then(|| StageHeight::from_um(status.z_um())),
@@ -244,11 +244,14 @@ impl Loop {
 
     /// Runs until the controller is done, then half a second more, in which it may trim what rings or drifts; how it
     /// ended and how long that took, s.
-    fn run(&mut self) -> (Phase, f64) {
+    fn run(&mut self) -> (RunState, f64) {
         let took_ms = self.run_while(LONGEST_RUN_MS, |this| {
-            !matches!(this.around.controller.phase(), Phase::InFocus | Phase::Failed(_))
+            !matches!(
+                this.around.controller.state(),
+                RunState::InFocus | RunState::Failed(_)
+            )
         });
-        let ended = self.around.controller.phase().clone();
+        let ended = self.around.controller.state().clone();
         self.run_ms(500);
         (ended, took_ms / 1000.0)
     }
@@ -270,10 +273,14 @@ fn two_hundred_runs_end_in_focus_with_real_mechanics() {
     for index in 0..200 {
         let offset_um = offset_um(index);
         let mut run = Loop::focusing(offset_um, MechanicsConfig::fine_focus());
-        let (phase, seconds) = run.run();
+        let (state, seconds) = run.run();
         took_s.push(seconds);
         let defocus_um = run.defocus_um();
-        assert_eq!(phase, Phase::InFocus, "from {offset_um} µm: ends at {defocus_um}");
+        assert_eq!(
+            state,
+            RunState::InFocus,
+            "from {offset_um} µm: ends at {defocus_um}"
+        );
         assert!(
             defocus_um.abs() <= 1.0,
             "from {offset_um} µm: ends at {defocus_um}"
@@ -318,8 +325,8 @@ fn a_worn_drive_still_focuses() {
             run.run();
             let defocus_um = run.defocus_um();
             assert_eq!(
-                *run.around.controller.phase(),
-                Phase::InFocus,
+                *run.around.controller.state(),
+                RunState::InFocus,
                 "{backlash_um} µm of play"
             );
             assert!(
@@ -335,8 +342,8 @@ fn a_worn_drive_still_focuses() {
 fn z_min_holds_with_play_and_ringing() {
     let config = MechanicsConfig::fine_focus();
     let mut run = Loop::focusing(140.0, config);
-    let (phase, _) = run.run();
-    assert!(matches!(phase, Phase::Failed(_)), "{phase:?}");
+    let (state, _) = run.run();
+    assert!(matches!(state, RunState::Failed(_)), "{state:?}");
     assert!(
         run.around.lowest_count_um >= Z_RANGE_UM.0,
         "count at {}",
@@ -345,7 +352,7 @@ fn z_min_holds_with_play_and_ringing() {
     assert!(
         // The law begins no step that would lead past the limit.
         run.around.lowest_count_um <= Z_RANGE_UM.0 + 20.0,
-        "stopped at {}: {phase:?}",
+        "stopped at {}: {state:?}",
         run.around.lowest_count_um
     );
     assert!(
@@ -399,10 +406,10 @@ fn check_ends(
         let mechanics = MechanicsConfig::fine_focus().with_backlash(play_um).unwrap();
         let mut run = Loop::in_world(world, offset_um, mechanics);
         let start_um = run.lens_um();
-        let (phase, _) = run.run();
+        let (state, _) = run.run();
         let depth = start_um - run.around.lowest_physical_um;
-        match phase {
-            Phase::Failed(reason) => assert!(
+        match state {
+            RunState::Failed(reason) => assert!(
                 reason.contains(cause),
                 "{name}, {law:?} from {offset_um:.1} µm: {reason}, not {cause}"
             ),
@@ -475,11 +482,11 @@ fn thousands_of_usual_runs_raise_no_alarm() {
         let play_um = [0.0, 1.0, 2.0, 2.0][(index % 4) as usize];
         let mechanics = MechanicsConfig::fine_focus().with_backlash(play_um).unwrap();
         let mut run = Loop::in_world(usual(Law::Stepwise, index), offset_um, mechanics);
-        let (phase, seconds) = run.run();
+        let (state, seconds) = run.run();
         let defocus_um = run.defocus_um();
         assert_eq!(
-            phase,
-            Phase::InFocus,
+            state,
+            RunState::InFocus,
             "{index}: from {offset_um} µm, ends at {defocus_um} µm"
         );
         assert!(
@@ -500,17 +507,17 @@ fn the_papers_law_declares_nothing_in_motion() {
         let offset_um = far_start_um(index);
         let world = usual(Law::Paper, index);
         let mut run = Loop::in_world(world, offset_um, MechanicsConfig::fine_focus());
-        let (phase, _) = run.run();
+        let (state, _) = run.run();
         let defocus_um = run.defocus_um();
-        match phase {
-            Phase::InFocus => {
+        match state {
+            RunState::InFocus => {
                 focused += 1;
                 assert!(
                     defocus_um.abs() <= 1.2,
                     "{index}: from {offset_um} µm, ends at {defocus_um} µm"
                 );
             }
-            Phase::Failed(reason) => assert!(reason.contains("no focus within"), "{index}: {reason}"),
+            RunState::Failed(reason) => assert!(reason.contains("no focus within"), "{index}: {reason}"),
             _ => {}
         }
     }

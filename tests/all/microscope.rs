@@ -2,7 +2,7 @@
 
 use crate::common::sharpness::{brenner, channel};
 use hhnet::objective::Objective;
-use hhnet::sim::microscope::{Microscope, MicroscopeConfig, Noise, Phase, Pose};
+use hhnet::sim::microscope::{Microscope, MicroscopeConfig, Noise, PhaseDelay, Pose};
 use hhnet::sim::slide::Appearance;
 
 const WIDTH: usize = 512;
@@ -50,7 +50,7 @@ fn asymmetry(config: &MicroscopeConfig, z_um: f64) -> f64 {
 #[test]
 fn pure_absorption_has_no_sign() {
     let config = MicroscopeConfig {
-        phase: Phase::Off,
+        phase: PhaseDelay::Off,
         ..ideal(3)
     };
     for z_um in [0.3, 1.3, 5.2, 40.0] {
@@ -89,7 +89,7 @@ fn a_red_focus_above_the_green_flips_the_sign_of_the_colour_balance() {
             ..Appearance::new(seed)
         };
         let mut config = MicroscopeConfig {
-            phase: Phase::Off,
+            phase: PhaseDelay::Off,
             appearance: Some(appearance),
             ..ideal(seed)
         };

@@ -220,14 +220,14 @@ fn metadata_is_written_only_into_models_that_still_open() {
     let copy = folder.path().join("copy.onnx");
     std::fs::copy(model("good.onnx"), &copy).unwrap();
     let card = |path: &Path| OnnxNetwork::open(path, 1).unwrap().card().clone();
-    assert_eq!((card(&copy).range_um, card(&copy).sharpness), (None, None));
+    assert_eq!((card(&copy).range_um, card(&copy).vote_exponent), (None, None));
     let entries = [
         ("hhnet_z_range_um", "[-65, 65]".to_owned()),
         ("hhnet_sharpness", "1.25".to_owned()),
     ];
     OnnxNetwork::set_metadata(&copy, &entries).unwrap();
     assert_eq!(
-        (card(&copy).range_um, card(&copy).sharpness),
+        (card(&copy).range_um, card(&copy).vote_exponent),
         (Some([-65.0, 65.0]), Some(1.25))
     );
     assert_eq!(card(&copy).class_edges, card(&model("good.onnx")).class_edges);

@@ -4,7 +4,9 @@ use std::f64::consts::{PI, TAU};
 
 use crate::common::sharpness::{brenner, tenengrad};
 use hhnet::objective::{Objective, WAVELENGTHS_UM};
-use hhnet::sim::microscope::{LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose, Way};
+use hhnet::sim::microscope::{
+    LiveMicroscope, Microscope, MicroscopeConfig, Noise, OpticsModel, PhaseDelay, Pose,
+};
 use hhnet::sim::optics::transfer::{GaussRules, Pupil};
 use hhnet::sim::optics::{Imager, Light, View};
 use hhnet::sim::slide::Maps;
@@ -120,7 +122,7 @@ fn heights_depths() -> Vec<f64> {
 
 /// Height of the sharpest picture by Brenner, Tenengrad and Laplacian, depths of field; none for empty glass, which has no
 /// sharpest height. Measured on the light of the green channel, before it is rounded to bytes.
-fn peaks(seed: u64, phase: Phase) -> Option<[f64; 3]> {
+fn peaks(seed: u64, phase: PhaseDelay) -> Option<[f64; 3]> {
     let depth_um = Objective::default().depth_of_field_um();
     let mut microscope = Microscope::new(MicroscopeConfig {
         phase,
@@ -137,7 +139,9 @@ fn peaks(seed: u64, phase: Phase) -> Option<[f64; 3]> {
     let greens: Vec<Vec<f64>> = heights
         .iter()
         .map(|depths| {
-            let [_, green, _] = microscope.light(0.0, 0.0, depths * depth_um, Way::Fast).unwrap();
+            let [_, green, _] = microscope
+                .light(0.0, 0.0, depths * depth_um, OpticsModel::Fast)
+                .unwrap();
             green.into_iter().map(f64::from).collect()
         })
         .collect();
@@ -150,7 +154,7 @@ fn peaks(seed: u64, phase: Phase) -> Option<[f64; 3]> {
 }
 
 /// Peaks of the first 200 slides with something on them.
-fn two_hundred(phase: Phase) -> Vec<[f64; 3]> {
+fn two_hundred(phase: PhaseDelay) -> Vec<[f64; 3]> {
     let found: Vec<_> = (1..240_u64)
         .into_par_iter()
         .map(|seed| peaks(seed, phase))
@@ -171,7 +175,7 @@ fn two_hundred(phase: Phase) -> Vec<[f64; 3]> {
 
 #[test]
 fn classical_measures_peak_in_focus_on_200_slides_that_only_absorb() {
-    let found = two_hundred(Phase::Off);
+    let found = two_hundred(PhaseDelay::Off);
     let farthest = found
         .iter()
         .flatten()
@@ -185,7 +189,7 @@ fn thickness_draws_the_peak_a_little_below_focus() {
     // sharpest picture is not the one in focus: z = 0 is where the object is, not where it looks sharpest. How far the two are
     // apart depends on stain and thickness, so no other zero would suit every slide.
     // The Laplacian, which weighs the finest detail most, finds z = 0 on every slide; the gradients do on three of four.
-    let found = two_hundred(Phase::On);
+    let found = two_hundred(PhaseDelay::On);
     let near = |measure: usize| {
         let near = found.iter().filter(|peaks| peaks[measure].abs() < 0.2001);
         near.count() as f64 / found.len() as f64
@@ -301,13 +305,13 @@ fn threads_change_nothing() {
 fn phase_off_in_focus_is_the_transmittance() {
     // What the optics can pass of it: the mean is kept exactly.
     let config = MicroscopeConfig {
-        phase: Phase::Off,
+        phase: PhaseDelay::Off,
         ..small(2)
     };
     let mut microscope = Microscope::new(config).unwrap();
     let truth = microscope.transmittance(0.0, 0.0).unwrap();
     let expected = truth.iter().map(|t| f64::from(*t)).sum::<f64>() / truth.len() as f64;
-    let [_, light, _] = microscope.light(0.0, 0.0, 0.0, Way::Fast).unwrap();
+    let [_, light, _] = microscope.light(0.0, 0.0, 0.0, OpticsModel::Fast).unwrap();
     let mean = light.iter().map(|l| f64::from(*l)).sum::<f64>() / light.len() as f64;
     assert!((mean / expected - 1.0).abs() < 2e-3, "{mean} for {expected}");
 }

@@ -1,7 +1,7 @@
 //! The fast optics against the sum over source points.
 
 use hhnet::objective::Objective;
-use hhnet::sim::microscope::{Microscope, MicroscopeConfig, Noise, Way};
+use hhnet::sim::microscope::{Microscope, MicroscopeConfig, Noise, OpticsModel};
 use hhnet::sim::sensor::SensorConfig;
 use hhnet::sim::slide::{Appearance, Raster, Slide, Stain};
 
@@ -73,8 +73,8 @@ fn nucleated(objective: &str, seed: u64, stain: Stain, white: f64, tumour: f64) 
 
 /// Root-mean-square difference of fast and reference relative to the contrast of the reference; R, G and B.
 fn disagreement(microscope: &mut Microscope, [x_um, y_um]: [f64; 2], z_um: f64) -> [f64; 3] {
-    let [fast, reference] =
-        [Way::Fast, Way::Reference].map(|way| microscope.light(x_um, y_um, z_um, way).unwrap());
+    let [fast, reference] = [OpticsModel::Fast, OpticsModel::Reference]
+        .map(|model| microscope.light(x_um, y_um, z_um, model).unwrap());
     std::array::from_fn(|channel| {
         let (fast, reference) = (&fast[channel], &reference[channel]);
         let mean = reference.iter().map(|light| f64::from(*light)).sum::<f64>() / reference.len() as f64;

@@ -242,7 +242,8 @@ async fn the_driver_drives_what_speaks_another_protocol() {
     let (near, far) = tokio::io::duplex(4096);
     let device = tokio::spawn(controller(far));
     let start = tokio::time::Instant::now();
-    let clock: hhnet::drivers::Clock = Arc::new(move || Instant::from_nanos(1_000_000_000) + start.elapsed());
+    let clock: hhnet::drivers::TimeSource =
+        Arc::new(move || Instant::from_nanos(1_000_000_000) + start.elapsed());
     let handle = StageDriver::spawn(
         near,
         Box::new(Tiny::new()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::common::faults::{FOREVER, Fault, Faulty, Plan};
-use hhnet::drivers::Clock;
+use hhnet::drivers::TimeSource;
 use hhnet::drivers::emulated_port::{EmulatedPort, EmulatedPortError, EmulatedStage};
 use hhnet::drivers::position_store::PositionStore;
 use hhnet::drivers::serial::{GRBL_BAUD, PortError, StageDriver, StageHandle, open_port};
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 /// Longest wait for anything; a busy machine needs some.
 const LIMIT: Duration = Duration::from_secs(10);
 
-fn clock() -> Clock {
+fn clock() -> TimeSource {
     let start = std::time::Instant::now();
     Arc::new(move || Instant::from_nanos(1_000_000_000_000) + start.elapsed())
 }
@@ -29,7 +29,7 @@ fn clock() -> Clock {
 struct Bench {
     folder: TempDir,
     link: PathBuf,
-    clock: Clock,
+    clock: TimeSource,
     stage: EmulatedStage,
     port: Option<EmulatedPort>,
 }
@@ -322,7 +322,7 @@ async fn a_mute_peer_is_disconnected_and_noise_is_survived() {
     let second = |second| Instant::from_nanos(1_000_000_000) + Duration::from_secs(second);
     let now = move || Instant::from_nanos(1_000_000_000) + start.elapsed();
     let counter = Arc::clone(&ticks);
-    let clock: Clock = Arc::new(move || {
+    let clock: TimeSource = Arc::new(move || {
         counter.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         now()
     });

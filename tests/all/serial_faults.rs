@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use hhnet::drivers::Clock;
+use hhnet::drivers::TimeSource;
 use hhnet::drivers::position_store::PositionStore;
 use hhnet::drivers::serial::{StageDriver, StageHandle};
 use hhnet::protocol::grbl::host::GrblHost;
@@ -44,7 +44,7 @@ enum Position {
 type Machine = Arc<Mutex<Emulator>>;
 
 /// The controller at the far end, until the link ends.
-async fn controller(mut link: DuplexStream, machine: Machine, clock: Clock) {
+async fn controller(mut link: DuplexStream, machine: Machine, clock: TimeSource) {
     let mut buffer = [0; 512];
     loop {
         let now = clock();
@@ -71,7 +71,7 @@ struct Bench {
     /// Where the position is written down.
     _folder: TempDir,
     machine: Machine,
-    clock: Clock,
+    clock: TimeSource,
     handle: StageHandle,
     /// Since when a valid position has been wrong.
     wrong_since: Option<Instant>,
@@ -82,7 +82,7 @@ struct Bench {
 impl Bench {
     fn new(plan: Plan) -> Self {
         let start = tokio::time::Instant::now();
-        let clock: Clock = Arc::new(move || START + start.elapsed());
+        let clock: TimeSource = Arc::new(move || START + start.elapsed());
         let machine = Machine::new(Mutex::new(Emulator::new(EmulatorConfig::default())));
         let (far, its_clock) = (Arc::clone(&machine), Arc::clone(&clock));
         let open = move || {

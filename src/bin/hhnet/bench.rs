@@ -13,6 +13,7 @@ use hhnet::estimate::network::Network as _;
 use hhnet::frame::Frame;
 use hhnet::objective::Objective;
 use hhnet::sim::microscope::{Microscope, MicroscopeConfig};
+use hhnet::statistics::{quantile, sorted};
 use serde_json::json;
 
 /// Frames decided before the clock counts: the runtime plans its memory on the first ones.
@@ -73,8 +74,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         writeln!(out, "{report:#}")?;
     } else {
-        let [median, slow] = [0.5, 0.99].map(|part| quantile(&decisions, part));
-        let features = quantile(&features, 0.5);
+        let of = |times, part| quantile(times, part).unwrap_or_default();
+        let (median, slow, features) = (of(&decisions, 0.5), of(&decisions, 0.99), of(&features, 0.5));
         writeln!(
             out,
             "{model_id}, {threads} threads: a decision takes {median:.1} ms (99 %: {slow:.1} ms), its features {features:.1} ms"
@@ -116,15 +117,10 @@ fn times_ms(count: u32, mut work: impl FnMut(usize) -> Result<()>) -> Result<Vec
             times.push(1e3 * started.elapsed().as_secs_f64());
         }
     }
-    times.sort_by(f64::total_cmp);
-    Ok(times)
-}
-
-fn quantile(sorted: &[f64], part: f64) -> f64 {
-    sorted[(part * (sorted.len() - 1) as f64).round() as usize]
+    Ok(sorted(times))
 }
 
 fn quantiles(sorted: &[f64]) -> serde_json::Value {
-    let rounded = |part| (1000.0 * quantile(sorted, part)).round() / 1000.0;
+    let rounded = |part| quantile(sorted, part).map(|ms| (1000.0 * ms).round() / 1000.0);
     json!({ "p50": rounded(0.5), "p95": rounded(0.95), "p99": rounded(0.99) })
 }

@@ -14,7 +14,7 @@ use clap::{Args, ValueEnum};
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::estimate::classifier::{ClassifierConfig, Estimate};
 use hhnet::estimate::network::{ModelCard, Network as _, PatchPrediction};
-use hhnet::estimate::temperature::fit_sharpness;
+use hhnet::estimate::temperature::fit_vote_exponent;
 use hhnet::objective::Objective;
 use hhnet::units::Micrometres;
 use scores::Scores;
@@ -41,17 +41,17 @@ pub(crate) struct Arguments {
     shifted: bool,
     /// Tell the classifier the aperture to which each instrument's condenser is set, as a lab that knows it does by the parameter
     /// `condenser_na`.
-    #[arg(long, conflicts_with_all = ["data", "calibrate"])]
+    #[arg(long, conflicts_with_all = ["data", "fit"])]
     tell_condenser: bool,
     /// Measure the aperture of each slide's condenser, or of each recorded field's, on its other frames and tell the classifier that:
     /// what a lab gains that records z-stacks. The report says what to set `condenser_na` to. An error that all frames of a recorded
     /// field share is taken for the condenser's as well.
-    #[arg(long, conflicts_with_all = ["tell_condenser", "calibrate"])]
+    #[arg(long, conflicts_with_all = ["tell_condenser", "fit"])]
     measure_condenser: bool,
     /// Instead of scoring the model, fit to these frames how sure its votes may say they are and, unless they come from --data, how its
     /// heights depend on the condenser, and store that in its file. Score it on others.
     #[arg(long, conflicts_with_all = ["json", "report", "shifted"])]
-    calibrate: bool,
+    fit: bool,
     /// Threads of one inference.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
     threads: u16,
@@ -129,7 +129,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     ensure!(
         card.condenser.is_some() || !(arguments.tell_condenser || arguments.measure_condenser),
         "{} does not say how its heights depend on the condenser: leave out --tell-condenser and --measure-condenser, or fit it by \
-         --calibrate on other slides",
+         --fit on other slides",
         arguments.model.display()
     );
     let (protocol, source, mut frames) = match &arguments.data {
@@ -151,8 +151,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let depth_um = Objective::by_name(&card.objective)
         .map_or(2.0 * card.class_edges.in_focus_um, |o| o.depth_of_field_um());
     let settings = ClassifierConfig::for_model(&card);
-    if arguments.calibrate {
-        return calibrate(&arguments.model, &card, &frames, depth_um);
+    if arguments.fit {
+        return fit(&arguments.model, &card, &frames, depth_um);
     }
     let measured = match card.condenser {
         Some(law) if arguments.measure_condenser => {
@@ -199,23 +199,23 @@ fn print(report: &serde_json::Value, json: bool) -> Result<()> {
 }
 
 /// Fits the exponent of the votes and, where the condensers are known, their law, and writes both into the model.
-fn calibrate(model: &Path, card: &ModelCard, frames: &[JudgedFrame], depth_um: f64) -> Result<()> {
+fn fit(model: &Path, card: &ModelCard, frames: &[JudgedFrame], depth_um: f64) -> Result<()> {
     let settings = ClassifierConfig::for_model(card);
     let votes: Vec<_> = frames
         .iter()
         .filter_map(|frame| {
             let vote = settings
                 .voting
-                .poll(frame.patches.iter().map(|patch| &patch.probabilities))?;
+                .count_votes(frame.patches.iter().map(|patch| &patch.probabilities))?;
             Some((
                 vote.probabilities,
                 settings.edges.classify(Micrometres(frame.z_um)),
             ))
         })
         .collect();
-    let sharpness = fit_sharpness(&votes)
-        .context("no frame holds a patch that could be judged: calibrate on slides with a specimen")?;
-    let mut entries = vec![("hhnet_sharpness", format!("{sharpness:.3}"))];
+    let vote_exponent = fit_vote_exponent(&votes)
+        .context("no frame holds a patch that could be judged: fit on slides with a specimen")?;
+    let mut entries = vec![("hhnet_sharpness", format!("{vote_exponent:.3}"))];
     let law = condenser::fit(frames, &card.objective, &settings, depth_um);
     let missing = "not fitted (it needs rendered slides, 50 or more)";
     let condenser = law.map_or(missing.to_owned(), |law| {
@@ -229,9 +229,9 @@ fn calibrate(model: &Path, card: &ModelCard, frames: &[JudgedFrame], depth_um: f
     let mut out = std::io::stdout().lock();
     writeln!(
         out,
-        "{}: sharpness {sharpness:.3} (was {}), law of the condenser {condenser}, fitted to {} images and stored",
+        "{}: exponent of the votes {vote_exponent:.3} (was {}), law of the condenser {condenser}, fitted to {} images and stored",
         model.display(),
-        settings.sharpness,
+        settings.vote_exponent,
         votes.len()
     )?;
     Ok(())

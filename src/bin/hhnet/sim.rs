@@ -11,9 +11,10 @@ use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument};
 use hhnet::drivers::whole_file::{write_bytes, write_whole};
 use hhnet::objective::Objective;
 use hhnet::sim::microscope::{
-    LiveMicroscope, Microscope, MicroscopeConfig, Noise, Phase, Pose, SensorConfig,
+    LiveMicroscope, Microscope, MicroscopeConfig, Noise, PhaseDelay, Pose, SensorConfig,
 };
 use hhnet::sim::slide::{Appearance, Stain};
+use hhnet::statistics::median;
 use rayon::prelude::*;
 
 #[derive(Subcommand)]
@@ -137,7 +138,11 @@ impl Scene {
             } else {
                 Noise::Off
             },
-            phase: if self.no_phase { Phase::Off } else { Phase::On },
+            phase: if self.no_phase {
+                PhaseDelay::Off
+            } else {
+                PhaseDelay::On
+            },
             ..config
         })
     }
@@ -279,8 +284,7 @@ fn bench_exact(scene: &Scene) -> anyhow::Result<(f64, f64)> {
             times_s.push(start.elapsed().as_secs_f64());
         }
     }
-    times_s.sort_by(f64::total_cmp);
-    Ok((first_frame_s, times_s[times_s.len() / 2]))
+    Ok((first_frame_s, median(times_s).unwrap_or_default()))
 }
 
 /// Frames per second of a live microscope whose stage swings ±10 µm about focus, after one swing.

@@ -6,25 +6,26 @@ use std::time::Duration;
 
 use anyhow::Result;
 use futures::future::{BoxFuture, FutureExt as _};
+use image::RgbImage;
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use super::FrameSource;
-use crate::drivers::Clock;
-use crate::drivers::image_files::{ImageFolder, Pixels, SourceError, ZStack};
+use crate::drivers::TimeSource;
+use crate::drivers::image_files::{ImageFolder, SourceError, ZStack};
 use crate::frame::Frame;
 use crate::units::Micrometres;
 
 /// When the frames of a recording are due, and what they are stamped with.
 pub struct Pace {
     ticks: Interval,
-    clock: Clock,
+    clock: TimeSource,
     sequence: u64,
 }
 
 impl Pace {
     /// A frame every `period`, which is positive. Needs a running tokio runtime.
-    pub fn new(period: Duration, clock: Clock) -> Self {
+    pub fn new(period: Duration, clock: TimeSource) -> Self {
         let mut ticks = interval(period);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         Self {
@@ -35,12 +36,18 @@ impl Pace {
     }
 
     /// Makes a frame of what is shown now.
-    fn frame(&mut self, pixels: Pixels) -> Result<Option<Arc<Frame>>> {
+    fn frame(&mut self, image: RgbImage) -> Result<Option<Arc<Frame>>> {
         let sequence = self.sequence;
         self.sequence += 1;
         let stamp = (self.clock)();
-        let Pixels { width, height, rgb } = pixels;
-        Ok(Some(Arc::new(Frame::new(width, height, rgb, stamp, sequence)?)))
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        Ok(Some(Arc::new(Frame::new(
+            width,
+            height,
+            image.into_raw(),
+            stamp,
+            sequence,
+        )?)))
     }
 }
 
@@ -65,8 +72,8 @@ impl FrameSource for FolderSource {
     fn next_frame(&mut self) -> BoxFuture<'_, Result<Option<Arc<Frame>>>> {
         async {
             self.pace.ticks.tick().await;
-            let pixels = tokio::task::block_in_place(|| self.folder.next_image())?;
-            self.pace.frame(pixels)
+            let image = tokio::task::block_in_place(|| self.folder.next_image())?;
+            self.pace.frame(image)
         }
         .boxed()
     }
@@ -107,8 +114,8 @@ impl FrameSource for ZStackSource {
             self.pace.ticks.tick().await;
             let height = *self.heights.borrow();
             let stack = &mut self.stack;
-            let (_, pixels) = tokio::task::block_in_place(|| stack.nearest(height - self.zero))?;
-            self.pace.frame(pixels.clone())
+            let (_, image) = tokio::task::block_in_place(|| stack.nearest(height - self.zero))?;
+            self.pace.frame(image.clone())
         }
         .boxed()
     }

@@ -11,7 +11,7 @@ use crate::classes::{CLASSES, ClassEdges};
 use crate::estimate::features::FEATURES;
 use crate::estimate::network::ModelCard;
 use crate::estimate::patches::PATCH;
-use crate::estimate::temperature::{CONDENSER_NA, CondenserLaw, EXPONENTS, SHARPNESS};
+use crate::estimate::temperature::{CONDENSER_EXPONENTS, CONDENSER_NA, CondenserLaw, VOTE_EXPONENT};
 
 /// A tensor of the contract; the first axis, n, is in every one of them and free.
 struct Tensor {
@@ -173,7 +173,7 @@ pub(super) fn card(session: &Session, path: &Path, model_id: Arc<str>) -> Result
         training_set: text("hhnet_training_set"),
         scores: text("hhnet_scores"),
         range_um: optional(path, &text(RANGE.0), RANGE)?,
-        sharpness: optional(path, &text(SHARPNESS_ENTRY.0), SHARPNESS_ENTRY)?,
+        vote_exponent: optional(path, &text(VOTE_EXPONENT_ENTRY.0), VOTE_EXPONENT_ENTRY)?,
         condenser: optional(path, &text(CONDENSER.0), CONDENSER)?,
         needs_colour: optional(path, &text(COLOUR.0), COLOUR)?.unwrap_or(true),
         whole_frames: optional(path, &text(WHOLE_FRAMES.0), WHOLE_FRAMES)?.unwrap_or(false),
@@ -189,16 +189,17 @@ const RANGE: Optional<[f64; 2]> = (
     range,
 );
 
-const SHARPNESS_ENTRY: Optional<f64> = (
+const VOTE_EXPONENT_ENTRY: Optional<f64> = (
+    // What the exponent is called in the files that ship; another key would make them models that do not say it.
     "hhnet_sharpness",
-    "the exponent of the voted distribution, 0.1 to 10, as `hhnet evaluate --calibrate` fits it",
-    sharpness,
+    "the exponent of the voted distribution, 0.1 to 10, as `hhnet evaluate --fit` fits it",
+    vote_exponent,
 );
 
 const CONDENSER: Optional<CondenserLaw> = (
     "hhnet_condenser",
     "the condenser's aperture, and the exponents of its law above and below focus (-2 to 2), a JSON array of three numbers, as \
-     `hhnet evaluate --calibrate` fits them",
+     `hhnet evaluate --fit` fits them",
     condenser,
 );
 
@@ -217,7 +218,10 @@ const WHOLE_FRAMES: Optional<bool> = (
 fn condenser(text: &str) -> Option<CondenserLaw> {
     let [na, above, below]: [f64; 3] = serde_json::from_str(text).ok()?;
     let exponents = [above, below];
-    let sound = CONDENSER_NA.contains(&na) && exponents.iter().all(|exponent| EXPONENTS.contains(exponent));
+    let sound = CONDENSER_NA.contains(&na)
+        && exponents
+            .iter()
+            .all(|exponent| CONDENSER_EXPONENTS.contains(exponent));
     sound.then_some(CondenserLaw { na, exponents })
 }
 
@@ -227,8 +231,11 @@ fn range(text: &str) -> Option<[f64; 2]> {
     sound.then_some([least_um, most_um])
 }
 
-fn sharpness(text: &str) -> Option<f64> {
-    text.trim().parse().ok().filter(|value| SHARPNESS.contains(value))
+fn vote_exponent(text: &str) -> Option<f64> {
+    text.trim()
+        .parse()
+        .ok()
+        .filter(|value| VOTE_EXPONENT.contains(value))
 }
 
 /// The entry's value, None if there is none; one that makes no sense is refused.
@@ -275,7 +282,7 @@ pub(super) fn makes_sense(key: &str, text: &str) -> Option<bool> {
     match key {
         "hhnet_class_edges_um" => Some(edges(text).is_some()),
         "hhnet_z_range_um" => Some(RANGE.2(text).is_some()),
-        "hhnet_sharpness" => Some(SHARPNESS_ENTRY.2(text).is_some()),
+        "hhnet_sharpness" => Some(VOTE_EXPONENT_ENTRY.2(text).is_some()),
         "hhnet_condenser" => Some(CONDENSER.2(text).is_some()),
         "hhnet_whole_frames" => Some(WHOLE_FRAMES.2(text).is_some()),
         _ => None,
@@ -311,10 +318,10 @@ mod tests {
     }
 
     #[test]
-    fn a_sharpness_is_a_moderate_number() {
-        assert_eq!(sharpness(" 1.5\n"), Some(1.5));
+    fn a_vote_exponent_is_a_moderate_number() {
+        assert_eq!(vote_exponent(" 1.5\n"), Some(1.5));
         for text in ["", "0", "11", "-1", "NaN", "inf", "sharp"] {
-            assert_eq!(sharpness(text), None, "{text}");
+            assert_eq!(vote_exponent(text), None, "{text}");
         }
     }
 

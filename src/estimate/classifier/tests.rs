@@ -52,7 +52,7 @@ fn classifier(answer: PatchPrediction) -> Classifier<Parrot> {
         training_set: String::new(),
         scores: String::new(),
         range_um: None,
-        sharpness: None,
+        vote_exponent: None,
         condenser: None,
         needs_colour: false,
         whole_frames: false,
@@ -210,13 +210,16 @@ fn heights_beyond_the_range_are_not_trusted() {
 }
 
 #[test]
-fn a_model_brings_its_range_and_sharpness() {
+fn a_model_brings_its_range_and_vote_exponent() {
     let mut card = classifier(sure(0, 40.0)).network.card;
     assert_eq!(ClassifierConfig::for_model(&card), ClassifierConfig::default());
     card.range_um = Some([-65.0, 65.0]);
-    card.sharpness = Some(2.0);
+    card.vote_exponent = Some(2.0);
     let config = ClassifierConfig::for_model(&card);
-    assert_eq!((config.range_um, config.sharpness), (Some([-65.0, 65.0]), 2.0));
+    assert_eq!(
+        (config.range_um, config.vote_exponent),
+        (Some([-65.0, 65.0]), 2.0)
+    );
     let stated = |config| Estimate::from_patches(&[sure(0, 40.0)], &config).probabilities[0];
     assert!((stated(ClassifierConfig::default()) - 0.94).abs() < 1e-3);
     assert!(stated(config) > 0.99);

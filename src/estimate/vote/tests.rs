@@ -17,13 +17,13 @@ fn row(class: usize, p: f32) -> Probabilities {
 #[test]
 fn one_voice_is_heard_unchanged() {
     for voting in [Voting::Linear, Voting::CertaintyWeighted] {
-        let vote = voting.poll(&[row(3, 0.7)]).unwrap();
+        let vote = voting.count_votes(&[row(3, 0.7)]).unwrap();
         assert_eq!((vote.index.value(), vote.voters), (1, 1));
         assert!((vote.probabilities[3] - 0.7).abs() < 1e-6);
         assert!((vote.certainty - certainty(&row(3, 0.7))).abs() < 1e-6);
     }
     assert_eq!(
-        Voting::Hard.poll(&[row(3, 0.7)]).unwrap().probabilities,
+        Voting::Hard.count_votes(&[row(3, 0.7)]).unwrap().probabilities,
         row(3, 1.0)
     );
 }
@@ -40,7 +40,7 @@ fn certainty_runs_from_ignorance_to_knowledge() {
 fn voting_methods_differ_where_they_should() {
     // Three doubtful patches for class 1, two convinced ones for class 5.
     let rows = [row(1, 0.3), row(1, 0.3), row(1, 0.3), row(5, 0.95), row(5, 0.95)];
-    let index = |voting: Voting| voting.poll(&rows).unwrap().index.class();
+    let index = |voting: Voting| voting.count_votes(&rows).unwrap().index.class();
     assert_eq!(
         (
             index(Voting::Hard),
@@ -49,7 +49,7 @@ fn voting_methods_differ_where_they_should() {
         ),
         (1, 5, 5)
     );
-    let convinced = |voting: Voting| voting.poll(&rows).unwrap().probabilities[5];
+    let convinced = |voting: Voting| voting.count_votes(&rows).unwrap().probabilities[5];
     assert!(convinced(Voting::CertaintyWeighted) > convinced(Voting::Linear) + 0.3);
 }
 
@@ -57,10 +57,21 @@ fn voting_methods_differ_where_they_should() {
 fn ties_never_choose_the_way_to_the_slide() {
     for voting in ALL {
         assert_eq!(
-            voting.poll(&[row(0, 1.0), row(6, 1.0)]).unwrap().index.value(),
+            voting
+                .count_votes(&[row(0, 1.0), row(6, 1.0)])
+                .unwrap()
+                .index
+                .value(),
             -2
         );
-        assert_eq!(voting.poll(&[row(3, 1.0), row(4, 1.0)]).unwrap().index.value(), 0);
+        assert_eq!(
+            voting
+                .count_votes(&[row(3, 1.0), row(4, 1.0)])
+                .unwrap()
+                .index
+                .value(),
+            0
+        );
     }
 }
 
@@ -74,10 +85,10 @@ fn invalid_rows_have_no_vote() {
         [-1.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0],
     ];
     for voting in ALL {
-        assert_eq!(voting.poll(&bad), None);
-        assert_eq!(voting.poll(&[]), None);
+        assert_eq!(voting.count_votes(&bad), None);
+        assert_eq!(voting.count_votes(&[]), None);
         let mixed: Vec<_> = bad.iter().copied().chain([row(4, 0.9)]).collect();
-        assert_eq!(voting.poll(&mixed), voting.poll(&[row(4, 0.9)]));
+        assert_eq!(voting.count_votes(&mixed), voting.count_votes(&[row(4, 0.9)]));
         assert!(decide(&bad[1]).is_none());
     }
 }
@@ -90,7 +101,7 @@ proptest! {
     #[test]
     fn a_vote_is_a_distribution_between_the_voices(rows in proptest::collection::vec(distribution(), 1..40)) {
         for voting in ALL {
-            let vote = voting.poll(&rows).unwrap();
+            let vote = voting.count_votes(&rows).unwrap();
             prop_assert!((vote.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5);
             prop_assert!((0.0..=1.0).contains(&vote.certainty));
             prop_assert_eq!(vote.voters, rows.len());
@@ -108,10 +119,10 @@ proptest! {
     #[test]
     fn order_does_not_matter(mut rows in proptest::collection::vec(distribution(), 1..40), turn in 0usize..40) {
         for voting in ALL {
-            let before = voting.poll(&rows).unwrap();
+            let before = voting.count_votes(&rows).unwrap();
             let by = turn % rows.len();
             rows.rotate_left(by);
-            let after = voting.poll(&rows).unwrap();
+            let after = voting.count_votes(&rows).unwrap();
             prop_assert!(before.probabilities.iter().zip(after.probabilities).all(|(a, b)| (a - b).abs() < 1e-5));
         }
     }
@@ -119,7 +130,7 @@ proptest! {
     #[test]
     fn poll_survives_any_numbers(rows in proptest::collection::vec(proptest::array::uniform7(any::<f32>()), 0..9)) {
         for voting in ALL {
-            if let Some(vote) = voting.poll(&rows) {
+            if let Some(vote) = voting.count_votes(&rows) {
                 prop_assert!(vote.probabilities.iter().all(|p| p.is_finite()) && vote.certainty.is_finite());
             }
         }

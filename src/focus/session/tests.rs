@@ -36,7 +36,7 @@ fn goal(number: u32, ms: u64) -> Plain {
     }
 }
 
-fn news(motion: Motion, ms: u64) -> StageNews {
+fn news(motion: StageMotion, ms: u64) -> StageNews {
     StageNews {
         report: StageReport {
             z: Some(StageHeight::from_um(0.0)),
@@ -65,7 +65,7 @@ fn far(ms: u64) -> Observation {
 fn ready() -> Sut {
     let mut session = Sut::new(FocusConfig::default(), false);
     session.activate();
-    session.handle_stage(news(Motion::Still, 0), at(0));
+    session.handle_stage(news(StageMotion::Still, 0), at(0));
     session
 }
 
@@ -76,9 +76,9 @@ fn run_until(session: &mut Sut, from_ms: u64, until_ms: u64) -> f64 {
         session.handle_estimate(far(ms), at(ms));
         velocity = session.poll(at(ms)).unwrap_or(0.0);
         let motion = if velocity == 0.0 {
-            Motion::Still
+            StageMotion::Still
         } else {
-            Motion::Moving
+            StageMotion::Moving
         };
         session.handle_stage(news(motion, ms + 10), at(ms + 10));
     }
@@ -94,7 +94,7 @@ fn moving() -> (Sut, u64) {
             return (session, ms + 20);
         }
     }
-    panic!("nothing moves: {:?}", session.controller().phase());
+    panic!("nothing moves: {:?}", session.controller().state());
 }
 
 /// The end of the only goal that was answered, and its sentence.
@@ -120,39 +120,39 @@ fn what_hinders_a_run_is_said() {
     let lost = StageNews {
         report: StageReport {
             z: None,
-            ..news(Motion::Still, 0).report
+            ..news(StageMotion::Still, 0).report
         },
-        ..news(Motion::Still, 0)
+        ..news(StageMotion::Still, 0)
     };
     let faulty = StageNews {
         reason: "the port is closed".to_owned(),
-        ..news(Motion::Unavailable, 0)
+        ..news(StageMotion::Unavailable, 0)
     };
     for (is_active, stage, around, of_goal, of_enable) in [
         (
             false,
-            Some(news(Motion::Still, 0)),
+            Some(news(StageMotion::Still, 0)),
             Surroundings::default(),
             Some("not active"),
             Some("not active"),
         ),
         (
             true,
-            Some(news(Motion::Still, 0)),
+            Some(news(StageMotion::Still, 0)),
             Surroundings::default(),
             None,
             None,
         ),
         (
             true,
-            Some(news(Motion::Still, 0)),
+            Some(news(StageMotion::Still, 0)),
             missing(),
             Some("silent"),
             Some("silent"),
         ),
         (
             true,
-            Some(news(Motion::Still, 0)),
+            Some(news(StageMotion::Still, 0)),
             unfit(),
             Some("recorded"),
             Some("recorded"),
@@ -239,7 +239,7 @@ fn a_goal_ends_when_the_stage_stands() {
                 session.handle_stage(
                     StageNews {
                         stops: 1,
-                        ..news(Motion::Moving, 3000)
+                        ..news(StageMotion::Moving, 3000)
                     },
                     now,
                 )
@@ -256,7 +256,7 @@ fn a_goal_ends_when_the_stage_stands() {
         session.handle_stage(
             StageNews {
                 stops: 1,
-                ..news(Motion::Still, 4000)
+                ..news(StageMotion::Still, 4000)
             },
             at(ms + 200),
         );
@@ -283,7 +283,7 @@ fn a_goal_ends_when_the_stage_stands() {
 fn zeros_are_repeated_after_a_motion() {
     let (mut session, ms) = moving();
     session.disable("off", at(ms));
-    session.handle_stage(news(Motion::Still, 4000), at(ms));
+    session.handle_stage(news(StageMotion::Still, 4000), at(ms));
     let sent: Vec<_> = (0..8).map(|tick| session.poll(at(ms + 20 * tick))).collect();
     assert_eq!(sent[..5], [Some(0.0); 5]);
     assert_eq!(sent[5..], [None; 3]);
@@ -307,10 +307,10 @@ fn a_newer_goal_takes_over_at_once_and_a_cancel_waits_for_the_stage() {
         None,
         at(0),
     );
-    session.handle_stage(news(Motion::Moving, 200), at(200));
+    session.handle_stage(news(StageMotion::Moving, 200), at(200));
     session.poll(at(200));
     assert_eq!(ended(&mut session), None);
-    session.handle_stage(news(Motion::Still, 400), at(400));
+    session.handle_stage(news(StageMotion::Still, 400), at(400));
     session.poll(at(400));
     assert_eq!(
         ended(&mut session),
@@ -348,7 +348,7 @@ fn a_stage_that_falls_silent_leaves_no_one_waiting() {
         None,
         at(0),
     );
-    session.handle_stage(news(Motion::Moving, 100), at(100));
+    session.handle_stage(news(StageMotion::Moving, 100), at(100));
     for ms in (100..2000).step_by(20) {
         session.poll(at(ms));
     }
@@ -362,34 +362,34 @@ fn a_goal_has_its_own_time() {
     session.begin(goal(1, 0), Some(Duration::from_millis(500)), at(0));
     for ms in (0..1200).step_by(20) {
         session.poll(at(ms));
-        session.handle_stage(news(Motion::Still, ms + 10), at(ms + 10));
+        session.handle_stage(news(StageMotion::Still, ms + 10), at(ms + 10));
     }
     let (_, end, message) = ended(&mut session).unwrap();
     assert_eq!(end, End::GaveUp);
     assert!(message.contains("timeout"), "{message}");
-    assert_eq!(*session.controller().phase(), Phase::Disabled);
+    assert_eq!(*session.controller().state(), RunState::Disabled);
 }
 
 #[test]
 fn a_run_begins_by_itself_once_nothing_hinders_it() {
     let begin = || Sut::new(FocusConfig::default(), true);
     let mut session = begin();
-    session.handle_stage(news(Motion::Still, 0), at(0));
-    assert_eq!(*session.controller().phase(), Phase::Disabled, "not active");
+    session.handle_stage(news(StageMotion::Still, 0), at(0));
+    assert_eq!(*session.controller().state(), RunState::Disabled, "not active");
     session.activate();
-    session.handle_stage(news(Motion::Unavailable, 100), at(100));
-    assert_eq!(*session.controller().phase(), Phase::Disabled, "no stage");
-    session.handle_stage(news(Motion::Still, 200), at(200));
-    assert_eq!(*session.controller().phase(), Phase::Looking);
+    session.handle_stage(news(StageMotion::Unavailable, 100), at(100));
+    assert_eq!(*session.controller().state(), RunState::Disabled, "no stage");
+    session.handle_stage(news(StageMotion::Still, 200), at(200));
+    assert_eq!(*session.controller().state(), RunState::Looking);
     // Not again after a stop, and not at all if someone wanted something else first.
     session.stop("stop", at(300));
-    session.handle_stage(news(Motion::Still, 400), at(400));
-    assert_eq!(*session.controller().phase(), Phase::Disabled);
+    session.handle_stage(news(StageMotion::Still, 400), at(400));
+    assert_eq!(*session.controller().state(), RunState::Disabled);
     let mut session = begin();
     session.activate();
     session.handle_request();
-    session.handle_stage(news(Motion::Still, 200), at(200));
-    assert_eq!(*session.controller().phase(), Phase::Disabled);
+    session.handle_stage(news(StageMotion::Still, 200), at(200));
+    assert_eq!(*session.controller().state(), RunState::Disabled);
 }
 
 #[test]
@@ -403,7 +403,7 @@ fn nothing_resumes_when_a_missing_node_is_back() {
     session.handle_surroundings(around.clone(), at(ms));
     assert!(session.check_able().unwrap_err().contains("silent"));
     session.handle_surroundings(Surroundings::default(), at(ms + 500));
-    assert_eq!(*session.controller().phase(), Phase::Disabled);
+    assert_eq!(*session.controller().state(), RunState::Disabled);
     assert_eq!(session.check_able(), Ok(()));
     // In a process that ends the others end first, which is no news.
     let (mut session, ms) = moving();
@@ -414,7 +414,7 @@ fn nothing_resumes_when_a_missing_node_is_back() {
         },
         at(ms),
     );
-    assert!(!matches!(session.controller().phase(), Phase::Failed(_)));
+    assert!(!matches!(session.controller().state(), RunState::Failed(_)));
 }
 
 #[test]

@@ -74,7 +74,7 @@ struct Pending {
 
 /// Where the conversation stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum Contact {
     /// No link.
     Closed,
     /// Getting in touch: waiting for an acknowledgement and a report.
@@ -93,7 +93,7 @@ enum Phase {
 
 /// What the stage is made to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Motion {
+enum Manoeuvre {
     Rest,
     /// A stream of jogs.
     Velocity,
@@ -126,8 +126,8 @@ enum Motion {
 #[derive(Clone, Debug)]
 pub struct GrblHost {
     guard: Guard,
-    phase: Phase,
-    motion: Motion,
+    contact: Contact,
+    manoeuvre: Manoeuvre,
     splitter: LineSplitter,
     pending: VecDeque<Pending>,
     out: Vec<u8>,
@@ -305,8 +305,8 @@ impl GrblHost {
     pub fn new(guard: Guard) -> Self {
         Self {
             guard,
-            phase: Phase::Closed,
-            motion: Motion::Rest,
+            contact: Contact::Closed,
+            manoeuvre: Manoeuvre::Rest,
             splitter: LineSplitter::default(),
             pending: VecDeque::new(),
             out: Vec::new(),
@@ -371,16 +371,16 @@ impl GrblHost {
 
     /// What the stage is doing, as far as is known.
     pub fn state(&self) -> StageStatus {
-        let state = match (self.phase, &self.fault, self.motion) {
-            (Phase::Closed, ..) => StageState::Disconnected,
+        let state = match (self.contact, &self.fault, self.manoeuvre) {
+            (Contact::Closed, ..) => StageState::Disconnected,
             _ if self.silent => StageState::Disconnected,
             (_, Some(_), _) => StageState::Fault,
-            (Phase::Ready, None, Motion::Rest) => StageState::Idle,
-            (Phase::Ready, None, _) => StageState::Moving,
+            (Contact::Ready, None, Manoeuvre::Rest) => StageState::Idle,
+            (Contact::Ready, None, _) => StageState::Moving,
             _ => StageState::Disconnected,
         };
         let known = self.position.machine_um.is_some() && state != StageState::Disconnected;
-        let z_um = if self.motion == Motion::Rest {
+        let z_um = if self.manoeuvre == Manoeuvre::Rest {
             self.axes_um[2]
         } else {
             self.expected_z_um(self.clock)
@@ -431,11 +431,11 @@ impl GrblHost {
 
     /// Whether the stage is connected and confirmed at rest.
     pub fn is_at_rest(&self) -> bool {
-        self.phase == Phase::Ready && self.motion == Motion::Rest
+        self.contact == Contact::Ready && self.manoeuvre == Manoeuvre::Rest
     }
 
     /// Whether nothing that could move is known to be connected: at rest, disconnected or stopped by a fault.
     pub fn is_safe(&self) -> bool {
-        self.phase == Phase::Closed || self.motion == Motion::Rest
+        self.contact == Contact::Closed || self.manoeuvre == Manoeuvre::Rest
     }
 }

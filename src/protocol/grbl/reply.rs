@@ -110,7 +110,7 @@ impl MachineState {
 
 /// Which coordinates a report gives; `$10` chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Frame {
+pub enum Coordinates {
     /// `MPos`: from the machine's zero.
     Machine,
     /// `WPos`: machine position less the work offset.
@@ -123,7 +123,7 @@ pub struct StatusReport {
     /// What the machine does.
     pub state: MachineState,
     /// Which coordinates `position` is in.
-    pub frame: Frame,
+    pub coordinates: Coordinates,
     /// x, y, z.
     pub position: [Distance; 3],
     /// Decimals of the position, 1 to 6: GRBL writes three for millimetres and four for inches.
@@ -145,7 +145,7 @@ impl StatusReport {
     pub fn new(state: MachineState, position: [Distance; 3]) -> Self {
         Self {
             state,
-            frame: Frame::Machine,
+            coordinates: Coordinates::Machine,
             position,
             decimals: 3,
             feed: None,
@@ -165,14 +165,14 @@ impl StatusReport {
         let mut fields = body.split('|');
         let state = MachineState::parse(fields.next()?)?;
         let (name, values) = fields.next()?.split_once(':')?;
-        let frame = match name {
-            "MPos" => Frame::Machine,
-            "WPos" => Frame::Work,
+        let coordinates = match name {
+            "MPos" => Coordinates::Machine,
+            "WPos" => Coordinates::Work,
             _ => return None,
         };
-        let (position, decimals) = coordinates(values)?;
+        let (position, decimals) = parse_coordinates(values)?;
         let mut report = Self {
-            frame,
+            coordinates,
             decimals,
             ..Self::new(state, position)
         };
@@ -191,7 +191,7 @@ impl StatusReport {
     fn take_field(&mut self, name: &str, values: &str) -> Option<()> {
         match name {
             "MPos" | "WPos" => return None,
-            "WCO" => self.work_offset = Some(coordinates(values)?.0),
+            "WCO" => self.work_offset = Some(parse_coordinates(values)?.0),
             "FS" | "F" => self.feed = values.split(',').next().and_then(Distance::parse_mm),
             "Bf" => self.buffer = whole_numbers(values).map(|[blocks, bytes]| (blocks, bytes)),
             "Ov" => self.overrides = whole_numbers(values),
@@ -202,9 +202,9 @@ impl StatusReport {
     }
 
     fn emit(&self) -> String {
-        let name = match self.frame {
-            Frame::Machine => "MPos",
-            Frame::Work => "WPos",
+        let name = match self.coordinates {
+            Coordinates::Machine => "MPos",
+            Coordinates::Work => "WPos",
         };
         let [x, y, z] = self.position;
         let mut text = format!("<{}|{name}:{x:.3},{y:.3},{z:.3}", self.state.emit());
@@ -230,7 +230,7 @@ impl StatusReport {
 
 /// Three (or, on bigger machines, up to eight) coordinates, of which the first three count, and their decimals. All must have the
 /// same number of decimals, or a digit got lost on the way.
-fn coordinates(values: &str) -> Option<([Distance; 3], u8)> {
+fn parse_coordinates(values: &str) -> Option<([Distance; 3], u8)> {
     let parts: Vec<&str> = values.split(',').collect();
     if !(3..=8).contains(&parts.len()) {
         return None;
@@ -533,9 +533,9 @@ mod tests {
             overrides in prop::option::of(any::<[u16; 3]>()),
         ) -> StatusReport {
             let decimals = 3;
-            let frame = if work { Frame::Work } else { Frame::Machine };
+            let coordinates = if work { Coordinates::Work } else { Coordinates::Machine };
             let feed = feed.and_then(|feed| Distance::from_nm(feed * 1_000_000));
-            StatusReport { state, frame, position, decimals, feed, buffer, work_offset, pins, overrides }
+            StatusReport { state, coordinates, position, decimals, feed, buffer, work_offset, pins, overrides }
         }
     }
 

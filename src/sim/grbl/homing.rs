@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use super::{Emulator, Work};
+use super::{Emulator, Job};
 use crate::protocol::grbl::command::ErrorCode;
 use crate::protocol::grbl::reply::{AlarmCode, MachineState, Reply};
 use crate::sim::grbl::planner::Planner;
@@ -53,7 +53,7 @@ impl Emulator {
             outcome = outcome.and_then(|()| self.home_together(cycle, &mut at));
         }
         self.state = MachineState::Home;
-        self.work = Some((Some(at), Work::Homing(outcome)));
+        self.job = Some((Some(at), Job::Homing(outcome)));
         Ok(false)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Emulator, WindDown, Work};
+use super::{Emulator, Job, WindDown};
 use crate::protocol::grbl::command::{Command, Distance, ErrorCode, Line, MAX_LINE, Mode, RX_BUFFER};
 use crate::protocol::grbl::reply::{AlarmCode, MachineState, Reply, StatusReport};
 use crate::sim::grbl::planner::Queued;
@@ -13,12 +13,12 @@ impl Emulator {
         if self.wind_down != WindDown::No {
             return;
         }
-        match self.work {
+        match self.job {
             None => {}
-            Some((_, Work::Wait(target, speed))) => {
+            Some((_, Job::Wait(target, speed))) => {
                 self.handle_flags();
                 if !self.planner.is_full() && self.state != MachineState::Alarm {
-                    self.work = None;
+                    self.job = None;
                     self.queue(target, speed);
                     self.say(&Reply::Ok);
                 }
@@ -27,7 +27,7 @@ impl Emulator {
             Some(_) => return,
         }
         self.handle_flags();
-        while self.work.is_none() && !self.suspended && self.wind_down == WindDown::No {
+        while self.job.is_none() && !self.suspended && self.wind_down == WindDown::No {
             let Some(byte) = self.rx.pop_front() else { return };
             self.take_char(byte);
         }
@@ -88,7 +88,7 @@ impl Emulator {
         } else {
             self.parse_time
         };
-        self.work = Some((Some(self.time + time), Work::Execute(line)));
+        self.job = Some((Some(self.time + time), Job::Execute(line)));
     }
 
     pub(super) fn execute(&mut self, line: &[u8]) {
@@ -252,7 +252,7 @@ impl Emulator {
     pub(super) fn queue_or_wait(&mut self, target: [f64; 3], line: &Line, state: MachineState) -> bool {
         let speed = line.feed.map(|feed| feed.mm_per_s());
         if self.planner.is_full() {
-            self.work = Some((None, Work::Wait(target, speed)));
+            self.job = Some((None, Job::Wait(target, speed)));
             return false;
         }
         if self.state == MachineState::Idle {

@@ -9,7 +9,7 @@ mod appearance;
 mod cells;
 mod random;
 mod shape;
-mod surface;
+mod topography;
 
 use rayon::prelude::*;
 
@@ -18,7 +18,7 @@ use cells::{Population, Region};
 pub(crate) use random::SiteRandom;
 use random::TiledNoise;
 use shape::{AMOUNTS, EOSIN, Shape, THICKNESS};
-pub use surface::FocusSurface;
+pub use topography::Topography;
 
 /// Length and width of the common slide of 3 by 1 inches, mm.
 pub const SLIDE_MM: [f64; 2] = [75.0, 25.0];
@@ -55,7 +55,7 @@ pub struct Maps {
 pub struct Slide {
     seed: u64,
     appearance: Appearance,
-    surface: FocusSurface,
+    topography: Topography,
     /// Where the smear ends to both sides of the origin, in x and y, µm.
     half_um: [f64; 2],
     density: TiledNoise,
@@ -73,7 +73,7 @@ impl Slide {
         Self {
             seed,
             appearance,
-            surface: FocusSurface::new(seed),
+            topography: Topography::new(seed),
             half_um: SLIDE_MM.map(|mm| 500.0 * mm),
             density: TiledNoise::new(seed ^ 0xde45),
             grain: TiledNoise::new(seed ^ 0x64a1),
@@ -101,7 +101,7 @@ impl Slide {
 
     /// Height of best focus above the slide's nominal plane, µm.
     pub fn focus_height_um(&self, x_um: f64, y_um: f64) -> f64 {
-        self.surface.height_um(x_um, y_um)
+        self.topography.height_um(x_um, y_um)
     }
 
     /// Absorbance and phase at the samples of a raster.

@@ -209,7 +209,7 @@ mod stream {
     use std::pin::Pin;
     use std::task::{Context, Poll, ready};
 
-    use hhnet::drivers::Clock;
+    use hhnet::drivers::TimeSource;
     use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
     use tokio::time::Sleep;
 
@@ -222,7 +222,7 @@ mod stream {
     /// or flushes.
     pub struct Faulty<S> {
         inner: S,
-        clock: Clock,
+        clock: TimeSource,
         plan: Plan,
         incoming: Line,
         outgoing: Line,
@@ -251,7 +251,7 @@ mod stream {
 
     impl<S> Faulty<S> {
         /// Wraps a stream. Needs a running tokio runtime, whose time passes as that of `clock`.
-        pub fn new(inner: S, plan: Plan, clock: Clock) -> Self {
+        pub fn new(inner: S, plan: Plan, clock: TimeSource) -> Self {
             let other = Plan {
                 seed: plan.seed ^ (1 << 63),
                 ..plan.clone()

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use hhnet::dataset::depth::Depth;
-use hhnet::dataset::exposure::{Look, Seen, Verdict, judge};
+use hhnet::dataset::exposure::{ImageSummary, Seen, Verdict, judge};
 use hhnet::dataset::pages::{self, MAX_PIXELS, Page};
 use hhnet::estimate::patches::PATCH;
 use hhnet::frame::Frame;
@@ -82,7 +82,7 @@ pub(super) fn look(table: &Table, folder: &Path, depth: Depth, min_contrast: f32
             name: row.name(),
             field: row.field.clone(),
             z_um: row.z_um,
-            look: Look::at(&frame(folder, &row.file, row.page, depth)?)?,
+            summary: ImageSummary::of(&frame(folder, &row.file, row.page, depth)?)?,
         })
     };
     let seen: Result<Vec<Seen>> = table.rows.par_iter().map(see).collect();

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{BufReader, Read as _};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use hhnet::dataset::pages::{self, Pages};
 use hhnet::dataset::stack::{self, StackLine};
+use hhnet::drivers::image_files::{holds_image, is_hidden};
 use hhnet::drivers::whole_file::read_at_most;
 use hhnet::table::MAX_BYTES;
 
@@ -173,23 +174,14 @@ impl Table {
             .read_dir()
             .with_context(|| format!("cannot list {}", folder.display()))?
         {
-            let entry = entry?;
-            let path = entry.path();
-            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
-            if !hidden && path.is_file() && !named.contains(&path) && is_image(&path) {
+            let path = entry?.path();
+            if !is_hidden(&path) && path.is_file() && !named.contains(&path) && holds_image(&path) {
                 unnamed.push(path);
             }
         }
         unnamed.sort();
         Ok(unnamed)
     }
-}
-
-/// By content; a file that cannot be read is none.
-fn is_image(path: &Path) -> bool {
-    let mut head = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(32).read_to_end(&mut head));
-    read.is_ok() && pages::is_image(&head)
 }
 
 fn describe(folder: &Path, file: &str, at: &str) -> Result<Pages> {

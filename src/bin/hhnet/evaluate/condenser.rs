@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use hhnet::estimate::classifier::{ClassifierConfig, Estimate};
 use hhnet::estimate::temperature::{CondenserLaw, KnownHeight};
 use hhnet::objective::Objective;
+use hhnet::statistics::{median, sorted};
 use serde_json::{Value, json};
 
 use super::JudgedFrame;
@@ -74,8 +75,7 @@ pub(super) fn measure(
             frames[at].condenser_na = of(rows, Some(at));
         }
     }
-    let mut found: Vec<f64> = slides.values().filter_map(|rows| of(rows, None)).collect();
-    found.sort_by(f64::total_cmp);
+    let found = sorted(slides.values().filter_map(|rows| of(rows, None)));
     let (Some(least), Some(most)) = (found.first(), found.last()) else {
         bail!(
             "no frame tells the aperture of the condenser: heights of {:.1} µm and more are needed, positive where the lens is too \
@@ -83,6 +83,5 @@ pub(super) fn measure(
             NEAREST_DEPTHS * depth_um
         );
     };
-    let median = 0.5 * (found[(found.len() - 1) / 2] + found[found.len() / 2]);
-    Ok(json!({ "median": median, "least": least, "most": most }))
+    Ok(json!({ "median": median(found.iter().copied()), "least": least, "most": most }))
 }

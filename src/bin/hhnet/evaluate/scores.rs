@@ -8,6 +8,7 @@ use hhnet::classes::{CLASSES, DistanceIndex};
 use hhnet::estimate::classifier::{ClassifierConfig, Estimate};
 use hhnet::estimate::network::PatchPrediction;
 use hhnet::estimate::vote::{self, Probabilities, Vote, Voting};
+use hhnet::statistics::{quantile, sorted};
 use hhnet::units::Micrometres;
 use serde_json::{Value, json};
 
@@ -224,9 +225,8 @@ impl Scores {
             .iter()
             .map(|(name, us)| ((*name).to_owned(), json!(us)));
         let of = |values: &[f64], unit: f64| {
-            (!values.is_empty()).then(
-                || json!({ "median": quantile(values, 0.5) / unit, "p95": quantile(values, 0.95) / unit }),
-            )
+            let [median, p95] = [0.5, 0.95].map(|part| quantile(values, part));
+            Some(json!({ "median": median? / unit, "p95": p95? / unit }))
         };
         let bins = self.reliability.iter().filter(|bin| bin.images > 0).map(|bin| {
             let images = bin.images as f64;
@@ -252,7 +252,7 @@ impl Scores {
             "error_in_stddevs": self.error_in_stddevs,
             "ece": self.expected_calibration_error(),
             "untrusted_share": self.untrusted.value(),
-            "seconds_per_image": (!self.seconds.is_empty()).then(|| quantile(&self.seconds, 0.5)),
+            "seconds_per_image": quantile(&self.seconds, 0.5),
             "depth_of_field_um": self.depth_um,
             "confusion": self.confusion,
             "reliability": bins.collect::<Vec<_>>(),
@@ -278,7 +278,10 @@ fn compare(judged: &[Judged<'_>]) -> ([(&'static str, Share); 3], [(&'static str
         .collect();
     let timed = VOTINGS.map(|(name, voting)| {
         let started = Instant::now();
-        let votes: Vec<Option<Vote>> = rows.iter().map(|(_, patches)| voting.poll(patches)).collect();
+        let votes: Vec<Option<Vote>> = rows
+            .iter()
+            .map(|(_, patches)| voting.count_votes(patches))
+            .collect();
         let seconds = started.elapsed().as_secs_f64();
         let right = rows.iter().zip(&votes);
         let share =
@@ -313,15 +316,4 @@ fn error_in_stddevs(judged: &[Judged<'_>]) -> Option<f64> {
         .map(|ratio| ratio * ratio)
         .collect();
     (!squares.is_empty()).then(|| (squares.iter().sum::<f64>() / squares.len() as f64).sqrt())
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
-}
-
-/// The next larger value that occurs; `sorted` must not be empty.
-fn quantile(sorted: &[f64], part: f64) -> f64 {
-    sorted[(part * (sorted.len() - 1) as f64).ceil() as usize]
 }

@@ -57,7 +57,7 @@ pub(super) fn judge(
         empty: false,
     };
     config.check()?;
-    let knows_condenser = arguments.tell_condenser || arguments.calibrate;
+    let knows_condenser = arguments.tell_condenser || arguments.fit;
     let settings = ClassifierConfig::for_model(network.card());
     let mut classifier = Classifier::new(network, settings)?;
     let bar = ProgressBar::new((config.slides * FRAMES) as u64).with_style(ProgressStyle::with_template(

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::first_motion::{FirstMotion, Onward};
 use super::timing::{LOOKAHEAD, RUN_OUT};
-use super::{GrblHost, Motion, Phase, SEGMENT_BUFFER, SLOWEST_UM_PER_S, Sent};
+use super::{Contact, GrblHost, Manoeuvre, SEGMENT_BUFFER, SLOWEST_UM_PER_S, Sent};
 use crate::protocol::grbl::command::{Command, Distance, Feed, Line, Mode};
 use crate::stage::guard::Pace;
 use crate::stage::status::Refusal;
@@ -60,14 +60,16 @@ impl GrblHost {
     fn take_velocity(&mut self, velocity: f64, stamp: Instant, now: Instant) {
         self.wanted_um_per_s = velocity;
         self.command_at = stamp.min(now);
-        match self.motion {
+        match self.manoeuvre {
             // It follows the check of the first motion, if it still holds then.
             _ if self.is_checking() => {}
-            Motion::Velocity if velocity == 0.0 => self.begin_stop(now),
+            Manoeuvre::Velocity if velocity == 0.0 => self.begin_stop(now),
             // A long queue (a move) gives way; a short one that runs out can be continued; a cancelled one must end.
-            Motion::RunOut { .. } if self.planned_until > now + RUN_OUT => self.cancel(now),
-            Motion::RunOut { .. } if velocity != 0.0 && !self.resync => self.motion = Motion::Velocity,
-            Motion::Rest if velocity != 0.0 => self.start_velocity(now),
+            Manoeuvre::RunOut { .. } if self.planned_until > now + RUN_OUT => self.cancel(now),
+            Manoeuvre::RunOut { .. } if velocity != 0.0 && !self.resync => {
+                self.manoeuvre = Manoeuvre::Velocity
+            }
+            Manoeuvre::Rest if velocity != 0.0 => self.start_velocity(now),
             _ => {}
         }
     }
@@ -91,7 +93,7 @@ impl GrblHost {
                 reason: reason.clone(),
             });
         }
-        if self.phase != Phase::Ready || matches!(self.motion, Motion::Homing { .. }) {
+        if self.contact != Contact::Ready || matches!(self.manoeuvre, Manoeuvre::Homing { .. }) {
             return Err(Refusal::NotReady {
                 reason: self.reason.clone(),
             });
@@ -160,7 +162,7 @@ impl GrblHost {
     /// Whether the controller can move and stands.
     fn check_still(&self) -> Result<(), Refusal> {
         self.check_ready()?;
-        if self.motion == Motion::Rest {
+        if self.manoeuvre == Manoeuvre::Rest {
             Ok(())
         } else {
             Err(Refusal::Busy)
@@ -174,10 +176,12 @@ impl GrblHost {
         self.guard.stop(now);
         self.wanted_um_per_s = 0.0;
         self.onward = None;
-        match self.motion {
-            Motion::Velocity => self.begin_stop(now),
-            Motion::RunOut { .. } if self.planned_until > now + RUN_OUT => self.cancel(now),
-            Motion::Homing { .. } => self.reset_in_fault("homing was interrupted; the position is lost", now),
+        match self.manoeuvre {
+            Manoeuvre::Velocity => self.begin_stop(now),
+            Manoeuvre::RunOut { .. } if self.planned_until > now + RUN_OUT => self.cancel(now),
+            Manoeuvre::Homing { .. } => {
+                self.reset_in_fault("homing was interrupted; the position is lost", now)
+            }
             _ => {}
         }
     }
@@ -186,7 +190,7 @@ impl GrblHost {
     /// Disconnected until the outcome is known. The position stays invalid until it is set by [`Self::command_reference`] or homing.
     pub fn command_clear_fault(&mut self, now: Instant) {
         self.command_release(now);
-        if self.phase == Phase::Closed || self.fault.is_none() {
+        if self.contact == Contact::Closed || self.fault.is_none() {
             return;
         }
         self.unlock = true;
@@ -232,17 +236,17 @@ impl GrblHost {
         // An alarm that waits for homing is no reason not to home.
         let lock = self
             .fault
-            .take_if(|_| self.is_locked && self.phase == Phase::Ready);
+            .take_if(|_| self.is_locked && self.contact == Contact::Ready);
         if let Err(refusal) = self.check_ready() {
             self.fault = lock;
             return Err(refusal);
         }
-        if self.motion != Motion::Rest {
+        if self.manoeuvre != Manoeuvre::Rest {
             return Err(Refusal::Busy);
         }
         self.may_move = true;
         self.send(Command::Home, Sent::Home, now);
-        self.motion = Motion::Homing {
+        self.manoeuvre = Manoeuvre::Homing {
             deadline: now + Duration::from_secs(240),
         };
         self.reason = "homing".to_owned();

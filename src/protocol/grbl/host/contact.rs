@@ -6,7 +6,7 @@ use super::firmware::Firmware;
 use super::first_motion::FirstMotion;
 use super::foreign::{may_be_welcome, shown, unsupported};
 use super::timing::{CHUNK, POLL_IDLE, lookahead};
-use super::{GrblHost, Motion, Phase, STOP_POLL, Sent, ms};
+use super::{Contact, GrblHost, Manoeuvre, STOP_POLL, Sent, ms};
 use crate::protocol::grbl::command::{Command, RealTime};
 use crate::protocol::grbl::reply::{MachineState, Reply};
 use crate::units::Instant;
@@ -25,7 +25,7 @@ impl GrblHost {
     /// The link is open: get in touch.
     pub fn handle_open(&mut self, now: Instant) {
         self.clock = self.clock.max(now);
-        if self.ever_connected && self.phase != Phase::Closed {
+        if self.ever_connected && self.contact != Contact::Closed {
             self.lose("the port was opened anew");
         }
         self.splitter.clear();
@@ -45,13 +45,13 @@ impl GrblHost {
     pub fn handle_close(&mut self, reason: &str, now: Instant) {
         self.clock = self.clock.max(now);
         self.lose(reason);
-        self.phase = Phase::Closed;
+        self.contact = Contact::Closed;
         self.out.clear();
     }
 
     /// Contact is lost: nothing about the stage is known any more.
     pub(super) fn lose(&mut self, reason: &str) {
-        self.motion = Motion::Rest;
+        self.manoeuvre = Manoeuvre::Rest;
         self.wanted_um_per_s = 0.0;
         self.pending.clear();
         self.asked = None;
@@ -88,7 +88,7 @@ impl GrblHost {
         if may_be_welcome(line) {
             self.suspect_reset();
         }
-        if !matches!(self.phase, Phase::Hello { .. }) {
+        if !matches!(self.contact, Contact::Hello { .. }) {
             return;
         }
         self.unread = Some((shown(line), now));
@@ -109,14 +109,14 @@ impl GrblHost {
     pub fn poll(&mut self, now: Instant) -> Vec<u8> {
         self.clock = self.clock.max(now);
         self.excuse_oversleep(now);
-        match self.phase {
-            Phase::Closed => self.out.clear(),
-            Phase::Hello { .. } => self.poll_hello(now),
-            Phase::Resetting { deadline } | Phase::Asking { deadline } if now >= deadline => {
+        match self.contact {
+            Contact::Closed => self.out.clear(),
+            Contact::Hello { .. } => self.poll_hello(now),
+            Contact::Resetting { deadline } | Contact::Asking { deadline } if now >= deadline => {
                 self.start_hello(now)
             }
-            Phase::Resetting { .. } | Phase::Asking { .. } => {}
-            Phase::Ready => {
+            Contact::Resetting { .. } | Contact::Asking { .. } => {}
+            Contact::Ready => {
                 self.poll_motion(now);
                 self.poll_mark(now);
                 self.poll_reports(now);
@@ -129,15 +129,15 @@ impl GrblHost {
     /// When [`Self::poll`] has something to do at the latest; `None` without a link.
     pub fn next_wakeup(&self) -> Option<Instant> {
         let now = self.clock;
-        match self.phase {
-            Phase::Closed => None,
-            Phase::Hello { next, .. } => Some(next),
-            Phase::Resetting { deadline } | Phase::Asking { deadline } => Some(deadline),
-            Phase::Ready => Some(
-                match self.motion {
-                    Motion::Rest => self.report_due(),
-                    Motion::Homing { .. } => now + POLL_IDLE,
-                    Motion::Velocity => {
+        match self.contact {
+            Contact::Closed => None,
+            Contact::Hello { next, .. } => Some(next),
+            Contact::Resetting { deadline } | Contact::Asking { deadline } => Some(deadline),
+            Contact::Ready => Some(
+                match self.manoeuvre {
+                    Manoeuvre::Rest => self.report_due(),
+                    Manoeuvre::Homing { .. } => now + POLL_IDLE,
+                    Manoeuvre::Velocity => {
                         let queue = lookahead(self.wanted_um_per_s);
                         let room = queue.saturating_sub(CHUNK);
                         let refill = Instant::from_nanos(
@@ -158,7 +158,7 @@ impl GrblHost {
 
 impl GrblHost {
     pub(super) fn start_hello(&mut self, now: Instant) {
-        self.motion = Motion::Rest;
+        self.manoeuvre = Manoeuvre::Rest;
         self.wanted_um_per_s = 0.0;
         self.pending.clear();
         self.asked = None;
@@ -167,7 +167,7 @@ impl GrblHost {
         self.onward = None;
         self.first_motion = FirstMotion::Due;
         self.machine = None;
-        self.phase = Phase::Hello {
+        self.contact = Contact::Hello {
             since: now,
             next: now,
             acknowledged: false,
@@ -175,11 +175,11 @@ impl GrblHost {
     }
 
     pub(super) fn poll_hello(&mut self, now: Instant) {
-        let Phase::Hello {
+        let Contact::Hello {
             since,
             next,
             acknowledged,
-        } = self.phase
+        } = self.contact
         else {
             return;
         };
@@ -187,7 +187,7 @@ impl GrblHost {
             return;
         }
         if self.mute || self.is_foreign {
-            self.phase = Phase::Hello {
+            self.contact = Contact::Hello {
                 since: now,
                 next: now + HELLO_PERIOD,
                 acknowledged,
@@ -205,7 +205,7 @@ impl GrblHost {
             self.reason = format!(
                 "the controller answers, but this line cannot be read: '{line}'; check its firmware and the baud rate"
             );
-            self.phase = Phase::Hello {
+            self.contact = Contact::Hello {
                 since: now,
                 next: now + HELLO_PERIOD,
                 acknowledged,
@@ -216,12 +216,12 @@ impl GrblHost {
             self.reason = "the controller does not answer; resetting it".to_owned();
             self.vain_resets += 1;
             self.reset(now);
-            self.phase = Phase::Resetting {
+            self.contact = Contact::Resetting {
                 deadline: now + DEAF_AFTER,
             };
             return;
         }
-        self.phase = Phase::Hello {
+        self.contact = Contact::Hello {
             since,
             next: now + HELLO_PERIOD,
             acknowledged,
@@ -235,11 +235,11 @@ impl GrblHost {
     /// In touch once both a line was acknowledged and the state is known.
     pub(super) fn progress_hello(&mut self, now: Instant) {
         let (
-            Phase::Hello {
+            Contact::Hello {
                 acknowledged: true, ..
             },
             Some(state),
-        ) = (self.phase, self.machine)
+        ) = (self.contact, self.machine)
         else {
             return;
         };
@@ -257,7 +257,7 @@ impl GrblHost {
             self.send(Command::Unlock, Sent::Unlock, now);
             self.machine = Some(MachineState::Idle);
         }
-        self.phase = Phase::Asking {
+        self.contact = Contact::Asking {
             deadline: now + ms(1500),
         };
         self.send(Command::BuildInfo, Sent::BuildInfo, now);
@@ -266,7 +266,7 @@ impl GrblHost {
     }
 
     pub(super) fn finish_connecting(&mut self, now: Instant) {
-        self.phase = Phase::Ready;
+        self.contact = Contact::Ready;
         self.unlock = false;
         self.may_move = false;
         self.reason = String::new();
@@ -321,10 +321,10 @@ impl GrblHost {
         self.pending.clear();
         self.out.clear();
         self.asked = None;
-        self.motion = Motion::Rest;
+        self.manoeuvre = Manoeuvre::Rest;
         self.wanted_um_per_s = 0.0;
         self.out.push(RealTime::Reset.byte());
-        self.phase = Phase::Resetting {
+        self.contact = Contact::Resetting {
             deadline: now + ms(1500),
         };
     }
@@ -337,7 +337,7 @@ impl GrblHost {
 
     /// Ends whatever motion there is; the position is lost.
     pub(super) fn halt_in_fault(&mut self, reason: &str, now: Instant) {
-        if self.motion == Motion::Rest {
+        if self.manoeuvre == Manoeuvre::Rest {
             self.lose_position(reason.trim_end_matches("; the position is lost"));
             self.set_fault(reason);
         } else {
@@ -349,7 +349,7 @@ impl GrblHost {
         self.wanted_um_per_s = 0.0;
         self.onward = None;
         self.first_motion = FirstMotion::Due;
-        self.motion = Motion::Rest;
+        self.manoeuvre = Manoeuvre::Rest;
         self.is_locked = false;
         self.fault = Some(reason.to_owned());
     }

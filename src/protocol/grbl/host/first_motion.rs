@@ -6,7 +6,7 @@
 
 use super::limits::likely_cause;
 use super::trust::REPORT_TOLERANCE_UM;
-use super::{GrblHost, Motion};
+use super::{GrblHost, Manoeuvre};
 use crate::protocol::grbl::command::{Distance, Feed, Line, Mode};
 use crate::stage::guard::BLIND_UM_PER_S;
 use crate::units::Instant;
@@ -153,6 +153,6 @@ impl GrblHost {
             Ok(line) => self.start_move(&line, now),
             Err(refusal) => self.reason = refusal.to_string(),
         }
-        self.motion != Motion::Rest
+        self.manoeuvre != Manoeuvre::Rest
     }
 }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::trust::REPORT_TOLERANCE_UM;
-use super::{GrblHost, Motion, ms};
+use super::{GrblHost, Manoeuvre, ms};
 use crate::units::Instant;
 
 /// Period of reports near the lower limit.
@@ -85,7 +85,7 @@ impl GrblHost {
 
     /// Whether the motion under way is one that reports are compared with limits.
     pub(super) fn is_watched(&self) -> bool {
-        !matches!(self.motion, Motion::Rest | Motion::Homing { .. })
+        !matches!(self.manoeuvre, Manoeuvre::Rest | Manoeuvre::Homing { .. })
     }
 
     /// Whether a reported height is compared with the plan: not while a queue is cancelled, which ends anywhere; and a first motion

@@ -7,7 +7,7 @@ use super::limits::{NEAR_POLL, SPARSE_UM_PER_S};
 use super::timing::{
     CHUNK, LINK_DELAY, LOOKAHEAD, POLL_IDLE, POLL_MOVING, REPLY_TIMEOUT, RUN_OUT, lookahead,
 };
-use super::{GrblHost, Motion, Pending, Phase, SEGMENT_BUFFER, STOP_POLL, Sent, ms};
+use super::{Contact, GrblHost, Manoeuvre, Pending, SEGMENT_BUFFER, STOP_POLL, Sent, ms};
 use crate::protocol::grbl::command::{Command, Distance, Feed, Line, Mode, RX_BUFFER, RealTime};
 use crate::units::Instant;
 
@@ -63,8 +63,8 @@ impl GrblHost {
     }
 
     pub(super) fn report_due(&self) -> Instant {
-        let period = match self.motion {
-            Motion::Rest => POLL_IDLE,
+        let period = match self.manoeuvre {
+            Manoeuvre::Rest => POLL_IDLE,
             _ if self.guard.is_near_limit(self.expected_z_um(self.clock)) => POLL_MOVING.min(NEAR_POLL),
             _ => POLL_MOVING,
         };
@@ -75,7 +75,7 @@ impl GrblHost {
     }
 
     pub(super) fn poll_reports(&mut self, now: Instant) {
-        if self.mute || matches!(self.motion, Motion::Homing { .. }) || self.phase != Phase::Ready {
+        if self.mute || matches!(self.manoeuvre, Manoeuvre::Homing { .. }) || self.contact != Contact::Ready {
             return;
         }
         if now < self.report_due() {
@@ -84,7 +84,7 @@ impl GrblHost {
         if self.asked.take().is_some() {
             self.misses += 1;
             self.suspect_reset();
-            let patience = if self.motion == Motion::Rest {
+            let patience = if self.manoeuvre == Manoeuvre::Rest {
                 MISSES_AT_REST
             } else {
                 MISSES
@@ -111,7 +111,7 @@ impl GrblHost {
             self.begin_first_motion(Onward::Velocity, now);
             return;
         }
-        self.motion = Motion::Velocity;
+        self.manoeuvre = Manoeuvre::Velocity;
         self.motion_from_um = self.axes_um[2];
         self.reason = String::new();
         self.planned_until = now;
@@ -299,7 +299,7 @@ impl GrblHost {
 
     pub(super) fn run_out(&mut self, now: Instant) {
         let ask_from = self.planned_until.max(now);
-        self.motion = Motion::RunOut {
+        self.manoeuvre = Manoeuvre::RunOut {
             ask_from,
             deadline: ask_from + self.braking_time() + self.patience(),
         };
@@ -317,7 +317,7 @@ impl GrblHost {
             // Cut short it shows nothing: the next motion is the first one again.
             self.first_motion = FirstMotion::Due;
         }
-        self.motion = Motion::AwaitAcks {
+        self.manoeuvre = Manoeuvre::AwaitAcks {
             deadline: now + ms(100),
         };
         self.poll_motion(now);
@@ -341,20 +341,20 @@ impl GrblHost {
             return;
         }
         self.handle_missing_look(now);
-        match self.motion {
-            Motion::Rest | Motion::AwaitFence => {}
-            Motion::Velocity => self.stream(now),
-            Motion::RunOut { ask_from, deadline } => {
+        match self.manoeuvre {
+            Manoeuvre::Rest | Manoeuvre::AwaitFence => {}
+            Manoeuvre::Velocity => self.stream(now),
+            Manoeuvre::RunOut { ask_from, deadline } => {
                 if now >= deadline {
                     self.cancel(now);
                 } else if now >= ask_from {
                     self.ask_again(now);
                 }
             }
-            Motion::AwaitAcks { deadline } => {
+            Manoeuvre::AwaitAcks { deadline } => {
                 if self.pending.is_empty() {
                     self.asked = None;
-                    self.motion = Motion::AwaitState {
+                    self.manoeuvre = Manoeuvre::AwaitState {
                         deadline: now + ms(200),
                     };
                     self.ask(now);
@@ -365,7 +365,7 @@ impl GrblHost {
                     );
                 }
             }
-            Motion::AwaitState { deadline } | Motion::AwaitIdle { deadline } => {
+            Manoeuvre::AwaitState { deadline } | Manoeuvre::AwaitIdle { deadline } => {
                 if now >= deadline {
                     self.reset_in_fault(
                         "the stage did not stop in time; the controller was reset, the position is lost",
@@ -375,13 +375,13 @@ impl GrblHost {
                     self.ask_again(now);
                 }
             }
-            Motion::Homing { deadline } if now >= deadline => {
+            Manoeuvre::Homing { deadline } if now >= deadline => {
                 self.reset_in_fault(
                     "homing did not end; the controller was reset, the position is lost",
                     now,
                 );
             }
-            Motion::Homing { .. } => {}
+            Manoeuvre::Homing { .. } => {}
         }
     }
 
@@ -407,7 +407,7 @@ impl GrblHost {
         if !is_missing {
             return;
         }
-        if self.motion == Motion::Rest && self.unanswered_looks < UNANSWERED_LOOKS {
+        if self.manoeuvre == Manoeuvre::Rest && self.unanswered_looks < UNANSWERED_LOOKS {
             self.unanswered_looks += 1;
             self.pending.pop_front();
             self.suspect_reset();
@@ -418,7 +418,7 @@ impl GrblHost {
 
     /// At rest or not, a controller that takes no lines is useless: reset it.
     pub(super) fn handle_missing_ack(&mut self, now: Instant) {
-        if matches!(self.motion, Motion::AwaitFence | Motion::Rest) {
+        if matches!(self.manoeuvre, Manoeuvre::AwaitFence | Manoeuvre::Rest) {
             // Standing still: a reset keeps the position and raises no alarm.
             self.reason = "the controller was deaf after a stop and was reset".to_owned();
             self.reset_at_rest = true;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{GrblHost, Motion, Phase, ms};
+use super::{Contact, GrblHost, Manoeuvre, ms};
 use crate::units::Instant;
 
 /// Sleep beyond the time that was meant, from which the process is said not to have run.
@@ -29,7 +29,7 @@ impl GrblHost {
             .take()
             .map_or(Duration::ZERO, |due| now.since(due));
         let excused = overslept.min(MOST_EXCUSED - self.patience.excused);
-        if self.phase != Phase::Ready || overslept <= OVERSLEPT {
+        if self.contact != Contact::Ready || overslept <= OVERSLEPT {
             return;
         }
         self.patience.excused += excused;
@@ -37,13 +37,13 @@ impl GrblHost {
         for pending in &mut self.pending {
             pending.at = pending.at + excused;
         }
-        match &mut self.motion {
-            Motion::RunOut { deadline, .. }
-            | Motion::AwaitAcks { deadline }
-            | Motion::AwaitState { deadline }
-            | Motion::AwaitIdle { deadline }
-            | Motion::Homing { deadline } => *deadline = *deadline + excused,
-            Motion::Rest | Motion::Velocity | Motion::AwaitFence => {}
+        match &mut self.manoeuvre {
+            Manoeuvre::RunOut { deadline, .. }
+            | Manoeuvre::AwaitAcks { deadline }
+            | Manoeuvre::AwaitState { deadline }
+            | Manoeuvre::AwaitIdle { deadline }
+            | Manoeuvre::Homing { deadline } => *deadline = *deadline + excused,
+            Manoeuvre::Rest | Manoeuvre::Velocity | Manoeuvre::AwaitFence => {}
         }
     }
 

@@ -7,9 +7,9 @@ use super::foreign::outdated;
 use super::limits::CONTRADICTIONS;
 use super::timing::{LOOKAHEAD, POLL_MOVING};
 use super::trust::REPORT_TOLERANCE_UM;
-use super::{GrblHost, Motion, Phase, SEGMENT_BUFFER, Sent, ms};
+use super::{Contact, GrblHost, Manoeuvre, SEGMENT_BUFFER, Sent, ms};
 use crate::protocol::grbl::command::{Command, Distance, RealTime};
-use crate::protocol::grbl::reply::{Frame, MachineState, Reply, StatusReport};
+use crate::protocol::grbl::reply::{Coordinates, MachineState, Reply, StatusReport};
 use crate::stage::trajectory::Trajectory;
 use crate::units::Instant;
 
@@ -25,12 +25,12 @@ impl GrblHost {
                 self.pending.clear();
                 self.asked = None;
                 // The alarm of a reset that this host sent says less than why it was sent.
-                if self.fault.is_none() || !matches!(self.phase, Phase::Resetting { .. }) {
+                if self.fault.is_none() || !matches!(self.contact, Contact::Resetting { .. }) {
                     self.set_fault(&format!("ALARM:{}, {}", code.0, code.text()));
                 }
-                if !self.mute && !matches!(self.phase, Phase::Resetting { .. }) {
+                if !self.mute && !matches!(self.contact, Contact::Resetting { .. }) {
                     // Alarms that mute nothing restart the controller by themselves.
-                    self.phase = Phase::Resetting {
+                    self.contact = Contact::Resetting {
                         deadline: now + ms(1500),
                     };
                 }
@@ -78,8 +78,8 @@ impl GrblHost {
         };
         match pending.what {
             Sent::Hello => {
-                if let Phase::Hello { since, next, .. } = self.phase {
-                    self.phase = Phase::Hello {
+                if let Contact::Hello { since, next, .. } = self.contact {
+                    self.contact = Contact::Hello {
                         since,
                         next,
                         acknowledged: true,
@@ -87,8 +87,8 @@ impl GrblHost {
                     self.progress_hello(now);
                 }
             }
-            Sent::Settings if matches!(self.phase, Phase::Asking { .. }) => self.finish_connecting(now),
-            Sent::Fence if self.motion == Motion::AwaitFence => self.finish_stop(now),
+            Sent::Settings if matches!(self.contact, Contact::Asking { .. }) => self.finish_connecting(now),
+            Sent::Fence if self.manoeuvre == Manoeuvre::AwaitFence => self.finish_stop(now),
             Sent::Look => {
                 self.unanswered_looks = 0;
                 self.finish_look();
@@ -117,7 +117,7 @@ impl GrblHost {
                 self.resync = true;
                 self.is_adrift = true;
                 self.wanted_um_per_s = 0.0;
-                if matches!(self.motion, Motion::Velocity | Motion::RunOut { .. }) {
+                if matches!(self.manoeuvre, Manoeuvre::Velocity | Manoeuvre::RunOut { .. }) {
                     self.planned_until = self.planned_until.min(now + LOOKAHEAD);
                     self.run_out(now);
                 }
@@ -125,7 +125,7 @@ impl GrblHost {
             // A half line of a predecessor ended by our first byte.
             Sent::Hello => {}
             Sent::Home => {
-                self.motion = Motion::Rest;
+                self.manoeuvre = Manoeuvre::Rest;
                 self.may_move = false;
                 let refusal = format!("the controller refused to home: error:{code}, {text}");
                 if std::mem::take(&mut self.is_locked) {
@@ -143,7 +143,7 @@ impl GrblHost {
             Sent::Look | Sent::Mark => self.give_up_mark(),
             Sent::Settings => self.start_hello(now),
             // Noise made it a bad line; it was read all the same, which is all it is for.
-            Sent::Fence if self.motion == Motion::AwaitFence => self.finish_stop(now),
+            Sent::Fence if self.manoeuvre == Manoeuvre::AwaitFence => self.finish_stop(now),
             Sent::BuildInfo | Sent::Fence => {}
         }
     }
@@ -152,7 +152,7 @@ impl GrblHost {
     pub(super) fn handle_welcome(&mut self, version: String, now: Instant) {
         let outdated = outdated(&version);
         self.firmware.welcome = version;
-        let expected = matches!(self.phase, Phase::Resetting { .. });
+        let expected = matches!(self.contact, Contact::Resetting { .. });
         if !expected && self.ever_connected {
             self.position.expected.truncate(now);
             self.lose_position("the controller was reset");
@@ -175,16 +175,16 @@ impl GrblHost {
             self.position.work_offset_um = Some(offset.map(Distance::um));
         }
         let machine_um = self.machine_um(report);
-        match self.phase {
-            Phase::Closed => {}
-            Phase::Hello { .. } => {
+        match self.contact {
+            Contact::Closed => {}
+            Contact::Hello { .. } => {
                 self.position.machine_um = machine_um.or(self.position.machine_um);
                 self.progress_hello(now);
             }
-            Phase::Resetting { .. } | Phase::Asking { .. } => {
+            Contact::Resetting { .. } | Contact::Asking { .. } => {
                 self.position.machine_um = machine_um.or(self.position.machine_um);
             }
-            Phase::Ready => {
+            Contact::Ready => {
                 if let Some(machine_um) = machine_um {
                     self.meet_position(machine_um);
                     self.handle_ready_report(report.state, machine_um, asked, clean, now);
@@ -203,9 +203,9 @@ impl GrblHost {
             return None;
         }
         let um = report.position.map(Distance::um);
-        match report.frame {
-            Frame::Machine => Some(um),
-            Frame::Work => {
+        match report.coordinates {
+            Coordinates::Machine => Some(um),
+            Coordinates::Work => {
                 let offset_um = self.position.work_offset_um?;
                 Some(std::array::from_fn(|axis| um[axis] + offset_um[axis]))
             }
@@ -243,7 +243,7 @@ impl GrblHost {
         }
         self.position.machine_um = Some(machine_um);
         let um = std::array::from_fn(|axis| machine_um[axis] + self.position.offset_um[axis]);
-        if self.motion != Motion::Rest {
+        if self.manoeuvre != Manoeuvre::Rest {
             [self.axes_um[0], self.axes_um[1], _] = um;
         }
         match state {
@@ -267,12 +267,12 @@ impl GrblHost {
 
     pub(super) fn handle_idle(&mut self, um: [f64; 3], clean: bool, now: Instant) {
         let z_um = um[2];
-        match self.motion {
-            Motion::Rest => self.watch_rest(um, now),
-            Motion::RunOut { .. } if clean => self.finish_at(z_um, now),
-            Motion::AwaitState { .. } | Motion::AwaitIdle { .. } if clean => {
+        match self.manoeuvre {
+            Manoeuvre::Rest => self.watch_rest(um, now),
+            Manoeuvre::RunOut { .. } if clean => self.finish_at(z_um, now),
+            Manoeuvre::AwaitState { .. } | Manoeuvre::AwaitIdle { .. } if clean => {
                 self.settle(z_um);
-                self.motion = Motion::AwaitFence;
+                self.manoeuvre = Manoeuvre::AwaitFence;
                 self.send(Command::Nothing, Sent::Fence, now);
             }
             _ => {}
@@ -301,15 +301,15 @@ impl GrblHost {
     }
 
     pub(super) fn handle_jog(&mut self, z_um: f64, asked: Option<Instant>, clean: bool, now: Instant) {
-        match self.motion {
-            Motion::AwaitState { .. } if clean => {
+        match self.manoeuvre {
+            Manoeuvre::AwaitState { .. } if clean => {
                 self.out.push(RealTime::JogCancel.byte());
                 self.position.expected.truncate(now + SEGMENT_BUFFER);
-                self.motion = Motion::AwaitIdle {
+                self.manoeuvre = Manoeuvre::AwaitIdle {
                     deadline: now + SEGMENT_BUFFER + self.braking_time() + ms(150),
                 };
             }
-            Motion::Velocity => self.correct_pace(z_um, asked.unwrap_or(now)),
+            Manoeuvre::Velocity => self.correct_pace(z_um, asked.unwrap_or(now)),
             _ => {}
         }
     }
@@ -381,7 +381,7 @@ impl GrblHost {
     }
 
     pub(super) fn finish_stop(&mut self, now: Instant) {
-        self.motion = Motion::Rest;
+        self.manoeuvre = Manoeuvre::Rest;
         self.may_move = false;
         self.doubt_mark();
         if self.finish_step(now) {

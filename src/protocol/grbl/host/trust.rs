@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{GrblHost, Motion, Phase, Sent};
+use super::{Contact, GrblHost, Manoeuvre, Sent};
 use crate::protocol::grbl::command::Command;
 use crate::protocol::grbl::reply::MachineState;
 use crate::stage::guard::Evidence;
@@ -180,16 +180,16 @@ impl GrblHost {
     /// Looks at the mark when it is time to.
     pub(super) fn poll_mark(&mut self, now: Instant) {
         let (moving, resting) = MARK_PERIOD;
-        let period = match self.motion {
-            Motion::Rest => resting,
-            Motion::Velocity => moving,
-            Motion::RunOut { .. } if self.planned_until > now + MARK_ROOM => moving,
+        let period = match self.manoeuvre {
+            Manoeuvre::Rest => resting,
+            Manoeuvre::Velocity => moving,
+            Manoeuvre::RunOut { .. } if self.planned_until > now + MARK_ROOM => moving,
             _ => return,
         };
-        if self.phase != Phase::Ready || self.is_looking() {
+        if self.contact != Contact::Ready || self.is_looking() {
             return;
         }
-        if self.motion == Motion::Rest {
+        if self.manoeuvre == Manoeuvre::Rest {
             self.write_mark(now);
         }
         if self.mark.expected.is_some() && now.since(self.mark.looked) >= period {

@@ -9,7 +9,7 @@ const WAVES: usize = 5;
 ///
 /// Several µm over a slide of 20 mm, but at most about 0.1 µm across one 40x field, so that a field has one focus.
 #[derive(Clone, Debug)]
-pub struct FocusSurface {
+pub struct Topography {
     tilt: [f64; 2],
     bowl_per_um: f64,
     waves: [Wave; WAVES],
@@ -22,8 +22,8 @@ struct Wave {
     phase: f64,
 }
 
-impl FocusSurface {
-    /// The surface of a slide seed.
+impl Topography {
+    /// That of a slide seed.
     pub fn new(seed: u64) -> Self {
         let mut random = SiteRandom::new(seed, 0x50f);
         let tilt = [random.range(-2.5e-4, 2.5e-4), random.range(-2.5e-4, 2.5e-4)];
@@ -67,16 +67,16 @@ mod tests {
     #[test]
     fn flat_within_a_field_and_not_over_the_slide() {
         for seed in 0..20 {
-            let surface = FocusSurface::new(seed);
+            let topography = Topography::new(seed);
             let mut heights = Vec::new();
             for step in 0..40 {
                 let (x, y) = (
                     f64::from(step) * 250.0 - 5000.0,
                     f64::from(step % 7) * 800.0 - 2400.0,
                 );
-                let centre = surface.height_um(x, y);
+                let centre = topography.height_um(x, y);
                 for (dx, dy) in [(88.0, 66.0), (-88.0, 66.0)] {
-                    let departure = (surface.height_um(x + dx, y + dy) - centre).abs();
+                    let departure = (topography.height_um(x + dx, y + dy) - centre).abs();
                     assert!(
                         departure < 0.15,
                         "seed {seed}: {departure} µm at the corner of a field"
