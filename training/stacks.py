@@ -230,7 +230,7 @@ class Folds:
         return votes, logits
 
     def judge(self, field: int) -> tuple[HhnetStack, data.PatchSet, dict[str, np.ndarray]]:
-        """A network that never saw `field`, fitted to the others, the field's patches, and what it says of them."""
+        """A network that never saw `field` (how sure it may be is fitted to the others), the field's patches, and what it says of them."""
         network = self.without(field)
         others = [other for other in self.fields if other != field]
         if len(others) > 1:
