@@ -21,6 +21,7 @@ TOPICS = (
     "focus/overlay/compressed",
     "focus_state",
     "cmd_vel",
+    "cmd_target",
     "joint_states",
     "robot_description",
     "stage_state",

@@ -20,6 +20,7 @@ mod config;
 mod confirmation;
 mod follows;
 mod heights;
+mod landing;
 mod paper;
 mod search;
 pub mod session;
@@ -32,6 +33,7 @@ pub use config::{FocusConfig, FocusConfigError, Law};
 use confirmation::Confirmation;
 use follows::{Follows, Mismatch, Sight};
 use heights::Heights;
+use landing::Landing;
 use search::Search;
 use stepwise::{DOUBT, MIN_MOVE, Stepwise};
 
@@ -54,6 +56,15 @@ const TRIAL: Duration = Duration::from_millis(200);
 /// Longest time that a stage is expected to move on after it was told to stop, and the shortest time for which it is told to move.
 const MOST_OVERRUN_S: f64 = 0.2;
 const LEAST_COMMAND_S: f64 = 0.03;
+
+/// A stage that stands so near to the height it was sent to is there, µm; and the time after which one that stands has heard of it.
+const THERE_UM: f64 = 0.2;
+/// Way in the wrong direction that is another motion than the one commanded, µm. Before the first motion after its start the bridge goes up
+/// and compares; what was decided before that is decided anew, by a look from there.
+const ASTRAY_UM: f64 = 1.0;
+const HEARD: Duration = Duration::from_millis(100);
+/// What a move to a height may take beyond its length at its speed: the check of a first motion, ramps, the link.
+const TARGET_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Steps up where no estimate can be trusted, and the length of each in depths of class 1: less than the least step down from far away
 /// by more than the error of either, so that the lens does not come back to where it was.
@@ -120,22 +131,64 @@ pub enum RunState {
     Failed(String),
 }
 
+/// What the stage is to do now.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Command {
+    /// Go at this velocity along z, µm/s, until told otherwise; positive: away from the slide.
+    Velocity(f64),
+    /// Drive to this height at most at this speed, µm/s.
+    Target(StageHeight, f64),
+}
+
+impl Command {
+    /// Stand.
+    pub const STAND: Self = Self::Velocity(0.0);
+
+    /// Whether it is a motion.
+    pub fn is_motion(self) -> bool {
+        self != Self::STAND
+    }
+}
+
 /// A bounded move under way.
 #[derive(Clone, Copy, Debug)]
 struct Step {
     velocity_um_per_s: f64,
     began: Instant,
+    /// When the command ends; of a move to a height, when patience with it ends.
     until: Instant,
     from_um: f64,
+    /// The height that it ends at, µm, for a law that commands heights.
+    goal_um: Option<f64>,
 }
 
 impl Step {
     /// For how long the stage moved on, s, by where it stands now; none where that is too small to tell.
     fn overrun_s(&self, z_um: f64) -> Option<f64> {
+        if self.goal_um.is_some() {
+            return None;
+        }
         let travel_um = (z_um - self.from_um) * self.velocity_um_per_s.signum();
         let commanded_s = self.until.since(self.began).as_secs_f64();
         let overrun_s = travel_um / self.velocity_um_per_s.abs() - commanded_s;
         (travel_um > 2.0).then_some(overrun_s.clamp(0.0, MOST_OVERRUN_S))
+    }
+}
+
+impl Step {
+    /// Whether a report shows the end of a move to a height: the stage stands, there or long enough after the command to have heard it.
+    fn is_ended_by(&self, report: &StageReport) -> bool {
+        let (Some(goal_um), Some(z)) = (self.goal_um, report.z) else {
+            return false;
+        };
+        let is_there = (z.um() - goal_um).abs() <= THERE_UM && report.at > self.began;
+        report.motion == StageMotion::Still && (is_there || report.at >= self.began + HEARD)
+    }
+
+    /// Whether the stage goes the other way than to the height it was sent to: it was not this command that moves it.
+    fn is_astray(&self, report: &StageReport) -> bool {
+        let way_um = report.z.map_or(0.0, |z| z.um() - self.from_um);
+        self.goal_um.is_some() && way_um * self.velocity_um_per_s.signum() < -ASTRAY_UM
     }
 }
 
@@ -169,9 +222,12 @@ pub struct FocusController {
     /// What is left of a distance that a trusted estimate ordered, while the picture was not yet known to follow; signed defocus, µm.
     promised_um: f64,
     follows: Follows,
+    /// Whether an earlier run of this stage, of which nothing was lost since, was confirmed: the picture is known to follow.
+    is_acquainted: bool,
     confirmation: Confirmation,
     is_felt: bool,
     stepwise: Stepwise,
+    landing: Landing,
     search: Search,
     misdated: Option<Misdated>,
     /// What the newest estimate says why it is not trusted, whatever its time.
@@ -196,9 +252,11 @@ impl FocusController {
             overrun_s: 0.08,
             promised_um: 0.0,
             follows: Follows::default(),
+            is_acquainted: false,
             confirmation: Confirmation::default(),
             is_felt: false,
             stepwise: Stepwise::default(),
+            landing: Landing::default(),
             search: Search::default(),
             misdated: None,
             complaint: "".into(),
@@ -212,6 +270,7 @@ impl FocusController {
 
     /// Goes on by other settings; the run, its limits in time included, is not begun anew.
     pub fn set_config(&mut self, config: FocusConfig) {
+        self.is_acquainted &= config.edges == self.config.edges;
         self.config = config;
     }
 
@@ -229,7 +288,11 @@ impl FocusController {
         self.step = None;
         self.ended = None;
         self.promised_um = 0.0;
-        self.follows = Follows::default();
+        self.follows = if self.is_acquainted && self.config.law == Law::Predictive {
+            Follows::proven()
+        } else {
+            Follows::default()
+        };
         self.confirmation.restart();
         self.is_felt = false;
         self.stepwise = Stepwise::default();
@@ -281,14 +344,21 @@ impl FocusController {
             StageMotion::Still => self.still_since = self.still_since.or(Some(report.at)),
             StageMotion::Moving | StageMotion::Unavailable => self.still_since = None,
         }
+        self.is_acquainted &= report.z.is_some() && report.motion != StageMotion::Unavailable;
+        self.landing.handle_height(report.z.map(|z| z.um()));
+        if let Some(step) = self.step.take_if(|step| step.is_ended_by(&report)) {
+            self.still_since = Some(report.at);
+            self.ended = Some(step);
+        }
+        self.step.take_if(|step| step.is_astray(&report));
         self.heights.handle_report(report.at, report.z.map(|z| z.um()));
         self.stage = Some(report);
     }
 
-    /// The velocity along z to command now, µm/s; positive: away from the slide. Call at least every 20 ms.
-    pub fn poll(&mut self, now: Instant) -> f64 {
+    /// What to command now. Call at least every 20 ms.
+    pub fn poll(&mut self, now: Instant) -> Command {
         if matches!(self.state, RunState::Disabled | RunState::Failed(_)) {
-            return 0.0;
+            return Command::STAND;
         }
         let velocity = match self.give_up_reason(now) {
             Some(reason) => {
@@ -297,11 +367,20 @@ impl FocusController {
             }
             None => self.drive(now),
         };
+        let goal = self.step.and_then(|step| Some((step, step.goal_um?)));
+        if let Some((step, goal_um)) = goal {
+            // Said again it is no new motion.
+            if step.began == now {
+                self.last_motion_command = now;
+                self.still_since = None;
+            }
+            return Command::Target(StageHeight::from_um(goal_um), step.velocity_um_per_s.abs());
+        }
         if velocity != 0.0 {
             self.last_motion_command = now;
             self.still_since = None;
         }
-        velocity
+        Command::Velocity(velocity)
     }
 
     fn give_up_reason(&self, now: Instant) -> Option<String> {
@@ -374,7 +453,7 @@ impl FocusController {
         match self.still_since {
             // A motion that was not this run's, just before it: longer and faster than a step, and the lens rings longer after it.
             Some(since) if self.last_motion_command == self.enabled_at => {
-                (since + FOREIGN_SETTLE).max(self.enabled_at + self.config.settle)
+                (since + FOREIGN_SETTLE).max(self.enabled_at)
             }
             Some(since) => since.max(self.last_motion_command) + self.config.settle,
             None => Instant::from_nanos(u64::MAX),
@@ -388,11 +467,13 @@ impl FocusController {
     }
 
     fn drive(&mut self, now: Instant) -> f64 {
+        self.steer(now);
         let under_way = self.go_on(now);
         if under_way != 0.0 {
             return under_way;
         }
         if let Err(mismatch) = self.compare(now) {
+            self.is_acquainted = false;
             self.give_up(mismatch.sentence());
             return 0.0;
         }
@@ -410,17 +491,19 @@ impl FocusController {
         }
         match self.config.law {
             Law::Paper => self.poll_paper(now),
-            Law::Stepwise => self.poll_stepwise(now),
+            Law::Stepwise | Law::Predictive => self.poll_stepwise(now),
         }
     }
 
     /// The velocity of the step under way.
     fn go_on(&mut self, now: Instant) -> f64 {
         let Some(step) = self.step else { return 0.0 };
-        let velocity = if now < step.until {
-            self.permitted(step.velocity_um_per_s)
-        } else {
+        let velocity = if now >= step.until {
             0.0
+        } else if step.goal_um.is_some() {
+            step.velocity_um_per_s
+        } else {
+            self.permitted(step.velocity_um_per_s)
         };
         if velocity == 0.0 {
             self.ended = self.step.take();
@@ -438,6 +521,35 @@ impl FocusController {
         }
     }
 
+    /// Lands by what is seen on the way: a move to a height goes on to where a frame of its end has focus.
+    fn steer(&mut self, now: Instant) {
+        let Some(step) = self.step.or(self.ended).filter(|_| self.follows.is_proven()) else {
+            return;
+        };
+        let in_motion =
+            |look: &Observation| look.exposed > self.compared && look.exposed < self.counts_from();
+        let (Some(goal_um), Some(look)) = (step.goal_um, self.fresh(now).filter(in_motion)) else {
+            return;
+        };
+        let Some(sight) = self.sight(&look, true) else {
+            return;
+        };
+        let um_per_s = self.heights.um_per_s(look.exposed);
+        let direction = step.velocity_um_per_s.signum();
+        let rest_um = self
+            .landing
+            .rest_um(&sight, um_per_s, goal_um, direction, &self.config.edges);
+        let Some(rest_um) = rest_um else { return };
+        self.compared = look.exposed;
+        self.confirmation.handle_look(sight);
+        match &mut self.step {
+            Some(step) => step.goal_um = Some(goal_um + rest_um),
+            None => {
+                self.begin_target(-rest_um, now);
+            }
+        }
+    }
+
     /// Holds the newest estimate against the stage's travel. Between steps only those of a stage at rest count.
     fn compare(&mut self, now: Instant) -> Result<(), Mismatch> {
         let Some(look) = self.fresh(now).filter(|look| look.exposed > self.compared) else {
@@ -451,6 +563,9 @@ impl FocusController {
         self.compared = look.exposed;
         if !in_motion {
             self.measure_step();
+            if let Some(sight) = self.sight(&look, false) {
+                self.landing.handle_rest(&sight, &self.config.edges);
+            }
         }
         let Some(sight) = self.sight(&look, in_motion) else {
             return Ok(());
@@ -562,6 +677,7 @@ impl FocusController {
             return 0.0;
         };
         if self.confirmation.confirm(&sight, &edges, now) {
+            self.is_acquainted |= self.follows.is_proven();
             self.follows.rest();
             self.state = RunState::InFocus;
             return 0.0;
@@ -629,12 +745,22 @@ impl FocusController {
         let part_um = distance_um.abs().min(most_um).copysign(distance_um);
         self.promised_um = distance_um - part_um;
         self.stepwise.handle_step(look, part_um);
-        let speed = stepwise::speed(look, &self.config).min(part_um.abs() / least_time.as_secs_f64());
+        let speed = match self.config.law {
+            Law::Predictive => {
+                return self.begin(Landing::part_um(part_um, &self.config.edges), 0.0, now);
+            }
+            Law::Stepwise | Law::Paper => {
+                stepwise::speed(look, &self.config).min(part_um.abs() / least_time.as_secs_f64())
+            }
+        };
         self.begin(part_um, speed, now)
     }
 
     /// Begins a step that removes so much defocus.
     fn begin(&mut self, distance_um: f64, speed: f64, now: Instant) -> f64 {
+        if self.config.law == Law::Predictive {
+            return self.begin_target(distance_um, now);
+        }
         let velocity = self.permitted(-speed.copysign(distance_um));
         if velocity == 0.0 {
             self.give_up(self.limit_sentence(distance_um));
@@ -647,6 +773,32 @@ impl FocusController {
             began: now,
             until: now + Duration::from_secs_f64(commanded_s),
             from_um: self.stage.and_then(|stage| stage.z).map_or(f64::NAN, |z| z.um()),
+            goal_um: None,
+        });
+        velocity
+    }
+
+    /// The same by a height to drive to.
+    fn begin_target(&mut self, distance_um: f64, now: Instant) -> f64 {
+        let play_um = self.landing.play_um(-distance_um);
+        let goal = self
+            .stage
+            .and_then(|stage| stage.z)
+            .map(|z| z.um() - distance_um + play_um);
+        let within = self.config.z_min.um()..=self.config.z_max.um();
+        let Some(goal_um) = goal.filter(|goal_um| within.contains(goal_um)) else {
+            self.give_up(self.limit_sentence(distance_um));
+            return 0.0;
+        };
+        let velocity = -self.config.speed_um_per_s.copysign(distance_um);
+        let takes = Duration::from_secs_f64(2.0 * distance_um.abs() / velocity.abs());
+        self.state = RunState::Moving;
+        self.step = Some(Step {
+            velocity_um_per_s: velocity,
+            began: now,
+            until: now + takes + TARGET_PATIENCE,
+            from_um: goal_um + distance_um,
+            goal_um: Some(goal_um),
         });
         velocity
     }

@@ -124,6 +124,11 @@ impl StageHeight {
     pub const fn um(self) -> f64 {
         self.0
     }
+
+    /// In metres.
+    pub fn as_metres(self) -> f64 {
+        self.0 * 1e-6
+    }
 }
 
 impl Defocus {

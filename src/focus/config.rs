@@ -14,8 +14,10 @@ pub enum Law {
     /// Algorithm 1: index 4 at the default speed, else 0.2 x default speed x index, until index 0.
     Paper,
     /// The same speeds, in bounded steps with a look after each.
-    #[default]
     Stepwise,
+    /// The same looks, and heights to drive to between them, at the speed of the stage.
+    #[default]
+    Predictive,
 }
 
 impl Law {
@@ -24,6 +26,7 @@ impl Law {
         match self {
             Self::Paper => "paper",
             Self::Stepwise => "stepwise",
+            Self::Predictive => "predictive",
         }
     }
 }
@@ -35,6 +38,8 @@ pub struct FocusConfig {
     pub law: Law,
     /// The paper's default speed, µm/s.
     pub default_speed_um_per_s: f64,
+    /// Predictive: greatest speed, µm/s; the stage has its own limits.
+    pub speed_um_per_s: f64,
     /// Heights between the classes, which bound the steps.
     pub edges: ClassEdges,
     /// Lowest permitted height of the lens, stage coordinates.
@@ -57,6 +62,7 @@ impl Default for FocusConfig {
         Self {
             law: Law::default(),
             default_speed_um_per_s: 223.7,
+            speed_um_per_s: 500.0,
             edges: ClassEdges::default(),
             z_min: StageHeight::from_um(-100.0),
             z_max: StageHeight::from_um(300.0),
@@ -82,6 +88,7 @@ impl FocusConfig {
             }
         };
         positive("default_speed", self.default_speed_um_per_s)?;
+        positive("speed", self.speed_um_per_s)?;
         positive("estimate_timeout", self.estimate_timeout.as_secs_f64())?;
         positive("motion_timeout", self.motion_timeout.as_secs_f64())?;
         positive("run_timeout", self.run_timeout.as_secs_f64())?;

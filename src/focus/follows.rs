@@ -136,6 +136,14 @@ impl Default for Follows {
 }
 
 impl Follows {
+    /// Of a stage that the picture is known to follow.
+    pub fn proven() -> Self {
+        Self {
+            is_proven: true,
+            ..Self::default()
+        }
+    }
+
     /// Whether the picture has followed the stage in this run.
     pub fn is_proven(&self) -> bool {
         self.is_proven

@@ -38,6 +38,21 @@ impl Heights {
     }
 }
 
+impl Heights {
+    /// The velocity then, µm/s, by the reports around it; zero where there are none.
+    pub fn um_per_s(&self, then: Instant) -> f64 {
+        let Some(after) = self.0.iter().position(|(at, _)| *at > then) else {
+            return 0.0;
+        };
+        let around = after
+            .checked_sub(1)
+            .and_then(|before| Some((self.0.get(before)?, self.0.get(after)?)));
+        around.map_or(0.0, |(before, after)| {
+            (after.1 - before.1) / after.0.since(before.0).as_secs_f64()
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

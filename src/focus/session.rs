@@ -11,7 +11,7 @@
 use std::time::Duration;
 
 use super::{
-    FocusConfig, FocusController, Observation, POSITION_INVALID, RunState, StageMotion, StageReport,
+    Command, FocusConfig, FocusController, Observation, POSITION_INVALID, RunState, StageMotion, StageReport,
 };
 use crate::units::Instant;
 
@@ -352,14 +352,14 @@ impl<G: Goal, C, W> Session<G, C, W> {
 
 /// What to do.
 impl<G: Goal, C, W> Session<G, C, W> {
-    /// The velocity along z to command now, µm/s, if one is to be sent.
-    pub fn poll(&mut self, now: Instant) -> Option<f64> {
-        let velocity = self.controller.poll(now);
-        if velocity != 0.0 {
+    /// What to command now, if anything is to be sent.
+    pub fn poll(&mut self, now: Instant) -> Option<Command> {
+        let command = self.controller.poll(now);
+        if command.is_motion() {
             self.commanded = now;
         }
-        let is_sent = velocity != 0.0 || self.zeros_due > 0;
-        self.zeros_due = if velocity != 0.0 {
+        let is_sent = command.is_motion() || self.zeros_due > 0;
+        self.zeros_due = if command.is_motion() {
             STOP_REPEATS
         } else {
             self.zeros_due.saturating_sub(1)
@@ -367,7 +367,7 @@ impl<G: Goal, C, W> Session<G, C, W> {
         self.poll_leaving(now);
         self.poll_run(now);
         self.poll_calls(now);
-        is_sent.then_some(velocity)
+        is_sent.then_some(command)
     }
 
     /// Deactivated in motion: the motion ends first, unless no stage is left to say that it has.

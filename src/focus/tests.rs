@@ -88,7 +88,14 @@ impl Loop {
             let observation = self.pending.remove(0);
             self.controller.handle_observation(observation, self.now);
         }
-        let velocity = self.controller.poll(self.now);
+        let velocity = match self.controller.poll(self.now) {
+            Command::Velocity(velocity) => velocity,
+            // A drive without inertia.
+            Command::Target(goal, um_per_s) => {
+                let step_um = um_per_s * TICK.as_secs_f64();
+                (goal.um() - self.z_um).clamp(-step_um, step_um) / TICK.as_secs_f64()
+            }
+        };
         let motion = if velocity == 0.0 {
             StageMotion::Still
         } else {
@@ -229,7 +236,7 @@ fn frames_exposed_in_motion_do_not_decide_the_next_step() {
     let in_motion = run.observe(true);
     while run.tick(false, true) != 0.0 {}
     run.controller.handle_observation(in_motion, run.now);
-    assert_eq!(run.controller.poll(run.now), 0.0);
+    assert_eq!(run.controller.poll(run.now), Command::STAND);
 }
 
 #[test]
@@ -277,7 +284,7 @@ fn a_dead_stage_ends_the_run() {
         motion: StageMotion::Unavailable,
         at: run.now,
     });
-    assert_eq!(run.controller.poll(run.now), 0.0);
+    assert_eq!(run.controller.poll(run.now), Command::STAND);
     assert!(matches!(run.controller.state(), RunState::Failed(reason) if reason.contains("stage")));
 }
 
@@ -313,8 +320,9 @@ fn settings_out_of_range_are_named() {
 
 proptest! {
     #[test]
-    fn stepwise_focuses_from_anywhere(start_um in -60.0..60.0_f64, latency_ms in 0_u64..400) {
-        let mut run = Loop::new(Law::Stepwise, start_um, latency_ms);
+    fn bounded_steps_focus_from_anywhere(start_um in -60.0..60.0_f64, latency_ms in 0_u64..400, predictive: bool) {
+        let law = if predictive { Law::Predictive } else { Law::Stepwise };
+        let mut run = Loop::new(law, start_um, latency_ms);
         run.run(20.0);
         prop_assert_eq!(run.controller.state(), &RunState::InFocus);
         prop_assert!(run.z_um.abs() < 0.72, "ended at {}", run.z_um);
@@ -322,8 +330,9 @@ proptest! {
     }
 
     #[test]
-    fn stepwise_finds_the_sign_where_the_picture_hides_it(start_um in -60.0..60.0_f64, latency_ms in 0_u64..400) {
-        let mut run = Loop::new(Law::Stepwise, start_um, latency_ms);
+    fn bounded_steps_find_the_sign_where_the_picture_hides_it(start_um in -60.0..60.0_f64, latency_ms in 0_u64..400, predictive: bool) {
+        let law = if predictive { Law::Predictive } else { Law::Stepwise };
+        let mut run = Loop::new(law, start_um, latency_ms);
         run.blind_below_um = 25.0;
         run.run(25.0);
         prop_assert_eq!(run.controller.state(), &RunState::InFocus);
@@ -332,8 +341,8 @@ proptest! {
     }
 
     #[test]
-    fn lies_never_lead_past_the_limits(start_um in -99.0..299.0_f64, index in 0_usize..7, stepwise: bool) {
-        let law = if stepwise { Law::Stepwise } else { Law::Paper };
+    fn lies_never_lead_past_the_limits(start_um in -99.0..299.0_f64, index in 0_usize..7, law in 0_usize..3) {
+        let law = [Law::Predictive, Law::Stepwise, Law::Paper][law];
         let mut run = Loop::new(law, start_um, 0);
         run.controller.handle_stage(StageReport { z: Some(StageHeight::from_um(start_um)), motion: StageMotion::Still, at: run.now });
         for _ in 0..2000 {
@@ -506,7 +515,7 @@ fn a_position_that_does_not_count_ends_the_run() {
             motion: StageMotion::Still,
             at: run.now,
         });
-        assert_eq!(run.controller.poll(run.now), 0.0);
+        assert_eq!(run.controller.poll(run.now), Command::STAND);
         assert_eq!(
             *run.controller.state(),
             RunState::Failed(POSITION_INVALID.to_owned())
@@ -528,6 +537,6 @@ fn focus_that_is_passed_in_motion_is_not_reached() {
         ..run.observe(true)
     };
     run.controller.handle_observation(passing, run.now);
-    assert_eq!(run.controller.poll(run.now), 0.0);
+    assert_eq!(run.controller.poll(run.now), Command::STAND);
     assert_ne!(*run.controller.state(), RunState::InFocus);
 }

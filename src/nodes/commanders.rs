@@ -25,7 +25,8 @@ pub(super) struct Commanders {
     bonds: Bonds,
     /// Whether that node says that it is at work; None before it says anything.
     is_busy: watch::Receiver<Option<bool>>,
-    commands: watch::Receiver<Vec<Endpoint>>,
+    /// Publishers of velocities and of heights.
+    commands: [watch::Receiver<Vec<Endpoint>>; 2],
     reports: watch::Receiver<Vec<Endpoint>>,
     disputed_since: Option<Instant>,
 }
@@ -55,7 +56,7 @@ impl Commanders {
             },
             bonds: Bonds::new(node, [commander], silence, clock)?,
             is_busy,
-            commands: node.publishers_of("cmd_vel"),
+            commands: ["cmd_vel", "cmd_target"].map(|topic| node.publishers_of(topic)),
             reports: node.publishers_of("stage_state"),
             disputed_since: None,
         })
@@ -75,7 +76,7 @@ impl Commanders {
                 commander: &self.commander,
                 is_idle: *self.is_busy.borrow() == Some(false) || self.bonds.gone(now).is_some(),
                 gives_signs: self.bonds.is_heard(),
-                commands: &self.commands.borrow(),
+                commands: &together(self.commands.each_ref().map(|topic| topic.borrow().clone())),
                 reports: &self.reports.borrow(),
             })
         });
@@ -83,6 +84,16 @@ impl Commanders {
         self.disputed_since = since;
         found.filter(|_| since.is_some_and(|since| now.since(since) >= DISPUTE_LIMIT))
     }
+}
+
+/// Publishers of either topic: a node that publishes both commands once.
+fn together([velocities, mut targets]: [Vec<Endpoint>; 2]) -> Vec<Endpoint> {
+    for velocity in &velocities {
+        if let Some(same) = targets.iter().position(|target| target.node == velocity.node) {
+            targets.swap_remove(same);
+        }
+    }
+    [velocities, targets].concat()
 }
 
 /// What is seen of those who could move the stage.
@@ -95,7 +106,7 @@ struct Look<'a> {
     is_idle: bool,
     /// Whether it gives signs of life, which tell two of its name apart better than the graph.
     gives_signs: bool,
-    /// Publishers of `cmd_vel`.
+    /// Publishers of `cmd_vel`, and of `cmd_target` without those that publish both.
     commands: &'a [Endpoint],
     /// Publishers of `stage_state`.
     reports: &'a [Endpoint],
@@ -125,7 +136,7 @@ fn dispute(look: &Look) -> Option<String> {
         _ => return None,
     };
     Some(format!(
-        "velocities come on cmd_vel from {disputed}: end all but one, or put a multiplexer such as twist_mux between; one that was \
+        "commands come on cmd_vel or cmd_target from {disputed}: end all but one, or put a multiplexer such as twist_mux between; one that was \
          killed is listed for up to 20 s"
     ))
 }
@@ -224,6 +235,21 @@ mod tests {
             false,
             "from /focus (2 publishers):",
         );
+    }
+
+    #[test]
+    fn a_node_that_publishes_both_commands_once() {
+        for (velocities, targets, expected) in [
+            ("focus", "focus", "focus"),
+            ("focus joystick", "focus", "focus joystick"),
+            ("focus", "focus focus", "focus focus"),
+            ("joystick", "focus", "joystick focus"),
+            ("", "focus", "focus"),
+            ("? focus", "focus", "? focus"),
+        ] {
+            let found = together([endpoints(velocities), endpoints(targets)]);
+            assert_eq!(found, endpoints(expected), "{velocities}; {targets}");
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use futures::StreamExt;
 use r2r::geometry_msgs::msg::{Twist, TwistStamped, Vector3};
 use r2r::hhnet::action::Autofocus;
-use r2r::hhnet::msg::{About, FocusEstimate, FocusState, StageState};
+use r2r::hhnet::msg::{About, FocusEstimate, FocusState, StageState, StageTarget};
 use r2r::std_srvs::srv::{SetBool, Trigger};
 use r2r::{QosProfile, ServiceRequest};
 
@@ -19,7 +19,9 @@ use super::microscope::MicroscopeParameters;
 use super::recorded::{REFUSAL, Recorded};
 use crate::classes::{ClassEdges, DistanceIndex};
 use crate::focus::session::{Answer, End, Goal, Session, StageNews, Surroundings};
-use crate::focus::{FocusConfig, FocusController, Law, Observation, RunState, StageMotion, StageReport};
+use crate::focus::{
+    Command, FocusConfig, FocusController, Law, Observation, RunState, StageMotion, StageReport,
+};
 use crate::objective::Objective;
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
 use crate::ros::app::App;
@@ -41,6 +43,8 @@ const COMMAND_PERIOD: Duration = Duration::from_millis(20);
 choices! {
     /// The control law.
     Mode {
+        /// Heights to drive to at the speed of the stage, with a look after each.
+        Predictive = "predictive",
         /// Bounded steps, with a look between them.
         Stepwise = "stepwise",
         /// Algorithm 1 of the paper as printed.
@@ -51,8 +55,11 @@ choices! {
 parameters! {
     /// Parameters of the focus controller node.
     FocusControllerParameters in "focus_controller" with microscope: MicroscopeParameters [objective, z_min, z_max] {
-        /// Control law: `stepwise` (bounded steps, look after each) or `paper` (Algorithm 1 as printed).
-        mode: Mode [live] = Mode::Stepwise,
+        /// Control law: `predictive` (drives to the height at which a look has focus, and looks again), `stepwise` (the same in bounded steps at
+        /// the paper's speeds) or `paper` (Algorithm 1 as printed).
+        mode: Mode [live] = Mode::Predictive,
+        /// Mode `predictive`: greatest speed, m/s; the bridge has limits of its own.
+        speed: f64 [0.000001..=0.1, "m/s", live] = 0.0005,
         /// The paper's default speed, m/s.
         default_speed: f64 [0.000001..=0.01, "m/s", live] = 0.0002237,
         /// An estimate exposed longer ago than this is not acted on, s.
@@ -93,10 +100,12 @@ impl FocusControllerParameters {
         };
         let config = FocusConfig {
             law: match self.mode {
+                Mode::Predictive => Law::Predictive,
                 Mode::Stepwise => Law::Stepwise,
                 Mode::Paper => Law::Paper,
             },
             default_speed_um_per_s: self.default_speed * 1e6,
+            speed_um_per_s: self.speed * 1e6,
             edges: ClassEdges::for_objective(&objective),
             z_min: StageHeight::from_metres(self.microscope.z_min),
             z_max: StageHeight::from_metres(self.microscope.z_max),
@@ -172,7 +181,8 @@ pub async fn run(app: App) -> Result<()> {
     let bonds = Bonds::new(&mut node, names.clone(), silence, app.clock)?;
     let recorded = Recorded::new(&mut node, names.chain(["camera"]).collect::<BTreeSet<_>>())?;
     let mut outlets = Outlets {
-        commands: node.publisher("cmd_vel", newest_reliable())?,
+        velocities: node.publisher("cmd_vel", newest_reliable())?,
+        targets: node.publisher("cmd_target", newest_reliable())?,
         states: node.publisher("focus_state", latched())?,
         frame_id: frame_in(&node.namespace()?, "z"),
         demand: Demand::new(&mut node, "focus")?,
@@ -239,8 +249,8 @@ pub async fn run(app: App) -> Result<()> {
             }
             Event::Shutdown => break,
         }
-        if let Some(velocity) = session.poll(now) {
-            outlets.command(velocity, now);
+        if let Some(command) = session.poll(now) {
+            outlets.command(command, now);
         }
         outlets.demand.set(wants_estimates(session.controller().state()));
         outlets.publish_state(session.controller(), &base);
@@ -253,7 +263,7 @@ pub async fn run(app: App) -> Result<()> {
     for answer in session.answers() {
         outlets.answer(answer, &mut base);
     }
-    outlets.command(0.0, base.now());
+    outlets.command(Command::STAND, base.now());
     Ok(())
 }
 
@@ -346,7 +356,8 @@ fn to_news(stage: StageState) -> StageNews {
 }
 
 struct Outlets {
-    commands: Publisher<TwistStamped>,
+    velocities: Publisher<TwistStamped>,
+    targets: Publisher<StageTarget>,
     states: Publisher<FocusState>,
     /// The frame in which velocities are meant.
     frame_id: Arc<str>,
@@ -357,7 +368,18 @@ struct Outlets {
 }
 
 impl Outlets {
-    fn command(&mut self, velocity_um_per_s: f64, now: Instant) {
+    fn command(&self, command: Command, now: Instant) {
+        match command {
+            Command::Velocity(um_per_s) => self.command_velocity(um_per_s, now),
+            Command::Target(z, um_per_s) => self.targets.publish(&StageTarget {
+                header: header(now, &self.frame_id),
+                z: z.as_metres(),
+                max_speed: um_per_s * 1e-6,
+            }),
+        }
+    }
+
+    fn command_velocity(&self, velocity_um_per_s: f64, now: Instant) {
         let linear = Vector3 {
             x: 0.0,
             y: 0.0,
@@ -367,7 +389,7 @@ impl Outlets {
             linear,
             angular: Vector3::default(),
         };
-        self.commands.publish(&TwistStamped {
+        self.velocities.publish(&TwistStamped {
             header: header(now, &self.frame_id),
             twist,
         });
@@ -446,7 +468,14 @@ impl Outlets {
 
 fn introduce(parameters: &FocusControllerParameters, base: &mut Base) {
     base.presence.introduce(About {
-        capabilities: capabilities(&["autofocus", "focus_state", "cmd_vel", "~/enable", "~/stop"]),
+        capabilities: capabilities(&[
+            "autofocus",
+            "focus_state",
+            "cmd_vel",
+            "cmd_target",
+            "~/enable",
+            "~/stop",
+        ]),
         limits: limits([
             ("z_min", parameters.microscope.z_min),
             ("z_max", parameters.microscope.z_max),

@@ -14,6 +14,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use r2r::ServiceRequest;
 use r2r::geometry_msgs::msg::TwistStamped;
 use r2r::hhnet::action::MoveStage;
+use r2r::hhnet::msg::StageTarget;
 use r2r::hhnet::srv::AcceptPosition;
 use r2r::std_srvs::srv::Trigger;
 use tokio::time::{Interval, MissedTickBehavior};
@@ -37,7 +38,7 @@ use crate::ros::managed::{Base, Flow, Managed};
 use crate::ros::node::{Builder, Newest, Requests, newest_reliable};
 use crate::ros::params::Checked;
 use crate::stage::host::StageConfig;
-use crate::stage::status::StageStatus;
+use crate::stage::status::{Refusal, StageStatus};
 use crate::units::{Instant, Micrometres};
 
 /// Why nothing moves before activation.
@@ -95,7 +96,8 @@ impl Checked for StepperBridgeParameters {
 
 /// Everything the bridge reacts to.
 enum Event {
-    Command(TwistStamped),
+    Velocity(TwistStamped),
+    Target(StageTarget),
     Goal(GoalRequest<MoveStage::Action>),
     Stop(ServiceRequest<Trigger::Service>),
     ClearFault(ServiceRequest<Trigger::Service>),
@@ -124,7 +126,8 @@ pub async fn run(app: App) -> Result<()> {
     let zero = Micrometres::from_metres(parameters.power_up_z);
     let bridge = Bridge {
         inlets: Inlets {
-            commands: node.subscribe("cmd_vel", newest_reliable())?,
+            velocities: node.subscribe("cmd_vel", newest_reliable())?,
+            targets: node.subscribe("cmd_target", newest_reliable())?,
             stops: node.service("~/stop")?,
             clears: node.service("~/clear_fault")?,
             homes: node.service("~/home")?,
@@ -141,6 +144,7 @@ pub async fn run(app: App) -> Result<()> {
         outlets: Outlets::new(&mut node, &path, &parameters, zero)?,
         dispute: None,
         commanded: false,
+        aimed_at: Instant::default(),
         config: parameters.stage_config()?,
         clock: app.clock,
         parameters,
@@ -153,7 +157,8 @@ pub async fn run(app: App) -> Result<()> {
 
 /// What the bridge hears.
 struct Inlets {
-    commands: Newest<TwistStamped>,
+    velocities: Newest<TwistStamped>,
+    targets: Newest<StageTarget>,
     stops: Requests<Trigger::Service>,
     clears: Requests<Trigger::Service>,
     homes: Requests<Trigger::Service>,
@@ -173,8 +178,10 @@ struct Bridge {
     commanders: Commanders,
     /// Why no command is obeyed.
     dispute: Option<String>,
-    /// Whether the newest velocity was a motion.
+    /// Whether the newest command was a motion.
     commanded: bool,
+    /// When the newest height was decided.
+    aimed_at: Instant,
     outlets: Outlets,
 }
 
@@ -236,7 +243,8 @@ impl Managed for Bridge {
         let inlets = &mut self.inlets;
         loop {
             tokio::select! {
-                Some(_) = inlets.commands.next() => {}
+                Some(_) = inlets.velocities.next() => {}
+                Some(_) = inlets.targets.next() => {}
                 Some(request) = inlets.goals.next() => request.reject(reason),
                 Some(request) = inlets.stops.next() => respond(request, Err::<String, _>(reason)),
                 Some(request) = inlets.clears.next() => respond(request, Err::<String, _>(reason)),
@@ -255,7 +263,8 @@ impl Managed for Bridge {
             // A stop is taken up before anything that came with it.
             biased;
             Some(request) = inlets.stops.next() => Event::Stop(request),
-            Some(command) = inlets.commands.next() => Event::Command(command),
+            Some(command) = inlets.velocities.next() => Event::Velocity(command),
+            Some(command) = inlets.targets.next() => Event::Target(command),
             Some(request) = inlets.goals.next() => Event::Goal(request),
             Some(request) = inlets.clears.next() => Event::ClearFault(request),
             Some(request) = inlets.homes.next() => Event::Home(request),
@@ -268,7 +277,8 @@ impl Managed for Bridge {
     async fn handle(&mut self, event: Event, stage: &mut Stage, base: &mut Base) -> Result<Flow> {
         let now = base.now();
         match event {
-            Event::Command(command) => self.handle_command(&command, &stage.handle, base),
+            Event::Velocity(command) => self.handle_velocity(&command, &stage.handle, base),
+            Event::Target(command) => self.handle_target(&command, &stage.handle, base),
             Event::Goal(request) => self.handle_goal(request, &stage.handle, base),
             Event::Stop(request) => self.handle_stop(request, stage, now),
             Event::ClearFault(request) => self.handle_clear(request, stage, now),
@@ -318,24 +328,46 @@ impl Managed for Bridge {
 }
 
 impl Bridge {
-    /// Passes a velocity on; it takes over from a goal.
-    fn handle_command(&mut self, command: &TwistStamped, stage: &StageHandle, base: &Base) {
-        let z_um_per_s = command.twist.linear.z * 1e6;
-        if !base.is_active() {
-            return;
-        }
-        if self.dispute.is_some() {
-            // The stop goes on to hold.
-            stage.begin_stop();
-            return;
-        }
-        // Zeros of a commander that is done do not mean another client's move; ~/stop does.
-        if z_um_per_s == 0.0 && self.moves.is_busy() {
+    /// Passes a velocity on.
+    fn handle_velocity(&mut self, command: &TwistStamped, stage: &StageHandle, base: &Base) {
+        let (z_um_per_s, decided) = (command.twist.linear.z * 1e6, from_time(&command.header.stamp));
+        // Zeros of a commander that is done do not mean another client's move; ~/stop does. And one that a height has overtaken is over.
+        let is_over = self.moves.is_busy() || decided < self.aimed_at;
+        if (z_um_per_s == 0.0 && is_over) || !self.may_command(stage, base) {
             return;
         }
         self.commanded = z_um_per_s != 0.0;
-        match stage.velocity(z_um_per_s, from_time(&command.header.stamp)) {
-            Ok(_) => {
+        self.take_over(stage.velocity(z_um_per_s, decided).map(drop), stage, base);
+    }
+
+    /// Passes a height on.
+    fn handle_target(&mut self, command: &StageTarget, stage: &StageHandle, base: &Base) {
+        if !self.may_command(stage, base) {
+            return;
+        }
+        let decided = from_time(&command.header.stamp);
+        (self.commanded, self.aimed_at) = (true, decided);
+        let z_um = Micrometres::from_metres(command.z) - self.outlets.zero();
+        self.take_over(
+            stage.target(z_um.0, command.max_speed * 1e6, decided),
+            stage,
+            base,
+        );
+    }
+
+    /// Whether a command is to be obeyed.
+    fn may_command(&self, stage: &StageHandle, base: &Base) -> bool {
+        if base.is_active() && self.dispute.is_some() {
+            // The stop goes on to hold.
+            stage.begin_stop();
+        }
+        base.is_active() && self.dispute.is_none()
+    }
+
+    /// A command takes over from a goal.
+    fn take_over(&mut self, outcome: Result<(), Refusal>, stage: &StageHandle, base: &Base) {
+        match outcome {
+            Ok(()) => {
                 let status = stage.status().borrow().clone();
                 self.moves
                     .end(Outcome::Preempted, "a velocity command took over", &status);

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::classes::DistanceIndex;
+use crate::focus::Law;
 use crate::units::{Defocus, StageHeight};
 
 /// A goal of this number, cancelled or not.
@@ -61,9 +62,17 @@ fn far(ms: u64) -> Observation {
     }
 }
 
+/// Of a law that commands velocities.
+fn stepwise() -> FocusConfig {
+    FocusConfig {
+        law: Law::Stepwise,
+        ..FocusConfig::default()
+    }
+}
+
 /// An active session with a stage that stands.
 fn ready() -> Sut {
-    let mut session = Sut::new(FocusConfig::default(), false);
+    let mut session = Sut::new(stepwise(), false);
     session.activate();
     session.handle_stage(news(StageMotion::Still, 0), at(0));
     session
@@ -74,7 +83,11 @@ fn run_until(session: &mut Sut, from_ms: u64, until_ms: u64) -> f64 {
     let mut velocity = 0.0;
     for ms in (from_ms..until_ms).step_by(20) {
         session.handle_estimate(far(ms), at(ms));
-        velocity = session.poll(at(ms)).unwrap_or(0.0);
+        velocity = match session.poll(at(ms)) {
+            Some(Command::Velocity(velocity)) => velocity,
+            Some(target) => panic!("{target:?}"),
+            None => 0.0,
+        };
         let motion = if velocity == 0.0 {
             StageMotion::Still
         } else {
@@ -174,7 +187,7 @@ fn what_hinders_a_run_is_said() {
         // Enabled before the stage is heard of, the law waits for it; a goal would not know what it waits for.
         (true, None, Surroundings::default(), Some("not ready"), None),
     ] {
-        let mut session = Sut::new(FocusConfig::default(), false);
+        let mut session = Sut::new(stepwise(), false);
         if is_active {
             session.activate();
         }
@@ -251,7 +264,11 @@ fn a_goal_ends_when_the_stage_stands() {
     for (cause, end, word) in cases {
         let (mut session, ms) = moving();
         cause(&mut session, at(ms));
-        assert_eq!(session.poll(at(ms)), Some(0.0), "{word}: a zero is sent at once");
+        assert_eq!(
+            session.poll(at(ms)),
+            Some(Command::STAND),
+            "{word}: a zero is sent at once"
+        );
         assert!(session.answers().is_empty(), "{word}: it still moves");
         session.handle_stage(
             StageNews {
@@ -285,7 +302,7 @@ fn zeros_are_repeated_after_a_motion() {
     session.disable("off", at(ms));
     session.handle_stage(news(StageMotion::Still, 4000), at(ms));
     let sent: Vec<_> = (0..8).map(|tick| session.poll(at(ms + 20 * tick))).collect();
-    assert_eq!(sent[..5], [Some(0.0); 5]);
+    assert_eq!(sent[..5], [Some(Command::STAND); 5]);
     assert_eq!(sent[5..], [None; 3]);
     assert!(!session.is_busy());
 }
@@ -372,7 +389,7 @@ fn a_goal_has_its_own_time() {
 
 #[test]
 fn a_run_begins_by_itself_once_nothing_hinders_it() {
-    let begin = || Sut::new(FocusConfig::default(), true);
+    let begin = || Sut::new(stepwise(), true);
     let mut session = begin();
     session.handle_stage(news(StageMotion::Still, 0), at(0));
     assert_eq!(*session.controller().state(), RunState::Disabled, "not active");

@@ -205,6 +205,7 @@ impl Outlets {
             capabilities: capabilities(&[
                 "move_stage",
                 "cmd_vel",
+                "cmd_target",
                 "joint_states",
                 "stage_state",
                 "~/stop",
