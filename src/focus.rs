@@ -477,7 +477,8 @@ impl FocusController {
             self.give_up(mismatch.sentence());
             return 0.0;
         }
-        if self.search.is_over() {
+        let is_quick = self.config.law == Law::Predictive && self.search.is_step_due();
+        if self.search.is_over() || (is_quick && self.may_search_up()) {
             return self.search_up(now);
         }
         if self.is_promise_due(now) {
@@ -526,8 +527,12 @@ impl FocusController {
         let Some(step) = self.step.or(self.ended).filter(|_| self.follows.is_proven()) else {
             return;
         };
-        let in_motion =
-            |look: &Observation| look.exposed > self.compared && look.exposed < self.counts_from();
+        // Where it was before the stage told of this motion is not known well enough.
+        let in_motion = |look: &Observation| {
+            look.exposed > self.compared
+                && look.exposed < self.counts_from()
+                && self.heights.are_told(step.began, look.exposed)
+        };
         let (Some(goal_um), Some(look)) = (step.goal_um, self.fresh(now).filter(in_motion)) else {
             return;
         };
@@ -610,18 +615,25 @@ impl FocusController {
             ));
             return 0.0;
         }
-        let most_steps = if is_known { SEARCH_STEPS } else { 1 };
-        let has_specimen = self.observation.as_ref().is_some_and(|look| look.has_specimen);
         let step_um = SEARCH_REACH * edges.near_um;
         let speed = self.config.speed(DistanceIndex::from_class(3));
-        let is_worth_it = self.state != RunState::InFocus && has_specimen && self.search.steps() < most_steps;
-        if is_worth_it && self.has_room_above(step_um) {
+        if self.may_search_up() {
             self.search.handle_step(step_um);
             self.promised_um = 0.0;
             return self.begin(-step_um, speed, now);
         }
         self.give_up(self.search.sentence(&self.complaint));
         0.0
+    }
+
+    /// Whether a step up is left that could bring a specimen to view.
+    fn may_search_up(&self) -> bool {
+        let most_steps = if self.follows.is_proven() { SEARCH_STEPS } else { 1 };
+        let has_specimen = self.observation.as_ref().is_some_and(|look| look.has_specimen);
+        self.state != RunState::InFocus
+            && has_specimen
+            && self.search.steps() < most_steps
+            && self.has_room_above(SEARCH_REACH * self.config.edges.near_um)
     }
 
     fn has_room_above(&self, step_um: f64) -> bool {

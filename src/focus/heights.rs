@@ -39,6 +39,11 @@ impl Heights {
 }
 
 impl Heights {
+    /// Whether there is a report of between the two.
+    pub fn are_told(&self, from: Instant, to: Instant) -> bool {
+        self.0.iter().any(|(at, _)| *at > from && *at <= to)
+    }
+
     /// The velocity then, µm/s, by the reports around it; zero where there are none.
     pub fn um_per_s(&self, then: Instant) -> f64 {
         let Some(after) = self.0.iter().position(|(at, _)| *at > then) else {

@@ -8,6 +8,9 @@ use crate::units::Instant;
 /// Untrusted looks in a row before looking elsewhere or giving up, and how long they are watched at least.
 const MOST_DOUBTFUL: u32 = 12;
 const LOOK: Duration = Duration::from_millis(1200);
+/// The same before a step up, for a law to which a step costs less than to look for longer.
+const FEW_DOUBTFUL: u32 = 4;
+const SHORT_LOOK: Duration = Duration::from_millis(100);
 
 /// Untrusted looks of a stage at rest.
 #[derive(Debug, Default)]
@@ -35,10 +38,19 @@ impl Search {
 
     /// Whether nothing more is to be expected from looking on here.
     pub fn is_over(&self) -> bool {
+        self.has_watched(MOST_DOUBTFUL, LOOK)
+    }
+
+    /// Whether a step up is worth more than to look on here.
+    pub fn is_step_due(&self) -> bool {
+        self.has_watched(FEW_DOUBTFUL, SHORT_LOOK)
+    }
+
+    fn has_watched(&self, looks: u32, least: Duration) -> bool {
         let watched = self
             .span
             .map_or(Duration::ZERO, |(first, last)| last.since(first));
-        self.doubtful >= MOST_DOUBTFUL && watched >= LOOK
+        self.doubtful >= looks && watched >= least
     }
 
     /// The lens goes up by that much, to look again.

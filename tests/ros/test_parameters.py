@@ -75,7 +75,7 @@ def test_changes_are_vetoed_with_a_reason_or_told_to_all(graph, client):
         (double("z_max", 0.0), "said once, as 'microscope.z_max'"),
         (string("settle", "long"), "correct its type"),
         (double("setle", 0.1), "did you mean 'settle'"),
-        (string("mode", "sideways"), "choose stepwise or paper"),
+        (string("mode", "sideways"), "choose predictive, stepwise or paper"),
         (double("settle", float("nan")), "correct its type"),
         (Parameter(name="use_sim_time", value=ParameterValue(type=ParameterType.PARAMETER_BOOL, bool_value=True)), "real time"),
     ]:
