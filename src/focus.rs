@@ -22,8 +22,10 @@ mod follows;
 mod heights;
 mod landing;
 mod paper;
+mod predictive;
 mod search;
 pub mod session;
+mod step;
 mod stepwise;
 
 use std::sync::Arc;
@@ -35,7 +37,8 @@ use follows::{Follows, Mismatch, Sight};
 use heights::Heights;
 use landing::Landing;
 use search::Search;
-use stepwise::{DOUBT, MIN_MOVE, Stepwise};
+use step::{LEAST_COMMAND_S, Step};
+use stepwise::{DOUBT, MIN_MOVE, Stepwise, TRIAL};
 
 use crate::classes::DistanceIndex;
 use crate::units::{CLOCK_SKEW, Defocus, Instant, StageHeight};
@@ -46,25 +49,6 @@ const FOREIGN_SETTLE: Duration = Duration::from_millis(250);
 
 /// Age of the stage's newest report above which nothing is known of it; more than the longest period of reports (1 s).
 const STAGE_LIMIT: Duration = Duration::from_millis(1500);
-
-/// The first step towards the slide of a run, µm: a scale that is wrong by 25.4 makes 10 µm of it, and the picture tells.
-const FEELER_UM: f64 = 0.4;
-/// How long it lasts, and how long a step that is to show whether the picture follows lasts at least.
-const FEELER: Duration = Duration::from_millis(140);
-const TRIAL: Duration = Duration::from_millis(200);
-
-/// Longest time that a stage is expected to move on after it was told to stop, and the shortest time for which it is told to move.
-const MOST_OVERRUN_S: f64 = 0.2;
-const LEAST_COMMAND_S: f64 = 0.03;
-
-/// A stage that stands so near to the height it was sent to is there, µm; and the time after which one that stands has heard of it.
-const THERE_UM: f64 = 0.2;
-/// Way in the wrong direction that is another motion than the one commanded, µm. Before the first motion after its start the bridge goes up
-/// and compares; what was decided before that is decided anew, by a look from there.
-const ASTRAY_UM: f64 = 1.0;
-const HEARD: Duration = Duration::from_millis(100);
-/// What a move to a height may take beyond its length at its speed: the check of a first motion, ramps, the link.
-const TARGET_PATIENCE: Duration = Duration::from_millis(1500);
 
 /// Steps up where no estimate can be trusted, and the length of each in depths of class 1: less than the least step down from far away
 /// by more than the error of either, so that the lens does not come back to where it was.
@@ -150,48 +134,6 @@ impl Command {
     }
 }
 
-/// A bounded move under way.
-#[derive(Clone, Copy, Debug)]
-struct Step {
-    velocity_um_per_s: f64,
-    began: Instant,
-    /// When the command ends; of a move to a height, when patience with it ends.
-    until: Instant,
-    from_um: f64,
-    /// The height that it ends at, µm, for a law that commands heights.
-    goal_um: Option<f64>,
-}
-
-impl Step {
-    /// For how long the stage moved on, s, by where it stands now; none where that is too small to tell.
-    fn overrun_s(&self, z_um: f64) -> Option<f64> {
-        if self.goal_um.is_some() {
-            return None;
-        }
-        let travel_um = (z_um - self.from_um) * self.velocity_um_per_s.signum();
-        let commanded_s = self.until.since(self.began).as_secs_f64();
-        let overrun_s = travel_um / self.velocity_um_per_s.abs() - commanded_s;
-        (travel_um > 2.0).then_some(overrun_s.clamp(0.0, MOST_OVERRUN_S))
-    }
-}
-
-impl Step {
-    /// Whether a report shows the end of a move to a height: the stage stands, there or long enough after the command to have heard it.
-    fn is_ended_by(&self, report: &StageReport) -> bool {
-        let (Some(goal_um), Some(z)) = (self.goal_um, report.z) else {
-            return false;
-        };
-        let is_there = (z.um() - goal_um).abs() <= THERE_UM && report.at > self.began;
-        report.motion == StageMotion::Still && (is_there || report.at >= self.began + HEARD)
-    }
-
-    /// Whether the stage goes the other way than to the height it was sent to: it was not this command that moves it.
-    fn is_astray(&self, report: &StageReport) -> bool {
-        let way_um = report.z.map_or(0.0, |z| z.um() - self.from_um);
-        self.goal_um.is_some() && way_um * self.velocity_um_per_s.signum() < -ASTRAY_UM
-    }
-}
-
 /// What is wrong with the times of the estimates that arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Misdated {
@@ -228,6 +170,8 @@ pub struct FocusController {
     is_felt: bool,
     stepwise: Stepwise,
     landing: Landing,
+    /// Whether a move has gone on by what was seen on its way since the newest look at rest.
+    is_steered: bool,
     search: Search,
     misdated: Option<Misdated>,
     /// What the newest estimate says why it is not trusted, whatever its time.
@@ -257,6 +201,7 @@ impl FocusController {
             is_felt: false,
             stepwise: Stepwise::default(),
             landing: Landing::default(),
+            is_steered: false,
             search: Search::default(),
             misdated: None,
             complaint: "".into(),
@@ -522,39 +467,6 @@ impl FocusController {
         }
     }
 
-    /// Lands by what is seen on the way: a move to a height goes on to where a frame of its end has focus.
-    fn steer(&mut self, now: Instant) {
-        let Some(step) = self.step.or(self.ended).filter(|_| self.follows.is_proven()) else {
-            return;
-        };
-        // Where it was before the stage told of this motion is not known well enough.
-        let in_motion = |look: &Observation| {
-            look.exposed > self.compared
-                && look.exposed < self.counts_from()
-                && self.heights.are_told(step.began, look.exposed)
-        };
-        let (Some(goal_um), Some(look)) = (step.goal_um, self.fresh(now).filter(in_motion)) else {
-            return;
-        };
-        let Some(sight) = self.sight(&look, true) else {
-            return;
-        };
-        let um_per_s = self.heights.um_per_s(look.exposed);
-        let direction = step.velocity_um_per_s.signum();
-        let rest_um = self
-            .landing
-            .rest_um(&sight, um_per_s, goal_um, direction, &self.config.edges);
-        let Some(rest_um) = rest_um else { return };
-        self.compared = look.exposed;
-        self.confirmation.handle_look(sight);
-        match &mut self.step {
-            Some(step) => step.goal_um = Some(goal_um + rest_um),
-            None => {
-                self.begin_target(-rest_um, now);
-            }
-        }
-    }
-
     /// Holds the newest estimate against the stage's travel. Between steps only those of a stage at rest count.
     fn compare(&mut self, now: Instant) -> Result<(), Mismatch> {
         let Some(look) = self.fresh(now).filter(|look| look.exposed > self.compared) else {
@@ -567,6 +479,7 @@ impl FocusController {
         }
         self.compared = look.exposed;
         if !in_motion {
+            self.is_steered = false;
             self.measure_step();
             if let Some(sight) = self.sight(&look, false) {
                 self.landing.handle_rest(&sight, &self.config.edges);
@@ -652,32 +565,6 @@ impl FocusController {
                 .is_some_and(|look| !look.trusted && look.exposed <= self.compared)
     }
 
-    /// Algorithm 1, once the picture is known to follow.
-    fn poll_paper(&mut self, now: Instant) -> f64 {
-        let is_usable =
-            |look: &Observation| look.trusted && now.since(look.exposed) <= self.config.motion_timeout;
-        let Some(look) = self.fresh(now).filter(is_usable) else {
-            if self.state != RunState::InFocus {
-                self.state = RunState::Looking;
-            }
-            return 0.0;
-        };
-        let is_at_rest = look.exposed >= self.counts_from();
-        if look.index == DistanceIndex::IN_FOCUS {
-            return self.stand(&look, is_at_rest, now);
-        }
-        let distance_um = stepwise::distance(&look, &self.config.edges);
-        if !self.follows.is_proven() || (distance_um > 0.0 && self.is_leashed(&look)) {
-            if is_at_rest {
-                return self.order(&look, distance_um, now);
-            }
-            self.state = RunState::Looking;
-            return 0.0;
-        }
-        self.state = RunState::Moving;
-        self.permitted(-self.config.speed(look.index))
-    }
-
     /// The newest estimate says in focus. It is if the stage stood when the frame was exposed and what looks sharp was seen to follow the
     /// lens; what was not yet seen to is looked at from farther up.
     fn stand(&mut self, look: &Observation, is_at_rest: bool, now: Instant) -> f64 {
@@ -707,65 +594,10 @@ impl FocusController {
         0.0
     }
 
-    fn poll_stepwise(&mut self, now: Instant) -> f64 {
-        let Some(look) = self.look_at_rest(now).filter(|look| look.trusted) else {
-            if self.state != RunState::InFocus {
-                self.state = RunState::Looking;
-            }
-            return 0.0;
-        };
-        match self.stepwise.distance(&look, &self.config) {
-            None => self.stand(&look, true, now),
-            Some(distance_um) => self.order(&look, distance_um, now),
-        }
-    }
-
     /// Whether the lens must not descend before it was seen to move.
     fn is_leashed(&self, look: &Observation) -> bool {
         self.sight(look, true)
             .is_none_or(|sight| self.follows.leash_um(&sight, &self.config.edges).is_none())
-    }
-
-    /// Goes a distance on a look of the stage at rest, or as much of it as may be gone before the picture is known to follow.
-    fn order(&mut self, look: &Observation, distance_um: f64, now: Instant) -> f64 {
-        let edges = self.config.edges;
-        let Some(sight) = self.sight(look, false) else {
-            // The stage has not reported since the frame was exposed, or never.
-            self.state = match self.stage {
-                Some(_) => RunState::Looking,
-                None => RunState::Failed(POSITION_INVALID.to_owned()),
-            };
-            return 0.0;
-        };
-        let trial_um = Follows::trial_um(&sight, &edges);
-        let leash_um = self.follows.leash_um(&sight, &edges);
-        let is_down = distance_um > 0.0;
-        if is_down && leash_um.is_none() {
-            self.follows.lift();
-            self.promised_um = 0.0;
-            return self.begin(-trial_um, trial_um / TRIAL.as_secs_f64(), now);
-        }
-        let is_proven = self.follows.is_proven();
-        let is_feeler = is_down && !self.is_felt && !is_proven;
-        self.is_felt |= is_feeler;
-        let (most_um, least_time) = match leash_um.filter(|_| is_down && !self.follows.is_fresh()) {
-            _ if is_feeler => (FEELER_UM, FEELER),
-            Some(leash_um) if is_proven => (leash_um, MIN_MOVE),
-            None if is_proven => (f64::INFINITY, MIN_MOVE),
-            leash_um => (trial_um.min(leash_um.unwrap_or(trial_um)), TRIAL),
-        };
-        let part_um = distance_um.abs().min(most_um).copysign(distance_um);
-        self.promised_um = distance_um - part_um;
-        self.stepwise.handle_step(look, part_um);
-        let speed = match self.config.law {
-            Law::Predictive => {
-                return self.begin(Landing::part_um(part_um, &self.config.edges), 0.0, now);
-            }
-            Law::Stepwise | Law::Paper => {
-                stepwise::speed(look, &self.config).min(part_um.abs() / least_time.as_secs_f64())
-            }
-        };
-        self.begin(part_um, speed, now)
     }
 
     /// Begins a step that removes so much defocus.
@@ -786,31 +618,6 @@ impl FocusController {
             until: now + Duration::from_secs_f64(commanded_s),
             from_um: self.stage.and_then(|stage| stage.z).map_or(f64::NAN, |z| z.um()),
             goal_um: None,
-        });
-        velocity
-    }
-
-    /// The same by a height to drive to.
-    fn begin_target(&mut self, distance_um: f64, now: Instant) -> f64 {
-        let play_um = self.landing.play_um(-distance_um);
-        let goal = self
-            .stage
-            .and_then(|stage| stage.z)
-            .map(|z| z.um() - distance_um + play_um);
-        let within = self.config.z_min.um()..=self.config.z_max.um();
-        let Some(goal_um) = goal.filter(|goal_um| within.contains(goal_um)) else {
-            self.give_up(self.limit_sentence(distance_um));
-            return 0.0;
-        };
-        let velocity = -self.config.speed_um_per_s.copysign(distance_um);
-        let takes = Duration::from_secs_f64(2.0 * distance_um.abs() / velocity.abs());
-        self.state = RunState::Moving;
-        self.step = Some(Step {
-            velocity_um_per_s: velocity,
-            began: now,
-            until: now + takes + TARGET_PATIENCE,
-            from_um: goal_um + distance_um,
-            goal_um: Some(goal_um),
         });
         velocity
     }

@@ -88,7 +88,7 @@ impl Landing {
     }
 
     /// How much farther than `goal_um` a move in a direction has to go, by a look on the way that was taken at `um_per_s`, µm, positive up;
-    /// none if the look is too far from focus to tell, or it is not worth it, or focus lies before the goal.
+    /// at most the depth of class 1; none if the look is too far from focus to tell, or it is not worth it, or focus lies before the goal.
     pub fn rest_um(
         &self,
         look: &Sight,
@@ -103,7 +103,75 @@ impl Landing {
         }
         let error_um = ERROR_UM + ERROR_SHARE * look.defocus_um.abs() + ERROR_S * um_per_s.abs();
         let rest_um = look.z_um - look.defocus_um - goal_um;
-        let is_worth_it = rest_um.abs() > (SURE * error_um).max(WORTH * edges.in_focus_um);
+        let worth_um = (SURE * error_um).max(WORTH * edges.in_focus_um)..=edges.near_um;
+        let is_worth_it = worth_um.contains(&rest_um.abs());
         (is_worth_it && rest_um * direction > 0.0).then_some(rest_um)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A drive with that much play, which comes to rest at these heights in turn; its looks are exact.
+    fn after(play_um: f64, heights_um: &[f64]) -> Landing {
+        let edges = ClassEdges::default();
+        let mut landing = Landing::default();
+        let (mut motor_um, mut lens_um) = (0.0_f64, 0.0_f64);
+        landing.handle_height(Some(motor_um));
+        landing.handle_rest(&Sight::clear(motor_um, lens_um), &edges);
+        for z_um in heights_um {
+            while motor_um != *z_um {
+                motor_um += (z_um - motor_um).clamp(-1.0, 1.0);
+                lens_um = lens_um.clamp(motor_um - play_um, motor_um);
+                landing.handle_height(Some(motor_um));
+            }
+            landing.handle_rest(&Sight::clear(motor_um, lens_um), &edges);
+        }
+        landing
+    }
+
+    #[test]
+    fn the_play_is_learnt_and_only_what_is_left_of_it_is_added() {
+        let turns = [-10.0, 0.0, -10.0, 0.0, -10.0, 0.0, -10.0, 0.0];
+        let there = after(2.0, &turns);
+        assert!((there.play_um(-5.0) + 2.0).abs() < 0.1, "{there:?}");
+        assert_eq!(there.play_um(5.0), 0.0);
+        // Half of it is crossed.
+        let between = after(2.0, &[&turns[..], &[-1.0]].concat());
+        assert!((between.play_um(-5.0) + 1.0).abs() < 0.1, "{between:?}");
+        assert!((between.play_um(5.0) - 1.0).abs() < 0.1, "{between:?}");
+        let rigid = after(0.0, &turns);
+        assert!(rigid.play_um(-5.0).abs() < 0.01, "{rigid:?}");
+    }
+
+    #[test]
+    fn a_move_goes_on_only_where_a_look_shows_that_it_pays() {
+        let landing = Landing::default();
+        let rest = |z_um, defocus_um, um_per_s, direction| {
+            landing.rest_um(
+                &Sight::clear(z_um, defocus_um),
+                um_per_s,
+                0.0,
+                direction,
+                &ClassEdges::default(),
+            )
+        };
+        // Seen from above on the way down to 0: focus lies at -1.
+        assert_eq!(rest(1.0, 2.0, 0.0, -1.0), Some(-1.0));
+        for (z_um, defocus_um, um_per_s, direction) in [
+            // Not worth it; too fast to know where that was; before the goal; too far to tell; farther than one may go on.
+            (1.0, 1.1, 0.0, -1.0),
+            (1.0, 2.0, 400.0, -1.0),
+            (1.0, 0.2, 0.0, -1.0),
+            (20.0, 21.0, 0.0, -1.0),
+            (-3.0, 4.0, 0.0, -1.0),
+        ] {
+            assert_eq!(
+                rest(z_um, defocus_um, um_per_s, direction),
+                None,
+                "{z_um} {defocus_um}"
+            );
+        }
     }
 }

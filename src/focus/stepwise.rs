@@ -2,11 +2,19 @@
 
 use std::time::Duration;
 
-use super::{FocusConfig, Observation};
+use super::follows::Follows;
+use super::landing::Landing;
+use super::{FocusConfig, FocusController, Law, Observation, POSITION_INVALID, RunState};
 use crate::classes::{ClassEdges, DistanceIndex};
+use crate::units::Instant;
 
 /// A move lasts at least this long, which slows short moves until timing errors no longer matter.
 pub(super) const MIN_MOVE: Duration = Duration::from_millis(250);
+/// The first step towards the slide of a run, µm: a scale that is wrong by 25.4 makes 10 µm of it, and the picture tells.
+const FEELER_UM: f64 = 0.4;
+/// How long it lasts, and how long a step that is to show whether the picture follows lasts at least.
+const FEELER: Duration = Duration::from_millis(140);
+pub(super) const TRIAL: Duration = Duration::from_millis(200);
 /// Probability of the other side of focus from which the sign is in doubt.
 pub(super) const DOUBT: f32 = 0.1;
 /// Remaining defocus that is not worth another step, as a part of the depth of class 0.
@@ -49,6 +57,68 @@ impl Stepwise {
         } else {
             distance_um.abs()
         }
+    }
+}
+
+impl FocusController {
+    pub(super) fn poll_stepwise(&mut self, now: Instant) -> f64 {
+        let Some(look) = self.look_at_rest(now).filter(|look| look.trusted) else {
+            if self.state != RunState::InFocus {
+                self.state = RunState::Looking;
+            }
+            return 0.0;
+        };
+        // Once in focus, the lens stays until it is out of focus: within it there is nothing to gain, and play would have it hunt.
+        let is_held = self.config.law == Law::Predictive
+            && self.state == RunState::InFocus
+            && look.index == DistanceIndex::IN_FOCUS;
+        match self.stepwise.distance(&look, &self.config) {
+            None => self.stand(&look, true, now),
+            Some(_) if is_held => 0.0,
+            Some(distance_um) => self.order(&look, distance_um, now),
+        }
+    }
+
+    /// Goes a distance on a look of the stage at rest, or as much of it as may be gone before the picture is known to follow.
+    pub(super) fn order(&mut self, look: &Observation, distance_um: f64, now: Instant) -> f64 {
+        let edges = self.config.edges;
+        let Some(sight) = self.sight(look, false) else {
+            // The stage has not reported since the frame was exposed, or never.
+            self.state = match self.stage {
+                Some(_) => RunState::Looking,
+                None => RunState::Failed(POSITION_INVALID.to_owned()),
+            };
+            return 0.0;
+        };
+        let trial_um = Follows::trial_um(&sight, &edges);
+        let leash_um = self.follows.leash_um(&sight, &edges);
+        let is_down = distance_um > 0.0;
+        if is_down && leash_um.is_none() {
+            self.follows.lift();
+            self.promised_um = 0.0;
+            return self.begin(-trial_um, trial_um / TRIAL.as_secs_f64(), now);
+        }
+        let is_proven = self.follows.is_proven();
+        let is_feeler = is_down && !self.is_felt && !is_proven;
+        self.is_felt |= is_feeler;
+        let (most_um, least_time) = match leash_um.filter(|_| is_down && !self.follows.is_fresh()) {
+            _ if is_feeler => (FEELER_UM, FEELER),
+            Some(leash_um) if is_proven => (leash_um, MIN_MOVE),
+            None if is_proven => (f64::INFINITY, MIN_MOVE),
+            leash_um => (trial_um.min(leash_um.unwrap_or(trial_um)), TRIAL),
+        };
+        let part_um = distance_um.abs().min(most_um).copysign(distance_um);
+        self.promised_um = distance_um - part_um;
+        self.stepwise.handle_step(look, part_um);
+        let speed = match self.config.law {
+            Law::Predictive => {
+                return self.begin(Landing::part_um(part_um, &self.config.edges), 0.0, now);
+            }
+            Law::Stepwise | Law::Paper => {
+                speed(look, &self.config).min(part_um.abs() / least_time.as_secs_f64())
+            }
+        };
+        self.begin(part_um, speed, now)
     }
 }
 

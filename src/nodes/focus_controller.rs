@@ -66,7 +66,7 @@ parameters! {
         estimate_timeout: f64 [0.01..=60.0, "s", live] = 1.0,
         /// Mode `paper`: motion ends when the newest estimate was exposed longer ago than this, s.
         motion_timeout: f64 [0.02..=1.0, "s", live] = 0.25,
-        /// Rest between standstill and the first exposure that counts, s.
+        /// Rest between standstill and the first exposure that counts, s; longer for a carriage that rings after a stop (0.1 at 25 Hz).
         settle: f64 [0.0..=10.0, "s", live] = 0.03,
         /// A run that has not reached focus after this time is given up, s.
         run_timeout: f64 [0.1..=3600.0, "s", live] = 30.0,

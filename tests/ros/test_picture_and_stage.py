@@ -7,7 +7,7 @@ import pytest
 from conftest import RIGID, descending, seconds
 from geometry_msgs.msg import TwistStamped
 from hhnet.action import Autofocus
-from hhnet.msg import FocusEstimate, FocusState, StageState
+from hhnet.msg import FocusEstimate, FocusState, StageState, StageTarget
 from PIL import Image as Picture
 from std_srvs.srv import SetBool, Trigger
 from test_actions import Goal
@@ -24,21 +24,30 @@ class World:
         self.node, self.scale, self.is_frozen = node, scale, is_frozen
         self.z_um, self.start_um, self.lowest_um = 0.0, defocus_um, 0.0
         self.trusted, self.reason, self.position_valid, self.state = True, "", True, None
-        self.velocity, self.commanded = 0.0, 0.0
+        self.velocity, self.commanded, self.goal_um = 0.0, 0.0, None
         self.reported = self.exposed = self.stepped = time.time()
         self.stages = node.create_publisher(StageState, "stage_state", 10)
         self.estimates = node.create_publisher(FocusEstimate, "focus", 10)
         node.create_subscription(TwistStamped, "cmd_vel", self.on_command, 1)
+        node.create_subscription(StageTarget, "cmd_target", self.on_target, 1)
 
     def on_command(self, message):
-        self.velocity, self.commanded = 1e6 * message.twist.linear.z, time.time()
+        self.velocity, self.commanded, self.goal_um = 1e6 * message.twist.linear.z, time.time(), None
+
+    def on_target(self, message):
+        self.goal_um, self.commanded = 1e6 * message.z, time.time()
+        way_um = self.goal_um - self.z_um
+        self.velocity = 0.0 if way_um == 0.0 else 1e6 * message.max_speed * (1 if way_um > 0.0 else -1)
 
     def step(self):
         """What has become due; the lens obeys for as long as the command is fresh."""
         now = time.time()
         if now - self.commanded > COMMAND_S:
             self.velocity = 0.0
-        self.z_um += self.velocity * min(now - self.stepped, REPORT_S)
+        way_um = self.velocity * min(now - self.stepped, REPORT_S)
+        if self.goal_um is not None and abs(self.goal_um - self.z_um) <= abs(way_um):
+            way_um, self.velocity = self.goal_um - self.z_um, 0.0
+        self.z_um += way_um
         self.lowest_um = min(self.lowest_um, self.scale * self.z_um)
         self.stepped = now
         stamp = self.node.get_clock().now().to_msg()
@@ -59,7 +68,7 @@ class World:
             self.estimates.publish(estimate)
 
 
-def play(graph, client, defocus_um: float, mode: str = "stepwise", **world) -> World:
+def play(graph, client, defocus_um: float, mode: str = "predictive", **world) -> World:
     """A controller that hears of a stage."""
     graph.start("focus_controller_node", focus_controller__needs='[""]', focus_controller__mode=mode)
     world = World(client, defocus_um, **world)
@@ -88,7 +97,7 @@ def end(client, world: World) -> FocusState:
     return client.states[-1]
 
 
-@pytest.mark.parametrize("mode", ["stepwise", "paper"])
+@pytest.mark.parametrize("mode", ["predictive", "stepwise", "paper"])
 @pytest.mark.parametrize("start_um", [-8.0, 30.0])
 @pytest.mark.parametrize(
     "world, cause, depth_um",
@@ -102,8 +111,9 @@ def test_a_picture_that_does_not_follow_ends_the_run(graph, client, mode, start_
     assert world.lowest_um > -depth_um
 
 
-def test_the_world_of_this_test_is_one_that_focuses(graph, client):
-    world = play(graph, client, 20.0)
+@pytest.mark.parametrize("mode", ["predictive", "stepwise"])
+def test_the_world_of_this_test_is_one_that_focuses(graph, client, mode):
+    world = play(graph, client, 20.0, mode)
     assert end(client, world).state == FocusState.IN_FOCUS
     assert abs(world.start_um + world.z_um) < 1.0
 
