@@ -4,6 +4,7 @@
 //! conversation over any byte stream in a task, reconnects with growing pauses when the stream ends (a read of no bytes
 //! is an unplugged cable) and never resumes motion by itself. The stage stops when the [`StageHandle`] is dropped.
 
+use std::collections::VecDeque;
 use std::fs::{File, TryLockError};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
@@ -22,7 +23,7 @@ use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
 use super::TimeSource;
 use super::position_store::PositionStore;
-use crate::stage::host::Host;
+use crate::stage::host::{Host, Hosts};
 use crate::stage::status::{Refusal, StageState, StageStatus};
 use crate::units::Instant;
 
@@ -185,6 +186,8 @@ fn lock(path: &Path, file: &File) -> Result<(), PortError> {
 
 struct Shared {
     host: Mutex<Box<dyn Host>>,
+    /// Those of other protocols, the next one first.
+    others: Mutex<VecDeque<Box<dyn Host>>>,
     status: watch::Sender<StageStatus>,
     store: Mutex<PositionStore>,
     wake: Notify,
@@ -218,6 +221,20 @@ impl Shared {
         }
     }
 
+    /// What answers speaks another protocol: the host of the next one asks it. Whether there is one.
+    fn try_next(&self) -> bool {
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut next) = others.pop_front() else {
+            return false;
+        };
+        let now = self.now();
+        next.handle_open(now);
+        let mut host = self.host();
+        host.handle_close("it speaks another protocol", now);
+        others.push_back(std::mem::replace(&mut *host, next));
+        true
+    }
+
     fn publish(&self, host: &dyn Host) {
         self.status.send_replace(host.state());
     }
@@ -239,20 +256,26 @@ impl Shared {
 pub struct StageDriver;
 
 impl StageDriver {
-    /// Drives the stage behind `stream` until the stream ends. Needs a running tokio runtime.
-    pub fn spawn<S>(stream: S, host: Box<dyn Host>, store: PositionStore, clock: TimeSource) -> StageHandle
+    /// Drives the stage behind `stream` until the stream ends, by the first of `hosts` that understands it. Needs a running
+    /// tokio runtime.
+    pub fn spawn<S>(
+        stream: S,
+        hosts: impl Into<Hosts>,
+        store: PositionStore,
+        clock: TimeSource,
+    ) -> StageHandle
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let mut stream = Some(stream);
-        Self::start(move || stream.take().map(Ok), host, store, clock)
+        Self::start(move || stream.take().map(Ok), hosts, store, clock)
     }
 
     /// Drives the stage behind the stream `open` opens, and opens it again whenever it ends. Needs a running tokio
     /// runtime.
     pub fn spawn_reopening<S, F>(
         mut open: F,
-        host: Box<dyn Host>,
+        hosts: impl Into<Hosts>,
         store: PositionStore,
         clock: TimeSource,
     ) -> StageHandle
@@ -260,28 +283,30 @@ impl StageDriver {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: FnMut() -> Result<S, PortError> + Send + 'static,
     {
-        Self::start(move || Some(open()), host, store, clock)
+        Self::start(move || Some(open()), hosts, store, clock)
     }
 
     /// Drives the stage on the serial port at `path`, reopening it when it comes back. A port that cannot be opened shows in the status.
     pub fn spawn_port(
         path: PathBuf,
         baud: u32,
-        host: Box<dyn Host>,
+        hosts: impl Into<Hosts>,
         store: PositionStore,
         clock: TimeSource,
     ) -> StageHandle {
-        Self::spawn_reopening(move || open_port(&path, baud), host, store, clock)
+        Self::spawn_reopening(move || open_port(&path, baud), hosts, store, clock)
     }
 
-    fn start<S, F>(open: F, host: Box<dyn Host>, store: PositionStore, clock: TimeSource) -> StageHandle
+    fn start<S, F>(open: F, hosts: impl Into<Hosts>, store: PositionStore, clock: TimeSource) -> StageHandle
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         F: FnMut() -> Option<Result<S, PortError>> + Send + 'static,
     {
-        let (status, receiver) = watch::channel(host.state());
+        let Hosts { first, others } = hosts.into();
+        let (status, receiver) = watch::channel(first.state());
         let shared = Arc::new(Shared {
-            host: Mutex::new(host),
+            host: Mutex::new(first),
+            others: Mutex::new(others),
             status,
             store: Mutex::new(store),
             wake: Notify::new(),
@@ -505,7 +530,12 @@ async fn converse<S: AsyncRead + AsyncWrite + Unpin>(shared: &Shared, stream: S)
         .forget_written();
     let mut buffer = [0; 512];
     let mut closing_since: Option<Instant> = None;
+    // Each is asked once; the last one says what is wrong.
+    let mut left = shared.others.lock().unwrap_or_else(PoisonError::into_inner).len();
     loop {
+        if left > 0 && shared.host().is_foreign() && shared.try_next() {
+            left -= 1;
+        }
         let now = shared.now();
         let (bytes, wakeup, done, unreachable) = {
             let mut host = shared.host();

@@ -173,7 +173,7 @@ enum Event {
     Frame(Result<Option<Arc<Frame>>>),
     /// The source is gone.
     Ended,
-    /// Somebody else may want frames now.
+    /// Another node may want frames now.
     Demand,
 }
 
@@ -356,7 +356,7 @@ struct Outlets {
 }
 
 impl Outlets {
-    /// Whether anybody takes frames, pictures of them, or what is said of them.
+    /// Whether anything takes frames, pictures of them, or what is said of them.
     fn is_wanted(&self) -> bool {
         let subscriptions = self.infos.subscriptions();
         self.frames.is_wanted() || self.preview.is_wanted() || self.info_taker.is_wanted(subscriptions)

@@ -257,7 +257,7 @@ enum Event {
     Shot(Option<Result<Shot, BadShot>>),
     /// Parameters have changed.
     Live,
-    /// Somebody else may want estimates now.
+    /// Another node may want estimates now.
     Demand,
 }
 
@@ -566,7 +566,7 @@ struct Outlets {
 }
 
 impl Outlets {
-    /// Whether anybody takes estimates or pictures of them.
+    /// Whether anything takes estimates or pictures of them.
     fn is_wanted(&self) -> bool {
         let subscriptions = self.estimates.subscriptions();
         self.taker.is_wanted(subscriptions) || self.overlay.is_wanted()

@@ -76,7 +76,7 @@ impl Taker {
         Ok(Self { is_resting })
     }
 
-    /// Whether anybody takes what a publisher with this many subscriptions publishes.
+    /// Whether anything takes what a publisher with this many subscriptions publishes.
     pub fn is_wanted(&self, subscriptions: usize) -> bool {
         subscriptions > usize::from(*self.is_resting.borrow())
     }

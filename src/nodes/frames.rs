@@ -280,7 +280,7 @@ impl FrameOutlet {
         })
     }
 
-    /// Whether anybody takes frames.
+    /// Whether anything takes frames.
     pub fn is_wanted(&self) -> bool {
         self.shared.as_ref().is_some_and(|to| *to.is_wanted.borrow()) || self.is_published()
     }
@@ -388,7 +388,7 @@ impl Preview {
         })
     }
 
-    /// Whether anybody watches.
+    /// Whether anything watches.
     pub fn is_wanted(&self) -> bool {
         self.publisher.subscriptions() > 0
     }

@@ -422,7 +422,7 @@ struct VirtualCamera {
 }
 
 impl VirtualCamera {
-    /// One exposure: the truth always, the picture if anybody wants it (then how long it took to make).
+    /// One exposure: the truth always, the picture if it is wanted (then how long it took to make).
     fn expose(&mut self, exposure: Exposure) -> Result<Option<Duration>> {
         let exposed = exposure.middle;
         let place = |at| Axis::ALL.map(|axis| self.port.position_um(axis, at));

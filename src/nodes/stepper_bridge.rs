@@ -460,7 +460,7 @@ impl StepperBridgeParameters {
             command_timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
         };
         // The host checks its settings when it is made; this one is not used.
-        protocol::host(&config).context("stepper_bridge")?;
+        protocol::hosts(&config).context("stepper_bridge")?;
         Ok(config)
     }
 }
@@ -483,7 +483,7 @@ async fn open(
                 return Ok(StageDriver::spawn_port(
                     path.to_owned(),
                     baud,
-                    protocol::host(config)?,
+                    protocol::hosts(config)?,
                     position_store(path),
                     Arc::new(move || clock.now()),
                 ));

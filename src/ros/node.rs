@@ -305,7 +305,7 @@ impl SpinGuard {
 /// A subscription reduced to its newest message.
 ///
 /// r2r queues the oldest eleven and drops what is new, so a task of its own empties that queue all the time: however long
-/// nobody asks, what [`Newest::next`] returns then is what came last.
+/// [`Newest::next`] is not called, it returns what came last.
 pub struct Newest<T> {
     slot: Arc<Slot<T>>,
     arrived: Option<Instant>,

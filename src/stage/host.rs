@@ -1,5 +1,7 @@
 //! The seam between the rest and a motion controller: bytes in, bytes out, time as an argument.
 
+use std::collections::VecDeque;
+
 use crate::stage::memory::Remembered;
 use crate::stage::status::{Refusal, StageStatus};
 use crate::units::Instant;
@@ -35,6 +37,23 @@ impl Default for StageConfig {
     }
 }
 
+/// Hosts of several protocols, in the order in which a controller is asked whether it speaks theirs.
+pub struct Hosts {
+    /// The first that asks.
+    pub first: Box<dyn Host>,
+    /// Those that ask if it does not understand the answer.
+    pub others: VecDeque<Box<dyn Host>>,
+}
+
+impl<H: Host + 'static> From<Box<H>> for Hosts {
+    fn from(host: Box<H>) -> Self {
+        Self {
+            first: host,
+            others: VecDeque::new(),
+        }
+    }
+}
+
 /// The host of a motion controller: it turns commands into bytes and bytes into a [`StageStatus`], and does neither I/O nor waiting.
 ///
 /// Its owner reports what the link does (`handle_*`), calls [`Self::poll`] after everything that happens and at
@@ -58,6 +77,8 @@ pub trait Host: Send {
     fn expected_z_um(&self, at: Instant) -> f64;
     /// Whether nothing helps but to open the link anew.
     fn is_unreachable(&self) -> bool;
+    /// Whether something answers that does not speak this host's protocol.
+    fn is_foreign(&self) -> bool;
     /// Whether the link may be let go of: nothing moves, or nothing can be done about it.
     fn is_safe(&self) -> bool;
 

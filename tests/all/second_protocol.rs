@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use hhnet::drivers::position_store::PositionStore;
 use hhnet::drivers::serial::{StageDriver, StageHandle};
+use hhnet::protocol;
 use hhnet::stage::guard::{Guard, Pace};
 use hhnet::stage::host::{Host, StageConfig};
 use hhnet::stage::memory::Remembered;
@@ -134,6 +135,10 @@ impl Host for Tiny {
     }
 
     fn is_unreachable(&self) -> bool {
+        false
+    }
+
+    fn is_foreign(&self) -> bool {
         false
     }
 
@@ -283,4 +288,21 @@ async fn the_driver_drives_what_speaks_another_protocol() {
         status.state == StageState::Disconnected && !status.reason.is_empty()
     })
     .await;
+}
+
+/// What is behind the port is found out by asking: GRBL's host cannot read the answers, the next one can.
+#[tokio::test(start_paused = true)]
+async fn the_answers_pick_the_host() {
+    let (near, far) = tokio::io::duplex(4096);
+    tokio::spawn(controller(far));
+    let start = tokio::time::Instant::now();
+    let clock: hhnet::drivers::TimeSource =
+        Arc::new(move || Instant::from_nanos(1_000_000_000) + start.elapsed());
+    let mut hosts = protocol::hosts(&StageConfig::default()).unwrap();
+    hosts.others.push_back(Box::new(Tiny::new()));
+    let handle = StageDriver::spawn(near, hosts, PositionStore::none(), Arc::clone(&clock));
+    let found = wait(&handle, |status| status.state == StageState::Idle).await;
+    assert_eq!(found.firmware, "tiny");
+    handle.velocity(50.0, clock()).unwrap();
+    wait(&handle, |status| status.z_um() > 5.0).await;
 }

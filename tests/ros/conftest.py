@@ -173,8 +173,8 @@ class Client(Node):
         self.spin_until(lambda: self.truth and seconds(self.truth[-1].header.stamp) > called, 20, "an exposure")
         return self.z_um()
 
-    def check_stands(self, after_s: float = 0.0, for_s: float = 1.0, drift_um: float = 0.05) -> float:
-        """The height at which the lens stands from `after_s` on; the stand drifts by some nm in a second."""
+    def check_stands(self, after_s: float = 0.15, for_s: float = 1.0, drift_um: float = 0.05) -> float:
+        """The height at which the lens stands from `after_s` on, by which the carriage has rung out; the stand drifts by some nm in a second."""
         self.spin_for(after_s)
         stood = self.z_um_now()
         self.spin_for(for_s)

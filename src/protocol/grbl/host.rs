@@ -150,8 +150,9 @@ pub struct GrblHost {
     fault: Option<String>,
     /// Whether the fault is an alarm that homing ends.
     is_locked: bool,
-    /// Whether something that is no GRBL 1.1 answers.
+    /// Whether something that is no GRBL 1.1 answers, known by name or by nothing that could be read.
     is_foreign: bool,
+    is_unintelligible: bool,
     /// Whether this host has reset a controller that stood still.
     reset_at_rest: bool,
     /// A line that could not be read, and when.
@@ -240,6 +241,10 @@ impl Host for GrblHost {
         Self::is_unreachable(self)
     }
 
+    fn is_foreign(&self) -> bool {
+        self.is_foreign || self.is_unintelligible
+    }
+
     fn is_safe(&self) -> bool {
         Self::is_safe(self)
     }
@@ -323,6 +328,7 @@ impl GrblHost {
             fault: None,
             is_locked: false,
             is_foreign: false,
+            is_unintelligible: false,
             reset_at_rest: false,
             unread: None,
             reason: "not connected yet".to_owned(),

@@ -34,6 +34,7 @@ impl GrblHost {
         self.vain_resets = 0;
         self.unread = None;
         self.firmware = Firmware::default();
+        self.is_unintelligible = false;
         if std::mem::take(&mut self.is_foreign) {
             self.fault = None;
         }
@@ -202,6 +203,7 @@ impl GrblHost {
             .filter(|(_, at)| deaf && now.since(*at) < DEAF_AFTER)
         {
             // A reset would not make it speak another language.
+            self.is_unintelligible = true;
             self.reason = format!(
                 "the controller answers, but this line cannot be read: '{line}'; check its firmware and the baud rate"
             );
