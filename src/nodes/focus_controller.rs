@@ -11,6 +11,8 @@ use r2r::hhnet::action::Autofocus;
 use r2r::hhnet::msg::{About, FocusEstimate, FocusState, StageState, StageTarget};
 use r2r::std_srvs::srv::{SetBool, Trigger};
 use r2r::{QosProfile, ServiceRequest};
+use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::demand::Demand;
 use super::frame_in;
@@ -26,11 +28,14 @@ use crate::objective::Objective;
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
 use crate::ros::app::App;
 use crate::ros::bond::Bonds;
+use crate::ros::clock::Clock;
 use crate::ros::convert::{from_time, header};
 use crate::ros::diagnostics::Severity;
 use crate::ros::lifecycle::{Change, Wish};
 use crate::ros::managed::Base;
-use crate::ros::node::{Builder, Publisher, latched, newest_reliable, reply};
+use crate::ros::node::{
+    Builder, Newest as NewestMessage, Publisher, Requests, latched, newest_reliable, reply,
+};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Work, capabilities, limits};
 use crate::statistics::median;
@@ -126,9 +131,9 @@ enum Event {
     Enable(ServiceRequest<SetBool::Service>),
     Stop(ServiceRequest<Trigger::Service>),
     Life(Wish),
+    /// It is time to command.
     Tick,
     Second,
-    Shutdown,
 }
 
 type Handle = GoalHandle<Autofocus::Action>;
@@ -167,127 +172,208 @@ type Focusing = Session<Handle, Call, Wish>;
 /// Bad parameters.
 pub async fn run(app: App) -> Result<()> {
     let mut node = Builder::new("focus_controller")?;
-    let mut live = node.parameters::<FocusControllerParameters>(app.clock)?;
-    let parameters = live.borrow_and_update().clone();
-    // A motion controller boots when its port is opened; enabled before that, the run would end at once.
-    let mut session = Focusing::new(parameters.config()?, parameters.enabled);
-    let mut estimates = node.subscribe::<FocusEstimate>("focus", QosProfile::default())?;
-    let mut stages = node.subscribe::<StageState>("stage_state", QosProfile::default())?;
-    let mut enables = node.service::<SetBool::Service>("~/enable")?;
-    let mut stops = node.service::<Trigger::Service>("~/stop")?;
-    let mut goals = ActionServer::<Autofocus::Action>::new(&mut node, "autofocus", app.clock)?;
-    let names = parameters.needs.iter().map(String::as_str);
-    let silence = Duration::from_secs_f64(parameters.alive_timeout);
-    let bonds = Bonds::new(&mut node, names.clone(), silence, app.clock)?;
-    let recorded = Recorded::new(&mut node, names.chain(["camera"]).collect::<BTreeSet<_>>())?;
-    let mut outlets = Outlets {
-        velocities: node.publisher("cmd_vel", newest_reliable())?,
-        targets: node.publisher("cmd_target", newest_reliable())?,
-        states: node.publisher("focus_state", latched())?,
-        frame_id: frame_in(&node.namespace()?, "z"),
-        demand: Demand::new(&mut node, "focus")?,
-        tally: Tally::default(),
-        newest: Newest::default(),
-        published: None,
-    };
-    let mut base = Base::start(node, app, "focus", "none", parameters.autostart)?;
-    introduce(&parameters, &mut base);
-    outlets.publish_state(session.controller(), &base);
-
-    let mut tick = tokio::time::interval(COMMAND_PERIOD);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut second = tokio::time::interval(Duration::from_secs(1));
+    let live = node.parameters::<FocusControllerParameters>(app.clock)?;
+    let mut inlets = Inlets::new(&mut node, app.clock)?;
+    let mut focusing = Node::new(&mut node, live, app.clock)?;
+    let autostart = focusing.live.borrow().autostart;
+    let mut base = Base::start(node, app, "focus", "none", autostart)?;
+    introduce(&focusing.live.borrow(), &mut base);
+    focusing
+        .outlets
+        .publish_state(focusing.session.controller(), &base);
     loop {
+        let is_busy = focusing.session.is_busy();
         let event = tokio::select! {
-            () = base.app.stopped() => Event::Shutdown,
-            Some(estimate) = estimates.next() => Event::Estimate(estimate),
-            Some(stage) = stages.next() => Event::Stage(stage),
-            Some(request) = goals.next() => Event::Goal(request),
-            Some(request) = enables.next() => Event::Enable(request),
-            Some(request) = stops.next() => Event::Stop(request),
+            () = base.app.stopped() => break,
             wish = base.lifecycle.next() => Event::Life(wish),
-            // A session at rest commands nothing, and hears of the world by its messages.
-            _ = tick.tick(), if session.is_busy() => Event::Tick,
-            _ = second.tick() => Event::Second,
+            event = inlets.next_event(is_busy) => event,
         };
-        let now = base.now();
-        if live.has_changed().unwrap_or(false) {
-            // They were checked before they were accepted.
-            session.set_config(live.borrow_and_update().config()?);
-            introduce(&live.borrow(), &mut base);
-        }
-        let is_unfit = recorded.is_recorded() && !live.borrow().recorded_frames_may_move;
-        let around = Surroundings {
-            missing: bonds.missing(now),
-            unfit: is_unfit.then_some(REFUSAL),
-            is_ending: base.app.is_stopping(),
-        };
-        session.handle_surroundings(around, now);
-        match event {
-            Event::Estimate(estimate) => handle_estimate(&estimate, &mut session, &mut outlets, now),
-            Event::Stage(stage) => {
-                outlets.newest.z = stage.z;
-                session.handle_stage(to_news(stage), now);
-            }
-            Event::Goal(request) => handle_goal(request, &mut session, now),
-            Event::Enable(request) if request.message.data => session.enable(Call::Enable(request), now),
-            Event::Enable(request) => session.disable(Call::Enable(request), now),
-            Event::Stop(request) => session.stop(Call::Stop(request), now),
-            Event::Life(wish) => match wish.change {
-                // It holds nothing but its parameters.
-                Change::Configure | Change::CleanUp => wish.done(),
-                Change::Activate => {
-                    session.activate();
-                    wish.done();
-                }
-                Change::Deactivate | Change::ShutDown => session.deactivate(wish, now),
-            },
-            Event::Tick => {}
-            Event::Second => {
-                outlets.publish_diagnostics(&session, &base);
-                outlets.demand.repeat();
-            }
-            Event::Shutdown => break,
-        }
-        if let Some(command) = session.poll(now) {
-            outlets.command(command, now);
-        }
-        outlets.demand.set(wants_estimates(session.controller().state()));
-        outlets.publish_state(session.controller(), &base);
-        publish_work(&session, &mut base);
-        for answer in session.answers() {
-            outlets.answer(answer, &mut base);
-        }
+        focusing.look_around(&mut base)?;
+        focusing.handle(event, &mut base);
+        focusing.act(&mut base);
     }
-    session.close();
-    for answer in session.answers() {
-        outlets.answer(answer, &mut base);
-    }
-    outlets.command(Command::STAND, base.now());
+    focusing.close(&mut base);
     Ok(())
 }
 
-fn handle_estimate(estimate: &FocusEstimate, session: &mut Focusing, outlets: &mut Outlets, now: Instant) {
-    outlets.tally.handle_estimate(estimate, now);
-    if let Some(observation) = to_observation(estimate) {
-        session.handle_estimate(observation, now);
+/// What the controller hears.
+struct Inlets {
+    estimates: NewestMessage<FocusEstimate>,
+    stages: NewestMessage<StageState>,
+    goals: ActionServer<Autofocus::Action>,
+    enables: Requests<SetBool::Service>,
+    stops: Requests<Trigger::Service>,
+    tick: Interval,
+    second: Interval,
+}
+
+impl Inlets {
+    fn new(node: &mut Builder, clock: Clock) -> Result<Self> {
+        let mut tick = tokio::time::interval(COMMAND_PERIOD);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Self {
+            estimates: node.subscribe("focus", QosProfile::default())?,
+            stages: node.subscribe("stage_state", QosProfile::default())?,
+            enables: node.service("~/enable")?,
+            stops: node.service("~/stop")?,
+            goals: ActionServer::new(node, "autofocus", clock)?,
+            tick,
+            second: tokio::time::interval(Duration::from_secs(1)),
+        })
     }
-    (outlets.newest.index, outlets.newest.defocus) = (estimate.distance_index, estimate.defocus);
-    if let Some(goal) = session.goal() {
-        goal.feedback(Autofocus::Feedback {
-            state: describe(session.controller().state()).0,
-            distance_index: outlets.newest.index,
-            defocus: outlets.newest.defocus,
-            z: outlets.newest.z,
-        });
+
+    async fn next_event(&mut self, is_busy: bool) -> Event {
+        tokio::select! {
+            Some(estimate) = self.estimates.next() => Event::Estimate(estimate),
+            Some(stage) = self.stages.next() => Event::Stage(stage),
+            Some(request) = self.goals.next() => Event::Goal(request),
+            Some(request) = self.enables.next() => Event::Enable(request),
+            Some(request) = self.stops.next() => Event::Stop(request),
+            // A session at rest commands nothing, and hears of the world by its messages.
+            _ = self.tick.tick(), if is_busy => Event::Tick,
+            _ = self.second.tick() => Event::Second,
+        }
     }
 }
 
-fn handle_goal(request: GoalRequest<Autofocus::Action>, session: &mut Focusing, now: Instant) {
-    session.handle_request();
-    match session.check_goal(request.goal.timeout) {
-        Err(reason) => request.reject(&reason),
-        Ok(limit) => session.begin(request.accept(), limit, now),
+/// The node between its events.
+struct Node {
+    live: watch::Receiver<FocusControllerParameters>,
+    session: Focusing,
+    bonds: Bonds,
+    recorded: Recorded,
+    outlets: Outlets,
+}
+
+impl Node {
+    fn new(
+        node: &mut Builder,
+        mut live: watch::Receiver<FocusControllerParameters>,
+        clock: Clock,
+    ) -> Result<Self> {
+        let parameters = live.borrow_and_update().clone();
+        let names = parameters.needs.iter().map(String::as_str);
+        let silence = Duration::from_secs_f64(parameters.alive_timeout);
+        Ok(Self {
+            // A motion controller boots when its port is opened; enabled before that, the run would end at once.
+            session: Focusing::new(parameters.config()?, parameters.enabled),
+            bonds: Bonds::new(node, names.clone(), silence, clock)?,
+            recorded: Recorded::new(node, names.chain(["camera"]).collect::<BTreeSet<_>>())?,
+            outlets: Outlets {
+                velocities: node.publisher("cmd_vel", newest_reliable())?,
+                targets: node.publisher("cmd_target", newest_reliable())?,
+                states: node.publisher("focus_state", latched())?,
+                frame_id: frame_in(&node.namespace()?, "z"),
+                demand: Demand::new(node, "focus")?,
+                tally: Tally::default(),
+                newest: Newest::default(),
+                published: None,
+            },
+            live,
+        })
+    }
+
+    /// Takes over changed parameters, and looks who is there.
+    fn look_around(&mut self, base: &mut Base) -> Result<()> {
+        if self.live.has_changed().unwrap_or(false) {
+            // They were checked before they were accepted.
+            self.session.set_config(self.live.borrow_and_update().config()?);
+            introduce(&self.live.borrow(), base);
+        }
+        let is_unfit = self.recorded.is_recorded() && !self.live.borrow().recorded_frames_may_move;
+        let now = base.now();
+        let around = Surroundings {
+            missing: self.bonds.missing(now),
+            unfit: is_unfit.then_some(REFUSAL),
+            is_ending: base.app.is_stopping(),
+        };
+        self.session.handle_surroundings(around, now);
+        Ok(())
+    }
+
+    fn handle(&mut self, event: Event, base: &mut Base) {
+        let now = base.now();
+        let session = &mut self.session;
+        match event {
+            Event::Estimate(estimate) => self.handle_estimate(&estimate, now),
+            Event::Stage(stage) => {
+                self.outlets.newest.z = stage.z;
+                session.handle_stage(to_news(stage), now);
+            }
+            Event::Goal(request) => self.handle_goal(request, now),
+            Event::Enable(request) if request.message.data => session.enable(Call::Enable(request), now),
+            Event::Enable(request) => session.disable(Call::Enable(request), now),
+            Event::Stop(request) => session.stop(Call::Stop(request), now),
+            Event::Life(wish) => self.handle_life(wish, now),
+            Event::Tick => {}
+            Event::Second => {
+                self.outlets.publish_diagnostics(session, base);
+                self.outlets.demand.repeat();
+            }
+        }
+    }
+
+    fn handle_life(&mut self, wish: Wish, now: Instant) {
+        match wish.change {
+            // It holds nothing but its parameters.
+            Change::Configure | Change::CleanUp => wish.done(),
+            Change::Activate => {
+                self.session.activate();
+                wish.done();
+            }
+            Change::Deactivate | Change::ShutDown => self.session.deactivate(wish, now),
+        }
+    }
+
+    fn handle_estimate(&mut self, estimate: &FocusEstimate, now: Instant) {
+        let (session, outlets) = (&mut self.session, &mut self.outlets);
+        outlets.tally.handle_estimate(estimate, now);
+        if let Some(observation) = to_observation(estimate) {
+            session.handle_estimate(observation, now);
+        }
+        (outlets.newest.index, outlets.newest.defocus) = (estimate.distance_index, estimate.defocus);
+        if let Some(goal) = session.goal() {
+            goal.feedback(Autofocus::Feedback {
+                state: describe(session.controller().state()).0,
+                distance_index: outlets.newest.index,
+                defocus: outlets.newest.defocus,
+                z: outlets.newest.z,
+            });
+        }
+    }
+
+    fn handle_goal(&mut self, request: GoalRequest<Autofocus::Action>, now: Instant) {
+        let session = &mut self.session;
+        session.handle_request();
+        match session.check_goal(request.goal.timeout) {
+            Err(reason) => request.reject(&reason),
+            Ok(limit) => session.begin(request.accept(), limit, now),
+        }
+    }
+
+    /// Commands, says how it is, and answers.
+    fn act(&mut self, base: &mut Base) {
+        let now = base.now();
+        if let Some(command) = self.session.poll(now) {
+            self.outlets.command(command, now);
+        }
+        let controller = self.session.controller();
+        self.outlets.demand.set(wants_estimates(controller.state()));
+        self.outlets.publish_state(controller, base);
+        publish_work(&self.session, base);
+        self.answer(base);
+    }
+
+    fn answer(&mut self, base: &mut Base) {
+        for answer in self.session.answers() {
+            self.outlets.answer(answer, base);
+        }
+    }
+
+    fn close(&mut self, base: &mut Base) {
+        self.session.close();
+        self.answer(base);
+        self.outlets.command(Command::STAND, base.now());
     }
 }
 
