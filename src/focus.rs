@@ -1,4 +1,4 @@
-//! The control laws: from what a frame says about focus to a velocity along z.
+//! The control laws: from what a frame says about focus to a motion along z.
 //!
 //! [`Law::Paper`] is Algorithm 1 of the HH-Net paper as printed. At index 1 it moves 45 µm/s towards the slide, so one decision
 //! of 25 ms moves 1.1 µm and one of 200 ms moves past the whole in-focus band: with any real latency it hunts.
@@ -8,12 +8,14 @@
 //! believed: in doubt the lens first rises, where a lens that was too close comes into view, and descends only if that
 //! did not make the sign clear.
 //!
-//! Three rules stand above both laws. The picture has to follow the stage ([`follows`]): a run begins with a short step, and the
+//! [`Law::Predictive`] takes the same looks with the same care and commands the *height* at which the look has focus ([`predictive`]).
+//!
+//! Three rules stand above the laws. The picture has to follow the stage ([`follows`]): a run begins with a short step, and the
 //! lens does not descend a second time unless it was seen to descend. In focus is only what a frame says that was exposed while the
 //! stage stood, and that was seen to follow the lens ([`confirmation`]). And where no estimate can be trusted, the lens looks longer and steps away from the slide before it gives up ([`search`]).
 //!
-//! [`FocusController`] holds no clock and does no I/O. What happened goes in by `handle_*`, [`FocusController::poll`] says which
-//! velocity to command now. It promises: no motion while disabled, failed, or without fresh estimates; towards the slide no motion
+//! [`FocusController`] holds no clock and does no I/O. What happened goes in by `handle_*`, [`FocusController::poll`] says what
+//! to command now. It promises: no motion while disabled, failed, or without fresh estimates; towards the slide no motion
 //! that no trusted estimate ordered; no command that leads past the z limits.
 
 mod config;
