@@ -180,7 +180,7 @@ struct Bridge {
     dispute: Option<String>,
     /// Whether the newest command was a motion.
     commanded: bool,
-    /// When the newest height was decided.
+    /// When the newest height that was taken was decided.
     aimed_at: Instant,
     outlets: Outlets,
 }
@@ -345,14 +345,14 @@ impl Bridge {
         if !self.may_command(stage, base) {
             return;
         }
+        self.commanded = true;
         let decided = from_time(&command.header.stamp);
-        (self.commanded, self.aimed_at) = (true, decided);
         let z_um = Micrometres::from_metres(command.z) - self.outlets.zero();
-        self.take_over(
-            stage.target(z_um.0, command.max_speed * 1e6, decided),
-            stage,
-            base,
-        );
+        let outcome = stage.target(z_um.0, command.max_speed * 1e6, decided);
+        if outcome.is_ok() {
+            self.aimed_at = decided;
+        }
+        self.take_over(outcome, stage, base);
     }
 
     /// Whether a command is to be obeyed.

@@ -21,7 +21,7 @@ const RUNTIME_LIMIT: Duration = Duration::from_millis(100);
 /// What a process that was told to end may take at most. It needs a second; what hangs then is not ours: the middleware, on its way out.
 const LAST_RESORT: Duration = Duration::from_secs(3);
 /// How long the last words of a process that fails may take to reach a listener.
-const LAST_WORDS_LIMIT: Duration = Duration::from_millis(500);
+const LAST_WORDS_LIMIT: Duration = Duration::from_secs(1);
 
 /// What every node of a process shares.
 #[derive(Clone, Debug)]

@@ -349,11 +349,11 @@ def test_ten_thousand_goals_leave_nothing_behind(graph, client):
     assert client.trigger("focus_controller/stop").success
     client.spin_until(lambda: len(heard[-1]) <= 100 and set(heard[-1]) <= TERMINAL, 20, "a bounded list of goals that are over")
     assert focus.result(9_999)[1].code == Autofocus.Result.PREEMPTED
-    time.sleep(30)
+    time.sleep(5)
     used = cpu_seconds(controller)
     time.sleep(10)
     share = (cpu_seconds(controller) - used) / 10
-    print(f"{100 * share:.2f} % of a core 30 s after the goals")
+    print(f"{100 * share:.2f} % of a core 5 s after the goals")
     # What bench_graph.py measures on a quiet machine is below 0.02; a loop that has nothing to do would take a whole core.
     assert share < 0.03, f"a node between goals must rest: {100 * share:.1f} % of a core"
 

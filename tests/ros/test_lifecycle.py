@@ -205,7 +205,7 @@ def test_an_activated_classifier_looks_at_what_is_there_then(graph, client, exec
 
 def test_a_classifier_that_was_held_up_skips_what_it_missed(graph, client):
     for executable in ("sim_microscope_node", "camera_node"):
-        graph.start(executable, sim_microscope__frame_rate=8.0)
+        graph.start(executable, sim_microscope__frame_rate=4.0)
     slow = graph.start("classifier_node", classifier__threads=1)
     client.spin_until(lambda: len(client.estimates) > 2, 60, "estimates")
     slow.send_signal(signal.SIGSTOP)

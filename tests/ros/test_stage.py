@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import RIGID, seconds
 from geometry_msgs.msg import TwistStamped
-from hhnet.msg import StageState
+from hhnet.msg import StageState, StageTarget
 
 SPEED = -20e-6  # m/s, towards the slide
 # From the death of a node to standstill.
@@ -111,6 +111,50 @@ def test_limits_hold_against_any_command(stage, client, drive):
     assert 1e6 * client.stages[-1].z >= -100.0
     check_stands(client)
     assert min(1e6 * stage.z for stage in client.stages if stage.position_valid) >= -100.0
+
+
+@pytest.fixture
+def aim(client):
+    publisher = client.create_publisher(StageTarget, "cmd_target", 1)
+
+    def aim(z_um, max_speed=200e-6):
+        message = StageTarget(z=1e-6 * z_um, max_speed=max_speed)
+        message.header.stamp = client.get_clock().now().to_msg()
+        publisher.publish(message)
+
+    return aim
+
+
+def told_z_um(client):
+    return 1e6 * client.stages[-1].z
+
+
+def test_the_stage_lands_at_a_height_and_only_while_it_is_asked_to(stage, client, aim):
+    start = client.z_um_now() - 50.0
+    for z_um in (60.0, 45.0):
+        client.spin_until(
+            lambda z_um=z_um: abs(client.z_um() - start - z_um) < 0.2, 20, f"{z_um} µm", lambda z_um=z_um: aim(z_um)
+        )
+        client.check_stands(after_s=0.3, drift_um=0.0)
+        assert told_z_um(client) == pytest.approx(z_um, abs=0.6)
+    # Without a next command it ends early.
+    client.spin_until(lambda: client.z_um() - start < 43.0, 20, "motion", lambda: aim(-50.0, 20e-6))
+    client.check_stands(after_s=0.5, drift_um=0.0)
+    assert client.z_um() - start > 20.0
+    # A stop holds against it.
+    client.spin_until(lambda: client.z_um() - start < 20.0, 20, "motion", lambda: aim(-50.0, 20e-6))
+    assert client.trigger("stepper_bridge/stop").success
+    stood = client.z_um_now()
+    client.spin_for(1.0, lambda: aim(-50.0))
+    assert client.z_um_now() == pytest.approx(stood, abs=0.05)
+
+
+def test_a_height_beyond_the_limits_is_refused(stage, client, aim):
+    stood = client.z_um_now()
+    for z_um in (-150.0, 400.0, float("nan"), float("inf")):
+        client.spin_for(0.3, lambda z_um=z_um: aim(z_um))
+    assert client.z_um_now() == stood
+    assert "permitted are" in stage.log("stepper_bridge_node")
 
 
 def test_commands_that_are_no_numbers_do_nothing(stage, client, drive):
