@@ -5,8 +5,8 @@
 //! * [`units`], [`objective`], [`classes`], [`frame`], [`range`], [`statistics`]: the vocabulary. Time, lenses, the seven distance
 //!   classes, images, the ranges of settings, medians.
 //! * [`encoding`]: images of foreign cameras.
-//! * [`estimate`]: HH-Net. One frame, one signed estimate.
-//! * [`focus`]: the control laws, from an estimate to a velocity along z.
+//! * [`estimate`]: HH-Net. One frame, one signed estimate. [`evaluation`]: what its estimates are worth.
+//! * [`focus`]: the control laws, from an estimate to a motion along z.
 //! * [`stage`], [`protocol`]: what every motion controller is to the rest, and the byte protocols they speak.
 //! * [`sim`]: the virtual microscope, its stage and the firmware it emulates.
 //! * [`dataset`]: labelled patches of it, and of recorded z-stacks; [`table`]: tables as people write them.
@@ -20,6 +20,7 @@ pub mod classes;
 pub mod dataset;
 pub mod encoding;
 pub mod estimate;
+pub mod evaluation;
 pub mod focus;
 pub mod frame;
 pub mod objective;

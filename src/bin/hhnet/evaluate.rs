@@ -1,8 +1,6 @@
 //! `hhnet evaluate`: how well a model judges frames, rendered now or labelled patches on disk.
 
-mod condenser;
 mod report;
-mod scores;
 mod shards;
 mod slides;
 
@@ -12,12 +10,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 use hhnet::drivers::onnx::OnnxNetwork;
-use hhnet::estimate::classifier::{ClassifierConfig, Estimate};
-use hhnet::estimate::network::{ModelCard, Network as _, PatchPrediction};
+use hhnet::estimate::classifier::ClassifierConfig;
+use hhnet::estimate::network::{ModelCard, Network as _};
 use hhnet::estimate::temperature::fit_vote_exponent;
+use hhnet::evaluation::scores::Scores;
+use hhnet::evaluation::{JudgedFrame, condenser};
 use hhnet::objective::Objective;
 use hhnet::units::Micrometres;
-use scores::Scores;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -84,29 +83,6 @@ impl Protocol {
     }
 }
 
-/// One frame: its true defocus and what the network said of its patches.
-struct JudgedFrame {
-    z_um: f64,
-    /// Frames of a slide share its optics and its stain: they are not independent.
-    slide: u64,
-    patches: Vec<PatchPrediction>,
-    /// Numerical aperture to which the condenser was set, where it is to be known.
-    condenser_na: Option<f64>,
-    /// Time from the frame to its estimate, where a whole frame was judged.
-    seconds: Option<f64>,
-}
-
-impl JudgedFrame {
-    /// The estimate of a classifier with these settings, which is told of the condenser what is known of it.
-    fn estimate(&self, settings: &ClassifierConfig) -> Estimate {
-        let settings = ClassifierConfig {
-            condenser_na: self.condenser_na,
-            ..*settings
-        };
-        Estimate::from_patches(&self.patches, &settings)
-    }
-}
-
 /// Opens the model, judges every frame, prints the scores.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut network = OnnxNetwork::open(&arguments.model, arguments.threads.into())?;
@@ -160,7 +136,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         _ => serde_json::Value::Null,
     };
-    let scores = Scores::of(&frames, &settings, depth_um)?;
+    let started = std::time::Instant::now();
+    let scores = Scores::of(&frames, &settings, depth_um, move || started.elapsed())?;
     let mut report = scores.report();
     report["model"] = (*card.model_id).into();
     report["protocol"] = protocol.name().into();

@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::JudgedFrame;
 use hhnet::drivers::whole_file::write_bytes;
 use hhnet::estimate::classifier::ClassifierConfig;
+use hhnet::evaluation::JudgedFrame;
 
 /// Draws confusion.png, reliability.png and errors.png in the folder it is given.
 const DRAW: &str = include_str!("draw.py");

@@ -16,12 +16,13 @@ use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::estimate::features::FEATURES;
 use hhnet::estimate::network::Network as _;
 use hhnet::estimate::patches::PATCH;
+use hhnet::evaluation::JudgedFrame;
 use indicatif::ProgressBar;
 use ndarray::{Array2, Array4, s};
 use ndarray_npy::{ReadNpyExt, ReadableElement};
 use serde_json::Value;
 
-use super::{JudgedFrame, Protocol};
+use super::Protocol;
 
 /// Slide and frame.
 type FrameKey = (u64, u64);

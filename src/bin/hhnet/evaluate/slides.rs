@@ -7,6 +7,7 @@ use hhnet::dataset::{Blank, DatasetConfig, Heights, Instrument};
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::estimate::classifier::{Classifier, ClassifierConfig};
 use hhnet::estimate::network::{ModelCard, Network as _};
+use hhnet::evaluation::JudgedFrame;
 use hhnet::frame::Frame;
 use hhnet::objective::Objective;
 use hhnet::sim::microscope::{Microscope, MicroscopeConfig, farthest_um};
@@ -15,7 +16,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Arguments, JudgedFrame, Protocol};
+use super::{Arguments, Protocol};
 
 /// Frames of each slide; with the paper's heights every class once.
 const FRAMES: usize = 7;

@@ -1,15 +1,14 @@
-//! What the judgements are worth.
+//! Scores: of patches and images, by each way of voting, with intervals that know which frames err together.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use hhnet::classes::{CLASSES, DistanceIndex};
-use hhnet::estimate::classifier::{ClassifierConfig, Estimate};
-use hhnet::estimate::network::PatchPrediction;
-use hhnet::estimate::vote::{self, Probabilities, Vote, Voting};
-use hhnet::statistics::{quantile, sorted};
-use hhnet::units::Micrometres;
+use crate::classes::{CLASSES, DistanceIndex};
+use crate::estimate::classifier::{ClassifierConfig, Estimate};
+use crate::estimate::network::PatchPrediction;
+use crate::estimate::vote::{self, Probabilities, Vote, Voting};
+use crate::statistics::{quantile, sorted};
+use crate::units::Micrometres;
 use serde_json::{Value, json};
 
 use super::JudgedFrame;
@@ -24,8 +23,13 @@ const VOTINGS: [(&str, Voting); 3] = [
     ("certainty", Voting::CertaintyWeighted),
 ];
 
+/// There is nothing to score.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no patch to judge: the frames hold empty glass alone")]
+pub struct NothingToJudge;
+
 /// How well the model did.
-pub(super) struct Scores {
+pub struct Scores {
     images: usize,
     /// Images without a patch that could be judged; they are not trusted, and shares of images leave them out.
     without_content: usize,
@@ -144,7 +148,17 @@ impl Judged<'_> {
 }
 
 impl Scores {
-    pub(super) fn of(frames: &[JudgedFrame], settings: &ClassifierConfig, depth_um: f64) -> Result<Self> {
+    /// Of frames judged with these settings, for an objective of that depth of field, µm. `clock` tells the time since any moment: the votes
+    /// are timed.
+    ///
+    /// # Errors
+    /// If no frame holds a patch that could be judged.
+    pub fn of(
+        frames: &[JudgedFrame],
+        settings: &ClassifierConfig,
+        depth_um: f64,
+        clock: impl Fn() -> Duration,
+    ) -> Result<Self, NothingToJudge> {
         let edges = &settings.edges;
         let numbered = frames.iter().enumerate();
         let judged: Vec<Judged<'_>> = numbered
@@ -159,14 +173,13 @@ impl Scores {
             let right = |patch: &PatchPrediction| vote::decide(&patch.probabilities) == Some(one.truth);
             one.frame.patches.iter().map(move |patch| one.row(right(patch)))
         }));
-        ensure!(
-            patch_accuracy.whole > 0,
-            "there is no patch to judge: the frames hold empty glass alone"
-        );
+        if patch_accuracy.whole == 0 {
+            return Err(NothingToJudge);
+        }
         let with_content = || judged.iter().filter(|one| one.estimate.patches_used > 0);
         let out_of_focus = || with_content().filter(|one| one.frame.z_um.abs() > 0.5 * depth_um);
         let side = |one: &Judged<'_>| f64::from(one.estimate.index.value()) * one.frame.z_um;
-        let (votings, voting_us) = compare(&judged);
+        let (votings, voting_us) = compare(&judged, clock);
         let errors: Vec<(f64, f64)> = with_content()
             .filter_map(|one| {
                 Some((
@@ -212,7 +225,8 @@ impl Scores {
         self.reliability.iter().map(gap).sum::<f64>() / images.max(1) as f64
     }
 
-    pub(super) fn report(&self) -> Value {
+    /// The scores by name, as `hhnet evaluate --json` prints them.
+    pub fn report(&self) -> Value {
         let named = |value: fn(Share) -> Value| {
             let rows = self
                 .votings
@@ -262,7 +276,10 @@ impl Scores {
 
 /// The paper's Table 3: the three votings on the same images, and what one vote costs, nothing but the vote timed.
 #[expect(clippy::type_complexity, reason = "two columns of one table")]
-fn compare(judged: &[Judged<'_>]) -> ([(&'static str, Share); 3], [(&'static str, f64); 3]) {
+fn compare(
+    judged: &[Judged<'_>],
+    clock: impl Fn() -> Duration,
+) -> ([(&'static str, Share); 3], [(&'static str, f64); 3]) {
     let rows: Vec<(&Judged<'_>, Vec<Probabilities>)> = judged
         .iter()
         .map(|one| {
@@ -277,12 +294,12 @@ fn compare(judged: &[Judged<'_>]) -> ([(&'static str, Share); 3], [(&'static str
         })
         .collect();
     let timed = VOTINGS.map(|(name, voting)| {
-        let started = Instant::now();
+        let started = clock();
         let votes: Vec<Option<Vote>> = rows
             .iter()
             .map(|(_, patches)| voting.count_votes(patches))
             .collect();
-        let seconds = started.elapsed().as_secs_f64();
+        let seconds = clock().saturating_sub(started).as_secs_f64();
         let right = rows.iter().zip(&votes);
         let share =
             Share::of(right.filter_map(|((one, _), vote)| Some(one.row(vote.as_ref()?.index == one.truth))));

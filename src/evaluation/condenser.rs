@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
-use hhnet::estimate::classifier::{ClassifierConfig, Estimate};
-use hhnet::estimate::temperature::{CondenserLaw, KnownHeight};
-use hhnet::objective::Objective;
-use hhnet::statistics::{median, sorted};
+use crate::estimate::classifier::{ClassifierConfig, Estimate};
+use crate::estimate::temperature::{CondenserLaw, KnownHeight};
+use crate::objective::Objective;
+use crate::statistics::{median, sorted};
 use serde_json::{Value, json};
 
 use super::JudgedFrame;
@@ -16,13 +15,24 @@ const NEAREST_DEPTHS: f64 = 2.0;
 /// Depths of field beyond which the law need not be exact.
 const FARTHEST_DEPTHS: f64 = 8.0;
 
+/// Nothing tells the aperture of the condenser.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "no frame tells the aperture of the condenser: heights of {least_um:.1} µm and more are needed, positive where the lens is too \
+     far (--flip-sign)"
+)]
+pub struct NoAperture {
+    /// From this defocus on heights depend on the condenser, µm.
+    least_um: f64,
+}
+
 /// Defocus as stated of a condenser that is not known, µm.
 fn stated_um(frame: &JudgedFrame, settings: &ClassifierConfig) -> Option<f64> {
     Some(Estimate::from_patches(&frame.patches, settings).defocus?.0)
 }
 
 /// The law that frames of known apertures obey; None without enough of them, or for an objective that is not in the catalogue.
-pub(super) fn fit(
+pub fn fit(
     frames: &[JudgedFrame],
     objective: &str,
     settings: &ClassifierConfig,
@@ -50,12 +60,12 @@ pub(super) fn fit(
 ///
 /// # Errors
 /// If no frame says anything.
-pub(super) fn measure(
+pub fn measure(
     frames: &mut [JudgedFrame],
     law: CondenserLaw,
     settings: &ClassifierConfig,
     depth_um: f64,
-) -> Result<Value> {
+) -> Result<Value, NoAperture> {
     let [least_um, most_um] = settings.range_um.unwrap_or([f64::NEG_INFINITY, f64::INFINITY]);
     let heights: Vec<Option<(f64, f64)>> = frames
         .iter()
@@ -77,11 +87,9 @@ pub(super) fn measure(
     }
     let found = sorted(slides.values().filter_map(|rows| of(rows, None)));
     let (Some(least), Some(most)) = (found.first(), found.last()) else {
-        bail!(
-            "no frame tells the aperture of the condenser: heights of {:.1} µm and more are needed, positive where the lens is too \
-             far (--flip-sign)",
-            NEAREST_DEPTHS * depth_um
-        );
+        return Err(NoAperture {
+            least_um: NEAREST_DEPTHS * depth_um,
+        });
     };
     Ok(json!({ "median": median(found.iter().copied()), "least": least, "most": most }))
 }
