@@ -687,3 +687,15 @@ impl Tally {
         base.report(severity, message, &values, work);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_core() {
+        let network = NoNetwork::new("40x0.65", ClassEdges::default());
+        let given = ClassifierParameters::default().config(network.card());
+        assert_eq!(given, ClassifierConfig::for_model(network.card()));
+    }
+}

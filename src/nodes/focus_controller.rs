@@ -626,3 +626,25 @@ fn describe(state: &RunState) -> (u8, &str) {
         RunState::Failed(reason) => (FocusState::FAILED as u8, reason),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_core() {
+        let given = FocusControllerParameters::default().config().unwrap();
+        let core = FocusConfig::default();
+        let um_per_s = |config: &FocusConfig| [config.default_speed_um_per_s, config.speed_um_per_s];
+        for (given, core) in um_per_s(&given).into_iter().zip(um_per_s(&core)) {
+            assert!((given - core).abs() < 1e-9 * core, "{given} {core}");
+        }
+        let [default_speed_um_per_s, speed_um_per_s] = um_per_s(&core);
+        let given = FocusConfig {
+            default_speed_um_per_s,
+            speed_um_per_s,
+            ..given
+        };
+        assert_eq!(given, core);
+    }
+}

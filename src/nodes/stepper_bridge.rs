@@ -495,3 +495,22 @@ async fn open(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_core() {
+        let given = StepperBridgeParameters::default().stage_config().unwrap();
+        let core = StageConfig::default();
+        assert_eq!(
+            (
+                given.max_um_per_s,
+                given.max_down_um_per_s,
+                given.command_timeout_ms
+            ),
+            (core.max_um_per_s, core.max_down_um_per_s, core.command_timeout_ms)
+        );
+    }
+}

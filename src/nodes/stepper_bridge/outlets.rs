@@ -267,3 +267,53 @@ impl Outlets {
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_old_or_disputed_never_looks_ready() {
+        let at = |ms: u64| Instant::from_nanos(ms * 1_000_000);
+        let status = |state, ms| StageStatus {
+            stamp: at(ms),
+            state,
+            reason: "of the driver".to_owned(),
+            position_um: [1.0, 2.0, 3.0],
+            z_um_per_s: 0.0,
+            position_valid: true,
+            xy_valid: true,
+            may_move: false,
+            firmware: String::new(),
+            warnings: Vec::new(),
+            garbled_lines: 0,
+            refused_commands: 0,
+        };
+        use StageState::{Disconnected, Fault, Idle, Moving};
+        for (state, told_ms, dispute, expected, reason) in [
+            (Idle, 1900, None, Idle, "of the driver"),
+            (Moving, 1900, Some("two command"), Fault, "two command"),
+            (Fault, 1900, Some("two command"), Fault, "of the driver"),
+            (Idle, 1400, None, Disconnected, "has stopped"),
+            (Moving, 1400, Some("two command"), Disconnected, "has stopped"),
+            // A lost link has no newer status to tell.
+            (
+                Disconnected,
+                0,
+                Some("two command"),
+                Disconnected,
+                "of the driver",
+            ),
+        ] {
+            let said = said_of(&status(state, told_ms), dispute, at(2000));
+            assert_eq!(
+                said.state, expected,
+                "{state:?} told at {told_ms} ms, {dispute:?}"
+            );
+            assert!(said.reason.contains(reason), "{}", said.reason);
+            let is_old = reason == "has stopped";
+            assert_eq!(said.position_valid, !is_old);
+            assert_eq!(said.position_um[2].is_nan(), is_old);
+        }
+    }
+}
