@@ -243,6 +243,8 @@ impl FocusController {
         self.confirmation.restart();
         self.is_felt = false;
         self.stepwise = Stepwise::default();
+        self.landing.restart();
+        self.is_steered = false;
         self.search = Search::default();
         self.misdated = None;
         self.complaint = "".into();

@@ -36,9 +36,7 @@ impl Heights {
         let share = then.since(before.0).as_secs_f64() / after.0.since(before.0).as_secs_f64();
         Some(before.1 + share * (after.1 - before.1))
     }
-}
 
-impl Heights {
     /// Whether there is a report of between the two.
     pub fn are_told(&self, from: Instant, to: Instant) -> bool {
         self.0.iter().any(|(at, _)| *at > from && *at <= to)

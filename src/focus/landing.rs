@@ -41,6 +41,11 @@ impl Default for Landing {
 }
 
 impl Landing {
+    /// A new run: what was looked at before may have been another field, the drive is the same.
+    pub fn restart(&mut self) {
+        self.before = None;
+    }
+
     /// The stage has reported a height; `None` while it is unknown.
     pub fn handle_height(&mut self, z_um: Option<f64>) {
         let before_um = std::mem::replace(&mut self.z_um, z_um);
@@ -143,6 +148,21 @@ mod tests {
         assert!((between.play_um(5.0) - 1.0).abs() < 0.1, "{between:?}");
         let rigid = after(0.0, &turns);
         assert!(rigid.play_um(-5.0).abs() < 0.01, "{rigid:?}");
+    }
+
+    #[test]
+    fn another_field_teaches_nothing_of_the_drive() {
+        let edges = ClassEdges::default();
+        let mut landing = after(2.0, &[-10.0, 0.0, -10.0, 0.0, -10.0, 0.0, -10.0, 0.0]);
+        let learnt_um = landing.play_um(-5.0);
+        landing.restart();
+        for z_um in [-5.0, -10.0] {
+            landing.handle_height(Some(z_um));
+        }
+        // Focus lies elsewhere there.
+        landing.handle_rest(&Sight::clear(-10.0, -4.0), &edges);
+        landing.handle_height(Some(0.0));
+        assert_eq!(landing.play_um(-5.0), learnt_um);
     }
 
     #[test]

@@ -41,9 +41,7 @@ impl Step {
         let overrun_s = travel_um / self.velocity_um_per_s.abs() - commanded_s;
         (travel_um > 2.0).then_some(overrun_s.clamp(0.0, MOST_OVERRUN_S))
     }
-}
 
-impl Step {
     /// Whether a report shows the end of a move to a height: the stage stands, there or long enough after the command to have heard it.
     pub(super) fn is_ended_by(&self, report: &StageReport) -> bool {
         let (Some(goal_um), Some(z)) = (self.goal_um, report.z) else {

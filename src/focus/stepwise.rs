@@ -110,14 +110,10 @@ impl FocusController {
         let part_um = distance_um.abs().min(most_um).copysign(distance_um);
         self.promised_um = distance_um - part_um;
         self.stepwise.handle_step(look, part_um);
-        let speed = match self.config.law {
-            Law::Predictive => {
-                return self.begin(Landing::part_um(part_um, &self.config.edges), 0.0, now);
-            }
-            Law::Stepwise | Law::Paper => {
-                speed(look, &self.config).min(part_um.abs() / least_time.as_secs_f64())
-            }
-        };
+        if self.config.law == Law::Predictive {
+            return self.begin_target(Landing::part_um(part_um, &edges), now);
+        }
+        let speed = speed(look, &self.config).min(part_um.abs() / least_time.as_secs_f64());
         self.begin(part_um, speed, now)
     }
 }

@@ -23,7 +23,6 @@ use crate::pictures::preview::Picture;
 use crate::ros::app::App;
 use crate::ros::convert::header;
 use crate::ros::diagnostics::Severity;
-use crate::ros::lifecycle::Wish;
 use crate::ros::managed::{Base, Flow, Managed};
 use crate::ros::node::{Builder, Publisher, newest_reliable};
 use crate::ros::params::Checked;
@@ -275,10 +274,6 @@ impl Managed for Camera {
             Event::Demand => {}
         }
         Ok(Flow::Continue)
-    }
-
-    fn handle_switch(&mut self, wish: Wish, _: &mut Self::Device, base: &mut Base) {
-        base.switched(wish);
     }
 
     fn handle_second(&mut self, source: &mut Self::Device, base: &mut Base) {

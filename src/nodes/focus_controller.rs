@@ -1,4 +1,4 @@
-//! `focus_controller`: estimates in, velocity along z out, while enabled.
+//! `focus_controller`: estimates in, heights to drive to or velocities along z out, while enabled.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -33,9 +33,7 @@ use crate::ros::convert::{from_time, header};
 use crate::ros::diagnostics::Severity;
 use crate::ros::lifecycle::{Change, Wish};
 use crate::ros::managed::Base;
-use crate::ros::node::{
-    Builder, Newest as NewestMessage, Publisher, Requests, latched, newest_reliable, reply,
-};
+use crate::ros::node::{Builder, Newest, Publisher, Requests, latched, newest_reliable, reply};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Work, capabilities, limits};
 use crate::statistics::median;
@@ -174,7 +172,7 @@ pub async fn run(app: App) -> Result<()> {
     let mut node = Builder::new("focus_controller")?;
     let live = node.parameters::<FocusControllerParameters>(app.clock)?;
     let mut inlets = Inlets::new(&mut node, app.clock)?;
-    let mut focusing = Node::new(&mut node, live, app.clock)?;
+    let mut focusing = FocusNode::new(&mut node, live, app.clock)?;
     let autostart = focusing.live.borrow().autostart;
     let mut base = Base::start(node, app, "focus", "none", autostart)?;
     introduce(&focusing.live.borrow(), &mut base);
@@ -198,8 +196,8 @@ pub async fn run(app: App) -> Result<()> {
 
 /// What the controller hears.
 struct Inlets {
-    estimates: NewestMessage<FocusEstimate>,
-    stages: NewestMessage<StageState>,
+    estimates: Newest<FocusEstimate>,
+    stages: Newest<StageState>,
     goals: ActionServer<Autofocus::Action>,
     enables: Requests<SetBool::Service>,
     stops: Requests<Trigger::Service>,
@@ -237,7 +235,7 @@ impl Inlets {
 }
 
 /// The node between its events.
-struct Node {
+struct FocusNode {
     live: watch::Receiver<FocusControllerParameters>,
     session: Focusing,
     bonds: Bonds,
@@ -245,7 +243,7 @@ struct Node {
     outlets: Outlets,
 }
 
-impl Node {
+impl FocusNode {
     fn new(
         node: &mut Builder,
         mut live: watch::Receiver<FocusControllerParameters>,
@@ -266,7 +264,7 @@ impl Node {
                 frame_id: frame_in(&node.namespace()?, "z"),
                 demand: Demand::new(node, "focus")?,
                 tally: Tally::default(),
-                newest: Newest::default(),
+                heard: Heard::default(),
                 published: None,
             },
             live,
@@ -297,7 +295,7 @@ impl Node {
         match event {
             Event::Estimate(estimate) => self.handle_estimate(&estimate, now),
             Event::Stage(stage) => {
-                self.outlets.newest.z = stage.z;
+                self.outlets.heard.z = stage.z;
                 session.handle_stage(to_news(stage), now);
             }
             Event::Goal(request) => self.handle_goal(request, now),
@@ -331,13 +329,13 @@ impl Node {
         if let Some(observation) = to_observation(estimate) {
             session.handle_estimate(observation, now);
         }
-        (outlets.newest.index, outlets.newest.defocus) = (estimate.distance_index, estimate.defocus);
+        (outlets.heard.index, outlets.heard.defocus) = (estimate.distance_index, estimate.defocus);
         if let Some(goal) = session.goal() {
             goal.feedback(Autofocus::Feedback {
                 state: describe(session.controller().state()).0,
-                distance_index: outlets.newest.index,
-                defocus: outlets.newest.defocus,
-                z: outlets.newest.z,
+                distance_index: outlets.heard.index,
+                defocus: outlets.heard.defocus,
+                z: outlets.heard.z,
             });
         }
     }
@@ -378,13 +376,13 @@ impl Node {
 }
 
 /// What the newest messages said, for those who watch a goal.
-struct Newest {
+struct Heard {
     index: i8,
     defocus: f64,
     z: f64,
 }
 
-impl Default for Newest {
+impl Default for Heard {
     fn default() -> Self {
         Self {
             index: 0,
@@ -449,7 +447,7 @@ struct Outlets {
     frame_id: Arc<str>,
     demand: Demand,
     tally: Tally,
-    newest: Newest,
+    heard: Heard,
     published: Option<RunState>,
 }
 
@@ -523,8 +521,8 @@ impl Outlets {
         let result = Autofocus::Result {
             code,
             message,
-            z: self.newest.z,
-            defocus: self.newest.defocus,
+            z: self.heard.z,
+            defocus: self.heard.defocus,
             duration: now.since(goal.accepted()).as_secs_f64(),
         };
         match end {

@@ -1,4 +1,4 @@
-//! `stepper_bridge`: velocity commands in, the motion controller's bytes out; position and state back.
+//! `stepper_bridge`: velocities and heights in, the motion controller's bytes out; position and state back.
 
 mod acceptance;
 mod outlets;
@@ -369,8 +369,11 @@ impl Bridge {
         match outcome {
             Ok(()) => {
                 let status = stage.status().borrow().clone();
-                self.moves
-                    .end(Outcome::Preempted, "a velocity command took over", &status);
+                self.moves.end(
+                    Outcome::Preempted,
+                    "a command on cmd_vel or cmd_target took over",
+                    &status,
+                );
             }
             // A line that repeats is counted, not repeated.
             Err(refusal) => tracing::warn!(node = base.name, "{refusal}"),

@@ -62,9 +62,8 @@ pub trait Managed: Send {
     /// What ends the process.
     fn handle_opened(&mut self, device: &mut Self::Device, base: &mut Base) -> Result<()>;
 
-    /// Answers every request with why nothing can be done, for as long as it is polled; `is_opening` while the device is being opened.
-    fn refuse(&mut self, is_opening: bool) -> impl Future<Output = Infallible> + Send {
-        let _ = is_opening;
+    /// Answers every request with why nothing can be done, for as long as it is polled; `_is_opening` while the device is being opened.
+    fn refuse(&mut self, _is_opening: bool) -> impl Future<Output = Infallible> + Send {
         std::future::pending()
     }
 
@@ -89,8 +88,10 @@ pub trait Managed: Send {
     /// A second is over: diagnostics.
     fn handle_second(&mut self, device: &mut Self::Device, base: &mut Base);
 
-    /// Was activated or deactivated ([`Base::is_active`]), and says when that is done.
-    fn handle_switch(&mut self, wish: Wish, device: &mut Self::Device, base: &mut Base);
+    /// Was activated or deactivated ([`Base::is_active`]), and says when that is done: at once, unless it has to do something.
+    fn handle_switch(&mut self, wish: Wish, _device: &mut Self::Device, base: &mut Base) {
+        base.switched(wish);
+    }
 
     /// Lets go of the device.
     fn close(&mut self, device: Self::Device, base: &mut Base) -> impl Future<Output = ()> + Send;

@@ -28,7 +28,6 @@
 //! use hhnet::ros::action::{ActionServer, GoalRequest};
 //! use hhnet::ros::app::App;
 //! use hhnet::ros::diagnostics::Severity;
-//! use hhnet::ros::lifecycle::Wish;
 //! use hhnet::ros::managed::{Base, Flow, Managed};
 //! use hhnet::ros::node::Builder;
 //! use hhnet::ros::params::Checked;
@@ -85,10 +84,6 @@
 //!
 //!     fn handle_second(&mut self, _: &mut f64, base: &mut Base) {
 //!         base.report(Severity::Ok, "lit", &[], Work::Busy("lit".into()));
-//!     }
-//!
-//!     fn handle_switch(&mut self, wish: Wish, _: &mut f64, base: &mut Base) {
-//!         base.switched(wish);
 //!     }
 //!
 //!     async fn close(&mut self, _: f64, _: &mut Base) {}
