@@ -23,17 +23,19 @@ mod confirmation;
 mod follows;
 mod heights;
 mod landing;
+mod lost;
 mod paper;
 mod predictive;
 mod search;
 pub mod session;
 mod step;
 mod stepwise;
+mod sweep;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use config::{FocusConfig, FocusConfigError, Law};
+pub use config::{FocusConfig, FocusConfigError, Law, Wanted};
 use confirmation::Confirmation;
 use follows::{Follows, Mismatch, Sight};
 use heights::Heights;
@@ -41,6 +43,7 @@ use landing::Landing;
 use search::Search;
 use step::{LEAST_COMMAND_S, Step};
 use stepwise::{DOUBT, MIN_MOVE, Stepwise, TRIAL};
+use sweep::Sweep;
 
 use crate::classes::DistanceIndex;
 use crate::units::{CLOCK_SKEW, Defocus, Instant, StageHeight};
@@ -51,11 +54,6 @@ const FOREIGN_SETTLE: Duration = Duration::from_millis(250);
 
 /// Age of the stage's newest report above which nothing is known of it; more than the longest period of reports (1 s).
 const STAGE_LIMIT: Duration = Duration::from_millis(1500);
-
-/// Steps up where no estimate can be trusted, and the length of each in depths of class 1: less than the least step down from far away
-/// by more than the error of either, so that the lens does not come back to where it was.
-const SEARCH_STEPS: usize = 2;
-const SEARCH_REACH: f64 = 4.8;
 
 /// Why nothing moves while the height is unknown.
 pub const POSITION_INVALID: &str =
@@ -68,6 +66,10 @@ pub struct Observation {
     pub index: DistanceIndex,
     /// Signed defocus if the model estimates it; positive: too far from the slide.
     pub defocus: Option<Defocus>,
+    /// Standard deviation of `defocus`, µm, if the model states it.
+    pub stddev_um: Option<f64>,
+    /// Sharpness of the whole picture (Tenengrad), to be compared with that of other frames of the run; none of a frame that shows nothing.
+    pub sharpness: Option<f64>,
     /// Probability that focus lies on the other side than `index` says, 0 to 1.
     pub other_side: f32,
     /// False: must not be acted on.
@@ -111,6 +113,8 @@ pub enum RunState {
     Looking,
     /// Moving towards focus.
     Moving,
+    /// Moving although no estimate can be trusted, to find one that can, or sharpness.
+    Searching,
     /// In focus and standing.
     InFocus,
     /// Gave up, standing; the sentence says why. Enable again to retry.
@@ -133,6 +137,38 @@ impl Command {
     /// Whether it is a motion.
     pub fn is_motion(self) -> bool {
         self != Self::STAND
+    }
+}
+
+/// How focus was found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Method {
+    /// It was not.
+    #[default]
+    None,
+    /// By what single frames say of the distance.
+    Estimate,
+    /// By the peak of sharpness in a sweep.
+    Sweep,
+}
+
+/// What a run can say for itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Account {
+    /// Estimates that were taken note of.
+    pub frames: u32,
+    /// How focus was found, or that it was not.
+    pub method: Method,
+    /// Whether what is in focus was seen to follow the lens.
+    pub is_confirmed: bool,
+    /// Standard deviation of what is left, µm, if it is known.
+    pub error_um: Option<f64>,
+}
+
+impl Account {
+    /// In focus, and seen to follow the lens.
+    fn handle_focus(&mut self, method: Method, error_um: Option<f64>) {
+        (self.method, self.is_confirmed, self.error_um) = (method, true, error_um);
     }
 }
 
@@ -175,6 +211,13 @@ pub struct FocusController {
     /// Whether a move has gone on by what was seen on its way since the newest look at rest.
     is_steered: bool,
     search: Search,
+    /// The sweep under way.
+    sweep: Option<Sweep>,
+    /// A run sweeps once.
+    has_swept: bool,
+    /// Exposure of the newest look that the sweep has seen.
+    swept: Instant,
+    account: Account,
     misdated: Option<Misdated>,
     /// What the newest estimate says why it is not trusted, whatever its time.
     complaint: Arc<str>,
@@ -205,6 +248,10 @@ impl FocusController {
             landing: Landing::default(),
             is_steered: false,
             search: Search::default(),
+            sweep: None,
+            has_swept: false,
+            swept: Instant::default(),
+            account: Account::default(),
             misdated: None,
             complaint: "".into(),
         }
@@ -219,6 +266,11 @@ impl FocusController {
     pub fn set_config(&mut self, config: FocusConfig) {
         self.is_acquainted &= config.edges == self.config.edges;
         self.config = config;
+    }
+
+    /// What the run can say for itself so far.
+    pub fn account(&self) -> Account {
+        self.account
     }
 
     /// The settings.
@@ -241,11 +293,16 @@ impl FocusController {
             Follows::default()
         };
         self.confirmation.restart();
+        if self.config.confirms_anew {
+            self.confirmation.forget();
+        }
         self.is_felt = false;
         self.stepwise = Stepwise::default();
         self.landing.restart();
         self.is_steered = false;
         self.search = Search::default();
+        (self.sweep, self.has_swept) = (None, false);
+        self.account = Account::default();
         self.misdated = None;
         self.complaint = "".into();
     }
@@ -253,13 +310,13 @@ impl FocusController {
     /// Ends the run; the next poll commands standstill.
     pub fn disable(&mut self) {
         self.state = RunState::Disabled;
-        self.step = None;
+        (self.step, self.sweep) = (None, None);
     }
 
     /// Ends the run in failure, for a reason that the controller cannot see; the next poll commands standstill.
     pub fn give_up(&mut self, reason: String) {
         self.state = RunState::Failed(reason);
-        self.step = None;
+        (self.step, self.sweep) = (None, None);
     }
 
     /// A new estimate has arrived. Older ones than the newest known are ignored, and so are those of the future: they would
@@ -284,6 +341,7 @@ impl FocusController {
         if observation.exposed >= self.counts_from() {
             self.search.handle_look(&observation);
         }
+        self.account.frames += 1;
         self.observation = Some(observation);
     }
 
@@ -416,6 +474,9 @@ impl FocusController {
     }
 
     fn drive(&mut self, now: Instant) -> f64 {
+        if self.sweep.is_some() {
+            return self.poll_sweep(now);
+        }
         self.steer(now);
         let under_way = self.go_on(now);
         if under_way != 0.0 {
@@ -424,6 +485,10 @@ impl FocusController {
         if let Err(mismatch) = self.compare(now) {
             self.is_acquainted = false;
             self.give_up(mismatch.sentence());
+            return 0.0;
+        }
+        if self.account.method == Method::Sweep {
+            // Found by sharpness: nothing here says how to stay there.
             return 0.0;
         }
         let is_quick = self.config.law == Law::Predictive && self.search.is_step_due();
@@ -517,42 +582,6 @@ impl FocusController {
         })
     }
 
-    /// Nothing here can be trusted: the lens steps away from the slide and looks again, or the run ends.
-    fn search_up(&mut self, now: Instant) -> f64 {
-        let edges = self.config.edges;
-        let z_um = self.stage.and_then(|stage| stage.z).map_or(f64::NAN, |z| z.um());
-        let sent_um = self.follows.travelled_um(z_um);
-        let is_known = self.follows.is_proven();
-        if !is_known && self.search.steps() == 0 && sent_um.abs() > 0.5 * edges.near_um {
-            let way = if sent_um > 0.0 { "up" } else { "down" };
-            let remedy = self.complaint_or("check the steps per millimetre and the direction of z");
-            self.give_up(format!(
-                "the picture was lost when the lens was sent {way} by {:.1} µm: {remedy}",
-                sent_um.abs()
-            ));
-            return 0.0;
-        }
-        let step_um = SEARCH_REACH * edges.near_um;
-        let speed = self.config.speed(DistanceIndex::from_class(3));
-        if self.may_search_up() {
-            self.search.handle_step(step_um);
-            self.promised_um = 0.0;
-            return self.begin(-step_um, speed, now);
-        }
-        self.give_up(self.search.sentence(&self.complaint));
-        0.0
-    }
-
-    /// Whether a step up is left that could bring a specimen to view.
-    fn may_search_up(&self) -> bool {
-        let most_steps = if self.follows.is_proven() { SEARCH_STEPS } else { 1 };
-        let has_specimen = self.observation.as_ref().is_some_and(|look| look.has_specimen);
-        self.state != RunState::InFocus
-            && has_specimen
-            && self.search.steps() < most_steps
-            && self.has_room_above(SEARCH_REACH * self.config.edges.near_um)
-    }
-
     fn has_room_above(&self, step_um: f64) -> bool {
         self.stage
             .and_then(|stage| stage.z)
@@ -582,6 +611,7 @@ impl FocusController {
         if self.confirmation.confirm(&sight, &edges, now) {
             self.is_acquainted |= self.follows.is_proven();
             self.follows.rest();
+            self.account.handle_focus(Method::Estimate, look.stddev_um);
             self.state = RunState::InFocus;
             return 0.0;
         }

@@ -9,6 +9,7 @@ use crate::classes::{CLASSES, ClassEdges, DistanceIndex};
 use crate::estimate::features::{FEATURES, Handcrafted};
 use crate::estimate::network::{ModelCard, Network, NetworkError, PatchPrediction};
 use crate::estimate::patches::{self, Grid, ImageTooSmall};
+use crate::estimate::sharpness::tenengrad;
 use crate::estimate::temperature::{CONDENSER_NA, CondenserLaw, VOTE_EXPONENT, raised};
 use crate::estimate::vote::{self, Fusion, Measurement, Probabilities, Voting};
 use crate::frame::Frame;
@@ -149,6 +150,8 @@ pub struct Estimate {
     pub defocus: Option<Micrometres>,
     /// Standard deviation of `defocus`.
     pub defocus_stddev: Option<Micrometres>,
+    /// Sharpness of the whole frame ([`tenengrad`]); none of one that shows nothing, or not what is under the lens.
+    pub sharpness: Option<f64>,
     /// Patches that voted.
     pub patches_used: usize,
     /// False: the frame holds too little to judge, or the answer is too uncertain to act on.
@@ -169,17 +172,19 @@ impl Estimate {
             probabilities: [1.0 / CLASSES as f32; CLASSES],
             defocus: None,
             defocus_stddev: None,
+            sharpness: None,
             patches_used: 0,
             trusted: false,
             doubt: Some(doubt),
         }
     }
 
-    /// The same, not trusted for this reason, whatever it was before.
+    /// The same, not trusted for this reason, whatever it was before: not even its sharpness tells anything of what is under the lens.
     pub fn doubted(self, doubt: Doubt) -> Self {
         Self {
             trusted: false,
             doubt: Some(doubt),
+            sharpness: None,
             ..self
         }
     }
@@ -233,6 +238,7 @@ impl Estimate {
             probabilities,
             defocus: fusion.map(|fusion| Micrometres(fusion.defocus_um)),
             defocus_stddev: fusion.map(|fusion| Micrometres(fusion.stddev_um)),
+            sharpness: None,
             patches_used: vote.voters,
             trusted: doubt.is_none(),
             doubt,
@@ -298,6 +304,8 @@ pub struct Judged {
     pub patches: Vec<PatchPrediction>,
     /// Top left corners (x, y) of these patches, in the same order.
     pub origins: Vec<(usize, usize)>,
+    /// Sharpness of the whole frame; none of one that is too dark or too bright to show anything.
+    pub sharpness: Option<f64>,
     /// How many patches the grid has.
     of: usize,
     /// Why the frame was not shown to the network.
@@ -305,9 +313,10 @@ pub struct Judged {
 }
 
 impl Judged {
-    /// A frame that was not shown to the network.
-    fn unseen(doubt: Doubt) -> Self {
+    /// A frame of this sharpness that was not shown to the network.
+    fn unseen(doubt: Doubt, sharpness: Option<f64>) -> Self {
         Self {
+            sharpness,
             doubt: Some(doubt),
             ..Self::default()
         }
@@ -370,14 +379,21 @@ impl<N: Network> Classifier<N> {
 
     /// The estimate that a judged frame makes by the settings in force.
     pub fn estimate(&self, judged: &Judged) -> Estimate {
+        let sharpness = judged.sharpness;
         if let Some(doubt) = judged.doubt {
-            return Estimate::unknown(doubt);
+            return Estimate {
+                sharpness,
+                ..Estimate::unknown(doubt)
+            };
         }
         let config = ClassifierConfig {
             min_far_patches: self.config.min_far_patches.min(judged.of),
             ..self.config
         };
-        Estimate::from_patches(&judged.patches, &config)
+        Estimate {
+            sharpness,
+            ..Estimate::from_patches(&judged.patches, &config)
+        }
     }
 
     /// Shows the patches of a frame that are not blank to the network.
@@ -386,7 +402,7 @@ impl<N: Network> Classifier<N> {
     /// As for [`Self::classify`].
     pub fn judge(&mut self, frame: &Frame) -> Result<Judged, ClassifyError> {
         if !self.network.looks() {
-            return Ok(Judged::unseen(Doubt::NoModel));
+            return Ok(Judged::unseen(Doubt::NoModel, None));
         }
         // First, because a frame without a single patch is an error however dark it is.
         let grid = match self.grid.take() {
@@ -395,7 +411,8 @@ impl<N: Network> Classifier<N> {
         };
         let grid = self.grid.insert(grid);
         if let Some(doubt) = Self::doubt_of_frame(frame, &self.config) {
-            return Ok(Judged::unseen(doubt));
+            let sharpness = (doubt == Doubt::Grey).then(|| tenengrad(frame));
+            return Ok(Judged::unseen(doubt, sharpness));
         }
         let of = grid.origins().len();
         let contrast = |at: &usize| patches::contrast(frame, grid.origins()[*at]);
@@ -403,14 +420,17 @@ impl<N: Network> Classifier<N> {
             .filter(|at| contrast(at) >= self.config.min_contrast)
             .collect();
         if chosen.is_empty() {
-            return Ok(Judged::unseen(Doubt::Blank { of }));
+            return Ok(Judged::unseen(Doubt::Blank { of }, Some(tenengrad(frame))));
         }
         let whole_frame = self.network.card().whole_frames;
         let every: Vec<usize> = (0..of).collect();
         let shown = if whole_frame { &every } else { &chosen };
-        let (features, patches) = rayon::join(
+        let (features, (patches, sharpness)) = rayon::join(
             || Handcrafted::of(frame, self.config.crop_seed),
-            || grid.extract_into(frame, shown, &mut self.pixels),
+            || {
+                let patches = grid.extract_into(frame, shown, &mut self.pixels);
+                (patches, tenengrad(frame))
+            },
         );
         let patches = patches?;
         let handcrafted =
@@ -430,6 +450,7 @@ impl<N: Network> Classifier<N> {
         Ok(Judged {
             patches: predictions,
             origins: chosen.iter().map(|&at| grid.origins()[at]).collect(),
+            sharpness: Some(sharpness),
             of,
             doubt: None,
         })

@@ -31,6 +31,21 @@ impl Law {
     }
 }
 
+/// What a run is asked for, beyond the settings in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Wanted {
+    /// The control law; none for that of the settings.
+    pub law: Option<Law>,
+    /// Time that the run may take; none for that of the settings.
+    pub limit: Option<Duration>,
+    /// Farthest the lens may go from where the run begins, µm; none for the whole permitted range.
+    pub reach_um: Option<f64>,
+    /// Remaining defocus that is not worth another move, depths of field; none for that of the settings.
+    pub tolerance_depths: Option<f64>,
+    /// Whether the confirmation of an earlier run does not count.
+    pub confirms_anew: bool,
+}
+
 /// Checked settings of the controller.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FocusConfig {
@@ -51,6 +66,12 @@ pub struct FocusConfig {
     /// Paper: motion ends when the newest estimate was exposed longer ago than this. The law moves until it hears otherwise,
     /// so this is how long it moves blind.
     pub motion_timeout: Duration,
+    /// Predictive, stepwise: remaining defocus that is not worth another move, depths of field.
+    pub tolerance_depths: f64,
+    /// Predictive: sweep the permitted range where no estimate can be trusted.
+    pub sweeps: bool,
+    /// Whether the confirmation of an earlier run does not count.
+    pub confirms_anew: bool,
     /// Rest between standstill and the first exposure that counts.
     pub settle: Duration,
     /// Time after which a run that has not reached focus is given up.
@@ -68,6 +89,9 @@ impl Default for FocusConfig {
             z_max: StageHeight::from_um(300.0),
             estimate_timeout: Duration::from_millis(1000),
             motion_timeout: Duration::from_millis(250),
+            tolerance_depths: 0.25,
+            sweeps: true,
+            confirms_anew: false,
             settle: Duration::from_millis(30),
             run_timeout: Duration::from_secs(30),
         }
@@ -75,6 +99,19 @@ impl Default for FocusConfig {
 }
 
 impl FocusConfig {
+    /// The settings of a run that is asked for from this height: never wider limits than these.
+    pub fn narrowed(&self, wanted: &Wanted, z: Option<StageHeight>) -> Self {
+        let mut this = self.clone();
+        this.law = wanted.law.unwrap_or(self.law);
+        this.tolerance_depths = wanted.tolerance_depths.unwrap_or(self.tolerance_depths);
+        this.confirms_anew |= wanted.confirms_anew;
+        if let Some((reach_um, z)) = wanted.reach_um.zip(z) {
+            this.z_min = StageHeight::from_um(self.z_min.um().max(z.um() - reach_um));
+            this.z_max = StageHeight::from_um(self.z_max.um().min(z.um() + reach_um));
+        }
+        this
+    }
+
     /// The same settings if they make sense.
     ///
     /// # Errors
@@ -92,6 +129,7 @@ impl FocusConfig {
         positive("estimate_timeout", self.estimate_timeout.as_secs_f64())?;
         positive("motion_timeout", self.motion_timeout.as_secs_f64())?;
         positive("run_timeout", self.run_timeout.as_secs_f64())?;
+        positive("tolerance", self.tolerance_depths)?;
         // Written so that NaN is refused too.
         if !(self.z_min.um().is_finite() && self.z_max.um().is_finite() && self.z_min.um() < self.z_max.um())
         {

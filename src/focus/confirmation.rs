@@ -43,6 +43,11 @@ impl Confirmation {
         self.rises = 0;
     }
 
+    /// What an earlier run has shown does not count.
+    pub fn forget(&mut self) {
+        self.confirmed = None;
+    }
+
     /// A trusted look. One of a stage in motion counts too: what it may be off by is less than the play of the drive.
     pub fn handle_look(&mut self, look: Sight) {
         if self.looks.len() == KEPT {

@@ -167,6 +167,12 @@ impl Follows {
         self.restart();
     }
 
+    /// The lens was moved by what no estimate shows: the next look is a first one.
+    pub fn forget(&mut self) {
+        self.last = None;
+        self.restart();
+    }
+
     /// What the newest estimate shows.
     ///
     /// # Errors

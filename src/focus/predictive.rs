@@ -10,6 +10,9 @@ use super::step::{Step, TARGET_PATIENCE};
 use super::{FocusController, Observation, RunState};
 use crate::units::Instant;
 
+/// Way from the limits that no height is sent into, µm: a stage keeps a margin of its own for the rounding of what it reports, and refuses.
+const MARGIN_UM: f64 = 1.5;
+
 impl FocusController {
     /// Lands by what is seen on the way: a move to a height goes on to where a frame of its end has focus. Once only: before it goes on
     /// again a look at rest has to show that the picture follows.
@@ -60,8 +63,13 @@ impl FocusController {
             self.give_up(self.limit_sentence(distance_um));
             return 0.0;
         }
-        let velocity = -self.config.speed_um_per_s.copysign(distance_um);
-        let takes = Duration::from_secs_f64(2.0 * distance_um.abs() / velocity.abs());
+        self.aim(from_um, goal_um, self.config.speed_um_per_s, now)
+    }
+
+    /// Begins to drive to a height, which is permitted; the velocity.
+    pub(super) fn aim(&mut self, from_um: f64, goal_um: f64, um_per_s: f64, now: Instant) -> f64 {
+        let velocity = um_per_s.copysign(goal_um - from_um);
+        let takes = Duration::from_secs_f64(2.0 * (goal_um - from_um).abs() / um_per_s);
         self.state = RunState::Moving;
         self.step = Some(Step {
             velocity_um_per_s: velocity,
@@ -73,8 +81,17 @@ impl FocusController {
         velocity
     }
 
+    /// Lowest and highest height that may be driven to, µm.
+    pub(super) fn limits_um(&self) -> (f64, f64) {
+        (
+            self.config.z_min.um() + MARGIN_UM,
+            self.config.z_max.um() - MARGIN_UM,
+        )
+    }
+
     /// Whether a height may be driven to. Written so that NaN may not.
     fn permits(&self, goal_um: f64) -> bool {
-        goal_um >= self.config.z_min.um() && goal_um <= self.config.z_max.um()
+        let (low_um, high_um) = self.limits_um();
+        goal_um >= low_um && goal_um <= high_um
     }
 }

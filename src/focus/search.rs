@@ -65,8 +65,19 @@ impl Search {
         self.before.len()
     }
 
-    /// Why the run ends; `reason` is what the estimates say themselves, empty if they do not.
-    pub fn sentence(&self, reason: &str) -> String {
+    /// How far the lens rose by these steps, µm.
+    pub fn risen_um(&self) -> f64 {
+        self.before.len() as f64 * self.step_um
+    }
+
+    /// Time from frame to frame, s, by the untrusted ones here; none of fewer than two.
+    pub fn frame_s(&self) -> Option<f64> {
+        let (first, last) = self.span.filter(|_| self.doubtful > 1)?;
+        Some(last.since(first).as_secs_f64() / f64::from(self.doubtful - 1))
+    }
+
+    /// Why the run ends; `sweep` is what came of a sweep, `reason` what the estimates say themselves, empty if they do not.
+    pub fn sentence(&self, sweep: Option<&str>, reason: &str) -> String {
         let mut places = self.before.iter().chain([&self.doubtful]);
         let mut text = format!(
             "{} frames in a row could not be judged",
@@ -74,6 +85,9 @@ impl Search {
         );
         for count in places {
             text += &format!(", nor {count} after a step of {:.0} µm up", self.step_um);
+        }
+        if let Some(sweep) = sweep {
+            text += &format!(", nor those of a sweep {sweep}");
         }
         let reason = if reason.is_empty() {
             "is there a stained slide in the light?"

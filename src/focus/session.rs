@@ -11,9 +11,10 @@
 use std::time::Duration;
 
 use super::{
-    Command, FocusConfig, FocusController, Observation, POSITION_INVALID, RunState, StageMotion, StageReport,
+    Account, Command, FocusConfig, FocusController, Observation, POSITION_INVALID, RunState, StageMotion,
+    StageReport, Wanted,
 };
-use crate::units::Instant;
+use crate::units::{Instant, StageHeight};
 
 /// Time for the stage to stand before a stop or a deactivation is answered all the same.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
@@ -65,6 +66,8 @@ pub enum Answer<G, C, W> {
         end: End,
         /// One sentence.
         message: String,
+        /// What the run says for itself.
+        account: Account,
     },
     /// A call of a service is answered with a sentence: done, or not.
     Call(C, Result<&'static str, String>),
@@ -98,8 +101,10 @@ pub struct Surroundings {
 #[derive(Debug)]
 struct Run<G> {
     goal: G,
-    /// Time it may take; None for the controller's own limit.
-    limit: Option<Duration>,
+    /// What it asks for beyond the settings.
+    wanted: Wanted,
+    /// The height that it began at.
+    from: Option<StageHeight>,
     /// How it ends once the stage stands, and since when that is known.
     ending: Option<(End, String, Instant)>,
 }
@@ -116,6 +121,8 @@ struct Call<C> {
 #[derive(Debug)]
 pub struct Session<G, C, W> {
     controller: FocusController,
+    /// The settings between goals.
+    config: FocusConfig,
     is_active: bool,
     /// A run begins as soon as nothing hinders it.
     begins_when_ready: bool,
@@ -137,7 +144,8 @@ impl<G: Goal, C, W> Session<G, C, W> {
     /// A session in which nothing runs; `begins_when_ready`: a run begins by itself as soon as nothing hinders it.
     pub fn new(config: FocusConfig, begins_when_ready: bool) -> Self {
         Self {
-            controller: FocusController::new(config),
+            controller: FocusController::new(config.clone()),
+            config,
             is_active: false,
             begins_when_ready,
             around: Surroundings::default(),
@@ -157,9 +165,14 @@ impl<G: Goal, C, W> Session<G, C, W> {
         &self.controller
     }
 
-    /// Goes on by other settings.
+    /// Goes on by other settings; a goal being worked on keeps what it asked for.
     pub fn set_config(&mut self, config: FocusConfig) {
-        self.controller.set_config(config);
+        let narrowed = match &self.run {
+            Some(run) => config.narrowed(&run.wanted, run.from),
+            None => config.clone(),
+        };
+        self.controller.set_config(narrowed);
+        self.config = config;
     }
 
     /// Whether commands are taken.
@@ -250,23 +263,21 @@ impl<G: Goal, C, W> Session<G, C, W> {
         }
     }
 
-    /// Whether a goal of this time limit, s, 0 for none, could be worked on; its limit.
+    /// Whether a goal could be worked on now.
     ///
     /// # Errors
     /// Why not, one sentence.
-    pub fn check_goal(&self, timeout_s: f64) -> Result<Option<Duration>, String> {
+    pub fn check_goal(&self) -> Result<(), String> {
         if !self.is_active {
             return Err(INACTIVE.to_owned());
         }
-        let limit = Duration::try_from_secs_f64(timeout_s)
-            .map_err(|_| format!("a timeout of {timeout_s} s is no time: give seconds, or 0"))?;
         if let Some(reason) = self.hindrance() {
             return Err(reason);
         }
         if self.is_stageless() {
             return Err(self.unavailable());
         }
-        Ok((limit > Duration::ZERO).then_some(limit))
+        Ok(())
     }
 
     /// A goal was asked for, whether or not it is accepted: a run no longer begins by itself.
@@ -275,11 +286,14 @@ impl<G: Goal, C, W> Session<G, C, W> {
     }
 
     /// A goal was accepted: it takes over.
-    pub fn begin(&mut self, goal: G, limit: Option<Duration>, now: Instant) {
+    pub fn begin(&mut self, goal: G, wanted: Wanted, now: Instant) {
         self.end_now(End::Preempted, "a newer goal took over");
+        let from = self.stage.as_ref().and_then(|(news, _)| news.report.z);
+        self.controller.set_config(self.config.narrowed(&wanted, from));
         self.run = Some(Run {
             goal,
-            limit,
+            wanted,
+            from,
             ending: None,
         });
         self.controller.enable(now);
@@ -449,8 +463,13 @@ impl<G: Goal, C, W> Session<G, C, W> {
 
     fn end_now(&mut self, end: End, message: &str) {
         if let Some(Run { goal, .. }) = self.run.take() {
-            let message = message.to_owned();
-            self.answers.push(Answer::Goal { goal, end, message });
+            self.answers.push(Answer::Goal {
+                goal,
+                end,
+                message: message.to_owned(),
+                account: self.controller.account(),
+            });
+            self.controller.set_config(self.config.clone());
         }
     }
 }
@@ -540,6 +559,7 @@ impl<G: Goal, C, W> Session<G, C, W> {
 /// How a goal ends by what the law is doing, if its end has come.
 fn verdict<G: Goal>(run: &Run<G>, state: &RunState, now: Instant) -> Option<(End, String, Instant)> {
     let is_late = run
+        .wanted
         .limit
         .is_some_and(|limit| now.since(run.goal.accepted()) > limit);
     let (end, message) = match state {

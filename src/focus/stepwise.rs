@@ -17,8 +17,6 @@ const FEELER: Duration = Duration::from_millis(140);
 pub(super) const TRIAL: Duration = Duration::from_millis(200);
 /// Probability of the other side of focus from which the sign is in doubt.
 pub(super) const DOUBT: f32 = 0.1;
-/// Remaining defocus that is not worth another step, as a part of the depth of class 0.
-const TOLERANCE: f64 = 0.5;
 /// Rise after which a sign still in doubt means that the lens was above focus all along, in depths of class 1: 45 µm under the 40x0.65. Must
 /// exceed the depth below focus that is to be recovered from, less the depth from which the sign is clear.
 const PROBE: f64 = 9.0;
@@ -34,7 +32,8 @@ impl Stepwise {
     /// Signed defocus to remove next, µm; none in focus.
     pub fn distance(&mut self, look: &Observation, config: &FocusConfig) -> Option<f64> {
         let distance_um = self.believed_distance(look, &config.edges);
-        let tolerance_um = TOLERANCE * config.edges.in_focus_um;
+        // The depth of class 0 is half a depth of field.
+        let tolerance_um = 2.0 * config.tolerance_depths * config.edges.in_focus_um;
         let is_there = look.index == DistanceIndex::IN_FOCUS && distance_um.abs() <= tolerance_um;
         (!is_there).then_some(distance_um)
     }

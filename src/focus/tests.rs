@@ -70,6 +70,8 @@ impl Loop {
             other_side,
             trusted,
             reason: self.reason.clone(),
+            stddev_um: None,
+            sharpness: None,
             has_specimen: self.has_specimen,
             exposed: self.now,
         }
@@ -347,7 +349,7 @@ proptest! {
         run.controller.handle_stage(StageReport { z: Some(StageHeight::from_um(start_um)), motion: StageMotion::Still, at: run.now });
         for _ in 0..2000 {
             let lie = Observation { index: DistanceIndex::from_class(index), defocus: None,
-                other_side: 0.0, trusted: true, reason: "".into(), has_specimen: true, exposed: run.now };
+                other_side: 0.0, trusted: true, reason: "".into(), stddev_um: None, sharpness: None, has_specimen: true, exposed: run.now };
             run.controller.handle_observation(lie, run.now);
             run.tick(false, true);
             prop_assert!((-100.0..=300.0).contains(&run.z_um), "reached {}", run.z_um);

@@ -547,6 +547,7 @@ fn to_message(estimate: &Estimate, decision: Duration, model_id: &Arc<str>) -> F
         defocus_stddev: estimate
             .defocus_stddev
             .map_or(f64::NAN, |stddev| stddev.as_metres()),
+        sharpness: estimate.sharpness.unwrap_or(f64::NAN),
         patches_used: estimate.patches_used as u16,
         trusted: estimate.trusted,
         reason: estimate.doubt.map_or_else(String::new, |doubt| doubt.to_string()),

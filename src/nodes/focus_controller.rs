@@ -22,7 +22,8 @@ use super::recorded::{REFUSAL, Recorded};
 use crate::classes::{ClassEdges, DistanceIndex};
 use crate::focus::session::{Answer, End, Goal, Session, StageNews, Surroundings};
 use crate::focus::{
-    Command, FocusConfig, FocusController, Law, Observation, RunState, StageMotion, StageReport,
+    Account, Command, FocusConfig, FocusController, Law, Method, Observation, RunState, StageMotion,
+    StageReport, Wanted,
 };
 use crate::objective::Objective;
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
@@ -69,6 +70,11 @@ parameters! {
         estimate_timeout: f64 [0.01..=60.0, "s", live] = 1.0,
         /// Mode `paper`: motion ends when the newest estimate was exposed longer ago than this, s.
         motion_timeout: f64 [0.02..=1.0, "s", live] = 0.25,
+        /// What is left of the defocus and not worth another move, depths of field; in the modes `predictive` and `stepwise`.
+        tolerance: f64 [0.05..=0.5, "", live] = 0.25,
+        /// Mode `predictive`: where no estimate can be trusted, sweep the permitted range slowly, from above, for one that can, or for the peak of
+        /// sharpness.
+        sweep: bool [live] = true,
         /// Rest between standstill and the first exposure that counts, s; longer for a carriage that rings after a stop (0.1 at 25 Hz).
         settle: f64 [0.0..=10.0, "s", live] = 0.03,
         /// A run that has not reached focus after this time is given up, s.
@@ -114,6 +120,9 @@ impl FocusControllerParameters {
             z_max: StageHeight::from_metres(self.microscope.z_max),
             estimate_timeout: seconds("estimate_timeout", self.estimate_timeout)?,
             motion_timeout: seconds("motion_timeout", self.motion_timeout)?,
+            tolerance_depths: self.tolerance,
+            sweeps: self.sweep,
+            confirms_anew: false,
             settle: seconds("settle", self.settle)?,
             run_timeout: seconds("run_timeout", self.run_timeout)?,
         };
@@ -329,11 +338,17 @@ impl FocusNode {
         if let Some(observation) = to_observation(estimate) {
             session.handle_estimate(observation, now);
         }
-        (outlets.heard.index, outlets.heard.defocus) = (estimate.distance_index, estimate.defocus);
+        outlets.heard = Heard {
+            index: estimate.distance_index,
+            certainty: estimate.certainty,
+            defocus: estimate.defocus,
+            ..outlets.heard
+        };
         if let Some(goal) = session.goal() {
             goal.feedback(Autofocus::Feedback {
                 state: describe(session.controller().state()).0,
                 distance_index: outlets.heard.index,
+                certainty: outlets.heard.certainty,
                 defocus: outlets.heard.defocus,
                 z: outlets.heard.z,
             });
@@ -343,9 +358,9 @@ impl FocusNode {
     fn handle_goal(&mut self, request: GoalRequest<Autofocus::Action>, now: Instant) {
         let session = &mut self.session;
         session.handle_request();
-        match session.check_goal(request.goal.timeout) {
+        match session.check_goal().and_then(|()| to_wanted(&request.goal)) {
             Err(reason) => request.reject(&reason),
-            Ok(limit) => session.begin(request.accept(), limit, now),
+            Ok(wanted) => session.begin(request.accept(), wanted, now),
         }
     }
 
@@ -378,6 +393,7 @@ impl FocusNode {
 /// What the newest messages said, for those who watch a goal.
 struct Heard {
     index: i8,
+    certainty: f32,
     defocus: f64,
     z: f64,
 }
@@ -386,10 +402,51 @@ impl Default for Heard {
     fn default() -> Self {
         Self {
             index: 0,
+            certainty: 0.0,
             defocus: f64::NAN,
             z: f64::NAN,
         }
     }
+}
+
+/// What a goal asks for beyond the parameters.
+///
+/// # Errors
+/// Names the field that makes no sense, and what it may be.
+fn to_wanted(goal: &Autofocus::Goal) -> Result<Wanted, String> {
+    const MODES: [(u8, Option<Law>); 4] = [
+        (Autofocus::Goal::MODE_DEFAULT as u8, None),
+        (Autofocus::Goal::MODE_PREDICTIVE as u8, Some(Law::Predictive)),
+        (Autofocus::Goal::MODE_STEPWISE as u8, Some(Law::Stepwise)),
+        (Autofocus::Goal::MODE_PAPER as u8, Some(Law::Paper)),
+    ];
+    let Autofocus::Goal {
+        mode,
+        timeout,
+        reach,
+        tolerance,
+        confirm,
+    } = *goal;
+    let law = MODES.iter().find(|(code, _)| *code == mode).map(|(_, law)| *law);
+    let law = law.ok_or_else(|| format!("mode {mode} is none: give one of the constants MODE_*"))?;
+    let limit = Duration::try_from_secs_f64(timeout)
+        .map_err(|_| format!("a timeout of {timeout} s is no time: give seconds, or 0"))?;
+    // Written so that NaN is refused too.
+    if !(reach >= 0.0 && reach.is_finite()) {
+        return Err(format!("a reach of {reach} m is no length: give metres, or 0"));
+    }
+    if !(0.0..=0.5).contains(&tolerance) {
+        return Err(format!(
+            "a tolerance of {tolerance} depths of field: give up to 0.5, or 0"
+        ));
+    }
+    Ok(Wanted {
+        law,
+        limit: (limit > Duration::ZERO).then_some(limit),
+        reach_um: (reach > 0.0).then_some(1e6 * reach),
+        tolerance_depths: (tolerance > 0.0).then_some(tolerance),
+        confirms_anew: confirm,
+    })
 }
 
 /// `None` for an index that does not exist.
@@ -397,10 +454,7 @@ fn to_observation(estimate: &FocusEstimate) -> Option<Observation> {
     let index = DistanceIndex::ALL
         .into_iter()
         .find(|index| index.value() == estimate.distance_index)?;
-    let defocus = estimate
-        .defocus
-        .is_finite()
-        .then(|| Defocus::from_metres(estimate.defocus));
+    let known = |value: f64| value.is_finite().then_some(value);
     let other_side = DistanceIndex::ALL
         .into_iter()
         .zip(&estimate.probabilities)
@@ -410,7 +464,9 @@ fn to_observation(estimate: &FocusEstimate) -> Option<Observation> {
     let exposed = from_time(&estimate.header.stamp);
     Some(Observation {
         index,
-        defocus,
+        defocus: known(estimate.defocus).map(Defocus::from_metres),
+        stddev_um: known(1e6 * estimate.defocus_stddev),
+        sharpness: known(estimate.sharpness),
         other_side,
         trusted: estimate.trusted,
         reason: estimate.reason.as_str().into(),
@@ -488,7 +544,7 @@ impl Outlets {
         match controller.state() {
             RunState::Failed(reason) => tracing::warn!(node = base.name, "gave up: {reason}"),
             RunState::InFocus => tracing::info!(node = base.name, "in focus"),
-            RunState::Disabled | RunState::Looking | RunState::Moving => {}
+            RunState::Disabled | RunState::Looking | RunState::Moving | RunState::Searching => {}
         }
         self.published = Some(controller.state().clone());
         let reason = reason.to_owned();
@@ -502,7 +558,12 @@ impl Outlets {
     /// Tells the one who asked.
     fn answer(&self, answer: Answer<Handle, Call, Wish>, base: &mut Base) {
         match answer {
-            Answer::Goal { goal, end, message } => self.end(goal, end, message, base.now()),
+            Answer::Goal {
+                goal,
+                end,
+                message,
+                account,
+            } => self.end(goal, end, message, account, base.now()),
             Answer::Call(call, Ok(message)) => call.answer(true, message.to_owned()),
             Answer::Call(call, Err(message)) => call.answer(false, message),
             Answer::Left(wish, Ok(())) => wish.done(),
@@ -510,7 +571,7 @@ impl Outlets {
         }
     }
 
-    fn end(&self, goal: Handle, end: End, message: String, now: Instant) {
+    fn end(&self, goal: Handle, end: End, message: String, account: Account, now: Instant) {
         let code = match end {
             End::InFocus => Autofocus::Result::IN_FOCUS as u8,
             End::Cancelled => Autofocus::Result::CANCELED as u8,
@@ -523,6 +584,14 @@ impl Outlets {
             message,
             z: self.heard.z,
             defocus: self.heard.defocus,
+            expected_error: account.error_um.map_or(f64::NAN, |um| 1e-6 * um),
+            confirmed: end == End::InFocus && account.is_confirmed,
+            method: match account.method {
+                Method::None => Autofocus::Result::METHOD_NONE as u8,
+                Method::Estimate => Autofocus::Result::METHOD_ESTIMATE as u8,
+                Method::Sweep => Autofocus::Result::METHOD_SWEEP as u8,
+            },
+            frames: account.frames,
             duration: now.since(goal.accepted()).as_secs_f64(),
         };
         match end {
@@ -541,6 +610,7 @@ impl Outlets {
             RunState::Disabled => (Severity::Ok, "disabled"),
             RunState::Looking => (Severity::Ok, "looking"),
             RunState::Moving => (Severity::Ok, "moving"),
+            RunState::Searching => (Severity::Ok, "searching"),
             RunState::InFocus => (Severity::Ok, "in focus"),
         };
         let mode = controller.config().law.name().to_owned();
@@ -574,7 +644,7 @@ fn publish_work(session: &Focusing, base: &mut Base) {
     let state = session.controller().state();
     base.presence.set(if !session.is_active() {
         base.lifecycle.work()
-    } else if matches!(state, RunState::Looking | RunState::Moving) {
+    } else if matches!(state, RunState::Looking | RunState::Moving | RunState::Searching) {
         Work::Busy("focusing".into())
     } else {
         match session.check_able() {
@@ -587,7 +657,7 @@ fn publish_work(session: &Focusing, base: &mut Base) {
 /// Whether the controller looks at what the classifier says.
 fn wants_estimates(state: &RunState) -> bool {
     match state {
-        RunState::Looking | RunState::Moving | RunState::InFocus => true,
+        RunState::Looking | RunState::Moving | RunState::Searching | RunState::InFocus => true,
         RunState::Disabled | RunState::Failed(_) => false,
     }
 }
@@ -620,6 +690,7 @@ fn describe(state: &RunState) -> (u8, &str) {
         RunState::Disabled => (FocusState::DISABLED as u8, ""),
         RunState::Looking => (FocusState::LOOKING as u8, ""),
         RunState::Moving => (FocusState::MOVING as u8, ""),
+        RunState::Searching => (FocusState::SEARCHING as u8, ""),
         RunState::InFocus => (FocusState::IN_FOCUS as u8, ""),
         RunState::Failed(reason) => (FocusState::FAILED as u8, reason),
     }
@@ -628,6 +699,44 @@ fn describe(state: &RunState) -> (u8, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_goal_that_makes_no_sense_is_refused_by_its_field() {
+        let refused = |change: fn(&mut Autofocus::Goal)| {
+            let mut goal = Autofocus::Goal::default();
+            change(&mut goal);
+            to_wanted(&goal).err().unwrap_or_default()
+        };
+        assert_eq!(to_wanted(&Autofocus::Goal::default()), Ok(Wanted::default()));
+        assert!(refused(|goal| goal.timeout = f64::NAN).contains("no time"));
+        assert!(refused(|goal| goal.timeout = -1.0).contains("no time"));
+        assert!(refused(|goal| goal.mode = 9).contains("mode 9"));
+        assert!(refused(|goal| goal.reach = -1e-6).contains("reach"));
+        assert!(refused(|goal| goal.tolerance = 0.6).contains("up to 0.5"));
+        let asked = Autofocus::Goal {
+            mode: Autofocus::Goal::MODE_PAPER as u8,
+            timeout: 2.0,
+            reach: 20e-6,
+            tolerance: 0.1,
+            confirm: true,
+        };
+        let wanted = Wanted {
+            law: Some(Law::Paper),
+            limit: Some(Duration::from_secs(2)),
+            reach_um: Some(20.0),
+            tolerance_depths: Some(0.1),
+            confirms_anew: true,
+        };
+        let found = to_wanted(&asked).unwrap();
+        assert!((found.reach_um.unwrap() - 20.0).abs() < 1e-9);
+        assert_eq!(
+            Wanted {
+                reach_um: Some(20.0),
+                ..found
+            },
+            wanted
+        );
+    }
 
     #[test]
     fn the_defaults_are_those_of_the_core() {

@@ -337,7 +337,12 @@ impl Bridge {
             return;
         }
         self.commanded = z_um_per_s != 0.0;
-        self.take_over(stage.velocity(z_um_per_s, decided).map(drop), stage, base);
+        self.take_over(
+            stage.velocity(z_um_per_s, decided).map(drop),
+            "a velocity on cmd_vel took over",
+            stage,
+            base,
+        );
     }
 
     /// Passes a height on.
@@ -352,7 +357,7 @@ impl Bridge {
         if outcome.is_ok() {
             self.aimed_at = decided;
         }
-        self.take_over(outcome, stage, base);
+        self.take_over(outcome, "a height on cmd_target took over", stage, base);
     }
 
     /// Whether a command is to be obeyed.
@@ -364,16 +369,12 @@ impl Bridge {
         base.is_active() && self.dispute.is_none()
     }
 
-    /// A command takes over from a goal.
-    fn take_over(&mut self, outcome: Result<(), Refusal>, stage: &StageHandle, base: &Base) {
+    /// A command takes over from a goal, which ends with this sentence.
+    fn take_over(&mut self, outcome: Result<(), Refusal>, sentence: &str, stage: &StageHandle, base: &Base) {
         match outcome {
             Ok(()) => {
                 let status = stage.status().borrow().clone();
-                self.moves.end(
-                    Outcome::Preempted,
-                    "a command on cmd_vel or cmd_target took over",
-                    &status,
-                );
+                self.moves.end(Outcome::Preempted, sentence, &status);
             }
             // A line that repeats is counted, not repeated.
             Err(refusal) => tracing::warn!(node = base.name, "{refusal}"),

@@ -108,6 +108,14 @@ fn stained_patches_vote() {
     );
 }
 
+/// "I do not know" of a frame of this sharpness.
+fn seen(doubt: Doubt, sharpness: f64) -> Estimate {
+    Estimate {
+        sharpness: Some(sharpness),
+        ..Estimate::unknown(doubt)
+    }
+}
+
 #[test]
 fn a_model_of_whole_frames_sees_blank_patches_which_have_no_vote() {
     let mut classifier = classifier(sure(3, 2.5));
@@ -115,7 +123,7 @@ fn a_model_of_whole_frames_sees_blank_patches_which_have_no_vote() {
     let estimate = classifier.classify(&frame(900, 600, 220, |column| column != 1));
     assert_eq!(estimate.unwrap().patches_used, 4);
     let nothing = classifier.classify(&frame(900, 600, 220, |_| false)).unwrap();
-    assert_eq!(nothing, Estimate::unknown(Doubt::Blank { of: 6 }));
+    assert_eq!(nothing, seen(Doubt::Blank { of: 6 }, 0.0));
     assert_eq!(classifier.network().shown, [6]);
     classifier.network.answers = Some(4);
     let message = classifier.classify(&frame(900, 600, 220, |_| true)).unwrap_err();
@@ -228,14 +236,14 @@ fn a_model_brings_its_range_and_vote_exponent() {
 #[test]
 fn frames_that_show_nothing_are_unknown_and_never_reach_the_network() {
     let mut classifier = classifier(sure(0, 60.0));
-    for (ground, doubt) in [
-        (0, Doubt::Dark { mean: 0.0 }),
-        (200, Doubt::Blank { of: 4 }),
-        (255, Doubt::Clipped { mean: 255.0 }),
+    for (ground, expected) in [
+        (0, Estimate::unknown(Doubt::Dark { mean: 0.0 })),
+        (200, seen(Doubt::Blank { of: 4 }, 0.0)),
+        (255, Estimate::unknown(Doubt::Clipped { mean: 255.0 })),
     ] {
         assert_eq!(
             classifier.classify(&frame(600, 600, ground, |_| false)).unwrap(),
-            Estimate::unknown(doubt)
+            expected
         );
     }
     assert!(classifier.network().shown.is_empty());
@@ -280,11 +288,15 @@ fn doubt_is_not_trusted() {
         probabilities: [f32::NAN; CLASSES],
         ..sure(0, 1.0)
     };
+    let estimate = classifier(broken)
+        .classify(&frame(600, 600, 220, |_| true))
+        .unwrap();
+    assert_eq!(estimate, seen(Doubt::NoAnswer, estimate.sharpness.unwrap()));
+    let elsewhere = estimate.doubted(Doubt::NoAnswer);
     assert_eq!(
-        classifier(broken)
-            .classify(&frame(600, 600, 220, |_| true))
-            .unwrap(),
-        Estimate::UNKNOWN
+        elsewhere,
+        Estimate::UNKNOWN,
+        "its sharpness is not that of the specimen"
     );
 }
 
@@ -407,7 +419,7 @@ fn a_grey_frame_is_not_judged_by_a_model_that_needs_colour() {
     classifier.set_config(config).unwrap();
     assert_eq!(
         classifier.classify(&grey).unwrap(),
-        Estimate::unknown(Doubt::Grey)
+        seen(Doubt::Grey, tenengrad(&grey))
     );
     let mut rgb = grey.into_rgb();
     rgb.chunks_exact_mut(3).step_by(7).for_each(|pixel| pixel[0] += 1);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::classes::DistanceIndex;
 use crate::focus::Law;
-use crate::units::{Defocus, StageHeight};
+use crate::units::Defocus;
 
 /// A goal of this number, cancelled or not.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -57,6 +57,8 @@ fn far(ms: u64) -> Observation {
         other_side: 0.0,
         trusted: true,
         reason: "".into(),
+        stddev_um: None,
+        sharpness: None,
         has_specimen: true,
         exposed: at(ms),
     }
@@ -101,7 +103,7 @@ fn run_until(session: &mut Sut, from_ms: u64, until_ms: u64) -> f64 {
 /// A session whose goal 1 moves the stage, and the time.
 fn moving() -> (Sut, u64) {
     let mut session = ready();
-    session.begin(goal(1, 0), None, at(0));
+    session.begin(goal(1, 0), Wanted::default(), at(0));
     for ms in (20..3000).step_by(20) {
         if run_until(&mut session, ms, ms + 20) != 0.0 {
             return (session, ms + 20);
@@ -115,7 +117,9 @@ fn ended(session: &mut Sut) -> Option<(u32, End, String)> {
     let mut answers = session.answers();
     assert!(answers.len() <= 1, "{answers:?}");
     match answers.pop()? {
-        Answer::Goal { goal, end, message } => Some((goal.number, end, message)),
+        Answer::Goal {
+            goal, end, message, ..
+        } => Some((goal.number, end, message)),
         other => panic!("{other:?}"),
     }
 }
@@ -195,7 +199,7 @@ fn what_hinders_a_run_is_said() {
             session.handle_stage(stage, at(0));
         }
         session.handle_surroundings(around.clone(), at(0));
-        let refused = session.check_goal(0.0).err();
+        let refused = session.check_goal().err();
         assert_eq!(
             refused.is_some(),
             of_goal.is_some(),
@@ -210,8 +214,7 @@ fn what_hinders_a_run_is_said() {
             (answer, expected) => panic!("{answer:?}, not {expected:?}"),
         }
     }
-    assert!(ready().check_goal(f64::NAN).unwrap_err().contains("no time"));
-    assert_eq!(ready().check_goal(2.0), Ok(Some(Duration::from_secs(2))));
+    assert_eq!(ready().check_goal(), Ok(()));
 }
 
 #[test]
@@ -280,7 +283,9 @@ fn a_goal_ends_when_the_stage_stands() {
         session.poll(at(ms + 200));
         let answers = session.answers();
         let of_goal = answers.iter().find_map(|answer| match answer {
-            Answer::Goal { goal, end, message } => Some((goal.number, *end, message.clone())),
+            Answer::Goal {
+                goal, end, message, ..
+            } => Some((goal.number, *end, message.clone())),
             _ => None,
         });
         let (number, found, message) = of_goal.unwrap_or_else(|| panic!("{word}: {answers:?}"));
@@ -310,7 +315,7 @@ fn zeros_are_repeated_after_a_motion() {
 #[test]
 fn a_newer_goal_takes_over_at_once_and_a_cancel_waits_for_the_stage() {
     let (mut session, ms) = moving();
-    session.begin(goal(2, ms), None, at(ms));
+    session.begin(goal(2, ms), Wanted::default(), at(ms));
     let (number, end, _) = ended(&mut session).unwrap();
     assert_eq!((number, end), (1, End::Preempted));
     assert_eq!(session.goal().map(|goal| goal.number), Some(2));
@@ -321,7 +326,7 @@ fn a_newer_goal_takes_over_at_once_and_a_cancel_waits_for_the_stage() {
             is_cancelling: true,
             ..goal(3, 0)
         },
-        None,
+        Wanted::default(),
         at(0),
     );
     session.handle_stage(news(StageMotion::Moving, 200), at(200));
@@ -362,7 +367,7 @@ fn a_stage_that_falls_silent_leaves_no_one_waiting() {
             is_cancelling: true,
             ..goal(4, 0)
         },
-        None,
+        Wanted::default(),
         at(0),
     );
     session.handle_stage(news(StageMotion::Moving, 100), at(100));
@@ -376,7 +381,14 @@ fn a_stage_that_falls_silent_leaves_no_one_waiting() {
 #[test]
 fn a_goal_has_its_own_time() {
     let mut session = ready();
-    session.begin(goal(1, 0), Some(Duration::from_millis(500)), at(0));
+    session.begin(
+        goal(1, 0),
+        Wanted {
+            limit: Some(Duration::from_millis(500)),
+            ..Wanted::default()
+        },
+        at(0),
+    );
     for ms in (0..1200).step_by(20) {
         session.poll(at(ms));
         session.handle_stage(news(StageMotion::Still, ms + 10), at(ms + 10));
@@ -385,6 +397,36 @@ fn a_goal_has_its_own_time() {
     assert_eq!(end, End::GaveUp);
     assert!(message.contains("timeout"), "{message}");
     assert_eq!(*session.controller().state(), RunState::Disabled);
+}
+
+#[test]
+fn what_a_goal_asks_for_holds_for_the_goal_only_and_never_widens_the_limits() {
+    let mut session = ready();
+    let shipped = session.controller().config().clone();
+    session.begin(
+        goal(1, 0),
+        Wanted {
+            law: Some(Law::Predictive),
+            reach_um: Some(150.0),
+            tolerance_depths: Some(0.4),
+            ..Wanted::default()
+        },
+        at(0),
+    );
+    let z_um = 0.0;
+    let narrowed = session.controller().config().clone();
+    assert_eq!((narrowed.law, narrowed.tolerance_depths), (Law::Predictive, 0.4));
+    assert_eq!(narrowed.z_min, shipped.z_min, "the limit is nearer");
+    assert_eq!(narrowed.z_max, StageHeight::from_um(z_um + 150.0));
+    // Other settings in the middle of it.
+    let settle = Duration::from_millis(70);
+    session.set_config(FocusConfig {
+        settle,
+        ..shipped.clone()
+    });
+    assert_eq!(*session.controller().config(), FocusConfig { settle, ..narrowed });
+    session.begin(goal(2, 20), Wanted::default(), at(20));
+    assert_eq!(*session.controller().config(), FocusConfig { settle, ..shipped });
 }
 
 #[test]

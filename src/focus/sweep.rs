@@ -1,0 +1,437 @@
+//! The last resort where no estimate can be trusted: a slow sweep through the permitted range, in which both the estimates and the sharpness
+//! of the picture are watched.
+//!
+//! The lens goes up first, comes back, and only then goes on below where it began, never faster than [`MOST_PER_S`]. Two trusted looks in a
+//! row that agree on the height of focus from two heights end the sweep: the law goes on from there. If there are none, sharpness decides,
+//! as classical autofocus does: the highest of all looks, if it stands out ([`CONTRAST`]) and lies inside the range, is passed once more,
+//! slowly and from above; a parabola through the logarithm of what is sharpest there says where to stand (a gaussian peak, as
+//! Subbarao and Tyan fit it, IEEE PAMI 20 (1998) 864), and the picture has to be as sharp there as it was on the way. If there is no
+//! such peak, the lens goes back up to where it began.
+
+use std::collections::VecDeque;
+
+use super::follows::Sight;
+use crate::classes::ClassEdges;
+use crate::statistics::median;
+
+/// How far the sweep reaches from where it begins, in depths of class 3: beyond it no lens shows anything of a smear.
+const REACH: f64 = 4.0;
+/// Way from frame to frame in depths of class 1, of the whole range and around the peak.
+const COARSE: f64 = 0.5;
+const FINE: f64 = 0.08;
+/// Greatest speed of a sweep, depths of class 1 per second: 100 µm/s under the 40x0.65, half of the paper's.
+const MOST_PER_S: f64 = 20.0;
+/// How far around the peak of the whole range is looked once more, in depths of class 1.
+const AROUND: f64 = 1.5;
+/// How far above it the lens is before it comes down to where it is to stand, in the same.
+const ABOVE: f64 = 1.0;
+/// Share of the peak from which on a look takes part in the fit.
+const TOP: f64 = 0.6;
+/// By how much the peak has to exceed the median of all looks.
+const CONTRAST: f64 = 1.25;
+/// Looks without which there is no curve.
+const LEAST_LOOKS: usize = 8;
+/// Part of the peak that a look at rest has to show where the lens came to stand.
+const KEPT: f64 = 0.85;
+/// Distance to a goal that counts as arrived, µm.
+const THERE_UM: f64 = 0.5;
+/// How often one way is begun: the bridge checks its first motion before it does as it is told.
+const TRIES: u32 = 3;
+
+/// A way of the sweep.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Leg {
+    /// Where it ends, µm.
+    pub goal_um: f64,
+    /// Greatest speed, µm/s; none for that of the stage.
+    pub um_per_s: Option<f64>,
+}
+
+/// What the sweep is at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Phase {
+    /// Through the whole range.
+    Coarse,
+    /// Past the peak of it.
+    Fine,
+    /// To where it is sharpest; this sharp it has to be there.
+    Landing { sharpness: f64 },
+    /// Back up: there is nothing to be found.
+    Leaving { cause: NoPeak },
+}
+
+/// Why sharpness shows no focus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NoPeak {
+    /// Too few looks.
+    Few,
+    /// Nothing stands out.
+    Flat,
+    /// It grows to the end of the range.
+    Edge,
+    /// Where it was sharpest it is no longer.
+    Gone,
+    /// The stage did not go there.
+    Stuck,
+}
+
+impl NoPeak {
+    /// As the end of a sentence.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::Few => "too few frames came with it to tell sharpness",
+            Self::Flat => "nothing in it was sharper than the rest",
+            Self::Edge => "the picture grew sharper up to its end",
+            Self::Gone => "what was sharp in it was not when the lens came back",
+            Self::Stuck => "the stage did not go where it was sent",
+        }
+    }
+}
+
+/// What to do next.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Next {
+    /// Go there.
+    Go(Leg),
+    /// Look at rest: so sharp it has to be.
+    Compare(f64),
+    /// The lens is back, and there was nothing.
+    Fail(NoPeak),
+}
+
+/// A sweep under way.
+#[derive(Debug)]
+pub(super) struct Sweep {
+    range_um: (f64, f64),
+    start_um: f64,
+    near_um: f64,
+    /// Time between two frames, s.
+    frame_s: f64,
+    phase: Phase,
+    legs: VecDeque<Leg>,
+    tries: u32,
+    /// Height and sharpness of the looks of this phase.
+    looks: Vec<(f64, f64)>,
+    /// Where the newest trusted look was, and where it has focus, µm.
+    sighted: Option<(f64, f64)>,
+}
+
+impl Sweep {
+    /// Around `start_um`, of a lens at `z_um`, within `limits_um`, with a frame every `frame_s`.
+    pub fn new(
+        (start_um, z_um): (f64, f64),
+        limits_um: (f64, f64),
+        frame_s: f64,
+        edges: &ClassEdges,
+    ) -> Self {
+        let reach_um = REACH * edges.far_um;
+        let range_um = (
+            limits_um.0.max(start_um - reach_um),
+            limits_um.1.min(start_um + reach_um),
+        );
+        let mut this = Self {
+            range_um,
+            start_um,
+            near_um: edges.near_um,
+            frame_s,
+            phase: Phase::Coarse,
+            legs: VecDeque::new(),
+            tries: 0,
+            looks: Vec::new(),
+            sighted: None,
+        };
+        let um_per_s = Some(this.um_per_s(COARSE));
+        for (goal_um, um_per_s) in [(range_um.1, um_per_s), (z_um, None), (range_um.0, um_per_s)] {
+            this.legs.push_back(Leg { goal_um, um_per_s });
+        }
+        this
+    }
+
+    /// Lowest and highest height that it goes to, µm.
+    pub fn range_um(&self) -> (f64, f64) {
+        self.range_um
+    }
+
+    fn um_per_s(&self, depths_per_frame: f64) -> f64 {
+        self.near_um * (depths_per_frame / self.frame_s).min(MOST_PER_S)
+    }
+
+    /// A look of the newest way; whether the estimates can be trusted here: two in a row agree on where focus is from two heights.
+    pub fn handle_look(&mut self, z_um: f64, sharpness: Option<f64>, sight: Option<&Sight>) -> bool {
+        // On a fast way a height is known no better than its time.
+        if self.legs.front().is_none_or(|leg| leg.um_per_s.is_none()) {
+            return false;
+        }
+        self.looks.extend(
+            sharpness
+                .filter(|sharpness| sharpness.is_finite())
+                .map(|sharpness| (z_um, sharpness)),
+        );
+        let clear = sight.filter(|sight| sight.is_trusted && sight.is_sided && sight.has_distance);
+        let focus_um = clear.map(|sight| (sight.z_um, sight.z_um - sight.defocus_um));
+        let before = std::mem::replace(&mut self.sighted, focus_um);
+        let (Some((z_um, focus_um)), Some((before_um, focus_before_um))) = (focus_um, before) else {
+            return false;
+        };
+        let way_um = (z_um - before_um).abs();
+        way_um >= 0.2 * self.near_um && (focus_um - focus_before_um).abs() <= 0.5 * way_um
+    }
+
+    /// What to do, of a lens that stands at `z_um`.
+    pub fn next(&mut self, z_um: f64) -> Next {
+        while let Some(leg) = self.legs.front().copied() {
+            let is_leaving = matches!(self.phase, Phase::Leaving { .. });
+            if (z_um - leg.goal_um).abs() <= THERE_UM || (is_leaving && z_um > leg.goal_um) {
+                self.legs.pop_front();
+                self.tries = 0;
+                continue;
+            }
+            self.tries += 1;
+            if self.tries <= TRIES {
+                return Next::Go(leg);
+            }
+            self.tries = 0;
+            if is_leaving {
+                self.legs.clear();
+            } else {
+                self.leave(NoPeak::Stuck);
+            }
+        }
+        match self.phase {
+            Phase::Coarse => self.go_past_peak(z_um),
+            Phase::Fine => self.go_to_peak(z_um),
+            Phase::Landing { sharpness } => Next::Compare(sharpness),
+            Phase::Leaving { cause } => Next::Fail(cause),
+        }
+    }
+
+    /// Whether the picture at rest is as sharp as it has to be; if not, the lens goes back.
+    pub fn compare(&mut self, found: f64, needed: f64) -> bool {
+        let is_kept = found >= KEPT * needed;
+        if !is_kept {
+            self.leave(NoPeak::Gone);
+        }
+        is_kept
+    }
+
+    fn go_past_peak(&mut self, z_um: f64) -> Next {
+        match highest(&self.looks, self.range_um, COARSE * self.near_um) {
+            Ok((peak_um, _)) => {
+                self.phase = Phase::Fine;
+                self.looks.clear();
+                let around_um = AROUND * self.near_um;
+                let um_per_s = Some(self.um_per_s(FINE));
+                self.send(peak_um + around_um, None);
+                self.send(peak_um - around_um, um_per_s);
+            }
+            Err(cause) => self.leave(cause),
+        }
+        self.next(z_um)
+    }
+
+    fn go_to_peak(&mut self, z_um: f64) -> Next {
+        match vertex(&self.looks) {
+            Ok((peak_um, sharpness)) => {
+                self.phase = Phase::Landing { sharpness };
+                let um_per_s = Some(self.um_per_s(FINE));
+                // Down to it as it was seen, whatever the play of the drive.
+                self.send(peak_um + ABOVE * self.near_um, None);
+                self.send(peak_um, um_per_s);
+            }
+            Err(cause) => self.leave(cause),
+        }
+        self.next(z_um)
+    }
+
+    /// Back up to where it began; from above it the lens stays where it is.
+    fn leave(&mut self, cause: NoPeak) {
+        self.phase = Phase::Leaving { cause };
+        self.legs.clear();
+        self.send(self.start_um, None);
+    }
+
+    fn send(&mut self, goal_um: f64, um_per_s: Option<f64>) {
+        let goal_um = goal_um.clamp(self.range_um.0, self.range_um.1);
+        self.legs.push_back(Leg { goal_um, um_per_s });
+    }
+}
+
+/// The sharpest of all looks, µm and sharpness, if it stands out and lies inside the range by `margin_um`.
+fn highest(looks: &[(f64, f64)], range_um: (f64, f64), margin_um: f64) -> Result<(f64, f64), NoPeak> {
+    if looks.len() < LEAST_LOOKS {
+        return Err(NoPeak::Few);
+    }
+    let usual = median(looks.iter().map(|look| look.1)).ok_or(NoPeak::Few)?;
+    let top = sharpest(looks).ok_or(NoPeak::Few)?;
+    if top.1 < CONTRAST * usual || top.1 <= 0.0 {
+        Err(NoPeak::Flat)
+    } else if top.0 < range_um.0 + margin_um || top.0 > range_um.1 - margin_um {
+        Err(NoPeak::Edge)
+    } else {
+        Ok(top)
+    }
+}
+
+fn sharpest(looks: &[(f64, f64)]) -> Option<(f64, f64)> {
+    looks
+        .iter()
+        .copied()
+        .max_by(|one, other| one.1.total_cmp(&other.1))
+}
+
+/// Height and sharpness of the top of the parabola through the logarithms of the sharpest looks (least squares).
+fn vertex(looks: &[(f64, f64)]) -> Result<(f64, f64), NoPeak> {
+    let top = sharpest(looks).ok_or(NoPeak::Few)?;
+    let upper: Vec<(f64, f64)> = looks
+        .iter()
+        .filter(|look| look.1 >= TOP * top.1 && look.1 > 0.0)
+        .map(|look| (look.0 - top.0, look.1.ln()))
+        .collect();
+    if upper.len() < LEAST_LOOKS / 2 {
+        return Err(NoPeak::Few);
+    }
+    let (least_um, most_um) = upper
+        .iter()
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), look| {
+            (least.min(look.0), most.max(look.0))
+        });
+    let [c, b, a] = parabola(&upper).ok_or(NoPeak::Few)?;
+    if a >= 0.0 {
+        return Err(NoPeak::Flat);
+    }
+    let at_um = -0.5 * b / a;
+    if !(least_um..=most_um).contains(&at_um) {
+        return Err(NoPeak::Edge);
+    }
+    Ok((top.0 + at_um, (c + 0.5 * b * at_um).exp()))
+}
+
+/// Coefficients of 1, x and x² of the parabola with the least squares; none where the points do not determine it.
+fn parabola(points: &[(f64, f64)]) -> Option<[f64; 3]> {
+    let sum = |power: i32| points.iter().map(|point| point.0.powi(power)).sum::<f64>();
+    let moment = |power: i32| {
+        points
+            .iter()
+            .map(|point| point.0.powi(power) * point.1)
+            .sum::<f64>()
+    };
+    let [s0, s1, s2, s3, s4] = [0, 1, 2, 3, 4].map(sum);
+    let [t0, t1, t2] = [0, 1, 2].map(moment);
+    let determinant = |m: [[f64; 3]; 3]| {
+        m[0][0] * (m[1][1] * m[2][2] - m[1][2] * m[2][1]) - m[0][1] * (m[1][0] * m[2][2] - m[1][2] * m[2][0])
+            + m[0][2] * (m[1][0] * m[2][1] - m[1][1] * m[2][0])
+    };
+    let whole = determinant([[s0, s1, s2], [s1, s2, s3], [s2, s3, s4]]);
+    let solved = [
+        determinant([[t0, s1, s2], [t1, s2, s3], [t2, s3, s4]]) / whole,
+        determinant([[s0, t0, s2], [s1, t1, s3], [s2, t2, s4]]) / whole,
+        determinant([[s0, s1, t0], [s1, s2, t1], [s2, s3, t2]]) / whole,
+    ];
+    solved.iter().all(|value| value.is_finite()).then_some(solved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FRAME_S: f64 = 0.04;
+
+    /// Sharpness of a specimen at `focus_um`: a gaussian on a floor.
+    fn specimen(focus_um: f64) -> impl Fn(f64) -> Option<f64> {
+        move |z_um| Some(1.0 + 4.0 * (-0.5 * ((z_um - focus_um) / 2.5_f64).powi(2)).exp())
+    }
+
+    /// Lets a lens follow the sweep exactly; what came of it, where the lens stands and the lowest it was.
+    fn sweep(start_um: f64, sharpness: impl Fn(f64) -> Option<f64>) -> (Next, f64, f64) {
+        let edges = ClassEdges::default();
+        let mut sweep = Sweep::new((start_um, start_um), (-100.0, 300.0), FRAME_S, &edges);
+        let (mut z_um, mut lowest_um) = (start_um, start_um);
+        for _ in 0..20 {
+            match sweep.next(z_um) {
+                Next::Go(leg) => {
+                    let step_um = leg.um_per_s.unwrap_or(1e4) * FRAME_S;
+                    assert!(
+                        leg.goal_um >= start_um || leg.um_per_s.is_none_or(|speed| speed <= 100.1),
+                        "{leg:?}"
+                    );
+                    while z_um != leg.goal_um {
+                        z_um += (leg.goal_um - z_um).clamp(-step_um, step_um);
+                        lowest_um = lowest_um.min(z_um);
+                        sweep.handle_look(z_um, sharpness(z_um), None);
+                    }
+                }
+                Next::Compare(needed) if !sweep.compare(sharpness(z_um).unwrap(), needed) => {}
+                end => return (end, z_um, lowest_um),
+            }
+        }
+        panic!("no end: {sweep:?}");
+    }
+
+    #[test]
+    fn sharpness_finds_the_specimen_where_nothing_else_does() {
+        for (start_um, focus_um) in [
+            (0.0, 80.0),
+            (0.0, -70.3),
+            (60.0, -20.1),
+            (-90.0, 12.7),
+            (250.0, 140.4),
+        ] {
+            let (end, z_um, lowest_um) = sweep(start_um, specimen(focus_um));
+            assert!(matches!(end, Next::Compare(_)), "{start_um} {focus_um}: {end:?}");
+            assert!((z_um - focus_um).abs() < 0.2, "{focus_um}: stands at {z_um}");
+            assert!(lowest_um >= -100.0);
+        }
+    }
+
+    #[test]
+    fn without_a_peak_the_lens_is_back_where_it_began_and_the_cause_is_named() {
+        let noise = |z_um: f64| Some(2.0 + 0.1 * (97.0 * z_um).sin());
+        let ramp = |z_um: f64| Some(1.0 + (0.02 * z_um).exp());
+        for (name, expected, curve) in [
+            ("noise", NoPeak::Flat, &noise as &dyn Fn(f64) -> Option<f64>),
+            ("ramp", NoPeak::Edge, &ramp),
+            ("nothing", NoPeak::Few, &|_| None),
+        ] {
+            let (end, z_um, _) = sweep(10.0, curve);
+            assert_eq!(end, Next::Fail(expected), "{name}");
+            assert!(z_um >= 10.0 - THERE_UM, "{name}: {z_um}");
+        }
+    }
+
+    #[test]
+    fn what_was_sharp_once_only_is_not_stood_at() {
+        // Sharp at every look of the whole range, of that and of the way past the peak, and never again.
+        for (looks, cause) in [(1, NoPeak::Edge), (12, NoPeak::Gone)] {
+            let passed = std::cell::Cell::new(0);
+            let fading = |z_um: f64| {
+                passed.set(passed.get() + u32::from((z_um - 40.0_f64).abs() < 1.3));
+                specimen(40.0)(z_um).map(|sharpness| if passed.get() <= looks { sharpness } else { 1.0 })
+            };
+            let (end, z_um, _) = sweep(0.0, fading);
+            assert_eq!(end, Next::Fail(cause), "{looks}");
+            assert!(z_um >= -THERE_UM, "{z_um}");
+        }
+    }
+
+    #[test]
+    fn two_looks_that_agree_end_it_and_dirt_that_moves_with_the_lens_does_not() {
+        let mut sweep = Sweep::new((0.0, 0.0), (-100.0, 300.0), FRAME_S, &ClassEdges::default());
+        let mut look =
+            |z_um, defocus_um| sweep.handle_look(z_um, None, Some(&Sight::clear(z_um, defocus_um)));
+        assert!(!look(0.0, 20.0));
+        assert!(!look(4.0, 20.0));
+        assert!(!look(8.0, 20.5));
+        assert!(!look(8.3, 20.8), "too near to the look before");
+        assert!(look(12.0, 24.4));
+    }
+
+    #[test]
+    fn a_stage_that_does_not_move_ends_it() {
+        let mut sweep = Sweep::new((0.0, 0.0), (-100.0, 300.0), FRAME_S, &ClassEdges::default());
+        let ways = (0..20)
+            .map(|_| sweep.next(0.0))
+            .take_while(|next| matches!(next, Next::Go(_)));
+        assert_eq!(ways.count(), TRIES as usize);
+        assert_eq!(sweep.next(0.0), Next::Fail(NoPeak::Stuck));
+    }
+}
