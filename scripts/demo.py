@@ -3,7 +3,7 @@
 Settings come from the environment: SEED (slide), OFFSET_UM (start above focus, positive = too far), OBJECTIVE.
 The last line on stdout is one JSON object; progress goes to stderr; pictures go to out/demo, or to DEMO_OUT.
 
-Focused means: the controller said "in focus" and kept to it for half a second, at the end of which the true defocus was at most
+Focused means: the controller said "in focus", confirmed by motion, and kept to it for half a second, at the end of which the true defocus was at most
 1.0 µm under the 40x0.65, half the depth of field under the others; and the lens was never below z_min.
 """
 
@@ -39,7 +39,7 @@ RUN_LIMIT_S = 60.0
 HOLD_S = 0.5
 # What a topic may come later than another on a busy machine.
 LAG_S = 0.3
-STATE_NAMES = {0: "disabled", 1: "looking", 2: "moving", 3: "in focus", 4: "failed"}
+STATE_NAMES = {0: "disabled", 1: "looking", 2: "moving", 3: "in focus", 4: "failed", 5: "searching"}
 
 
 class Refused(Exception):
@@ -90,6 +90,7 @@ class Record:
     truth: list = field(default_factory=list)  # (time, z_um, defocus_um), z above the slide's nominal plane
     estimates: list = field(default_factory=list)  # (time, index, certainty, trusted, decision_s)
     states: list = field(default_factory=list)  # (time, state, reason), each change
+    confirmed: bool = False  # by the newest state: what is in focus was seen to follow the lens
     stage: int = StageState.DISCONNECTED
     stage_reason: str = ""
     stage_z_um: float = math.nan
@@ -143,6 +144,7 @@ class Watcher(Node):
 
     def on_state(self, message):
         self.record.states.append((seconds(message.header.stamp), message.state, message.reason))
+        self.record.confirmed = message.confirmed
 
     def on_stage(self, message):
         self.record.stage, self.record.stage_reason = message.state, message.reason
@@ -292,6 +294,8 @@ def judge(settings: Settings, record: Record, verdict: Verdict | None, enabled: 
         faults.append(f"not in focus: {reason or 'the controller gave up'}")
     elif not abs(error_um) <= settings.tolerance_um:
         faults.append(f"in focus said the controller, but the true error is {error_um:+.2f} µm")
+    if verdict and not record.confirmed:
+        faults.append("in focus said the controller, without having seen the picture follow the lens")
     if not lowest_um >= record.z_min_um:
         faults.append(f"the lens was at {lowest_um:.1f} µm, below z_min at {record.z_min_um:.1f} µm")
     for fault in faults:
@@ -299,6 +303,7 @@ def judge(settings: Settings, record: Record, verdict: Verdict | None, enabled: 
     until = verdict.since if verdict else math.inf
     return {
         "focused": not faults,
+        "confirmed": verdict is not None and record.confirmed,
         "start_offset_um": round(settings.offset_um, 3),
         "final_error_um": round(error_um, 3),
         "time_to_focus_s": None if faults else round(verdict.since - enabled, 3),
@@ -358,7 +363,7 @@ def main() -> int:
         result = demo()
     except Refused as refused:
         print(f"error: {refused}", file=sys.stderr)
-        result = {"focused": False, "start_offset_um": None, "final_error_um": None, "time_to_focus_s": None}
+        result = {"focused": False, "confirmed": False, "start_offset_um": None, "final_error_um": None, "time_to_focus_s": None}
         result |= {"frames": 0, "decision_ms_p50": None}
     print(json.dumps(result), flush=True)
     return 0 if result["focused"] else 1

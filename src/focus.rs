@@ -22,6 +22,7 @@ mod config;
 mod confirmation;
 mod follows;
 mod heights;
+mod hold;
 mod landing;
 mod lost;
 mod paper;
@@ -39,6 +40,7 @@ pub use config::{FocusConfig, FocusConfigError, Law, Wanted};
 use confirmation::Confirmation;
 use follows::{Follows, Mismatch, Sight};
 use heights::Heights;
+use hold::Hold;
 use landing::Landing;
 use search::Search;
 use step::{LEAST_COMMAND_S, Step};
@@ -115,7 +117,7 @@ pub enum RunState {
     Moving,
     /// Moving although no estimate can be trusted, to find one that can, or sharpness.
     Searching,
-    /// In focus and standing.
+    /// In focus, and kept so by small moves.
     InFocus,
     /// Gave up, standing; the sentence says why. Enable again to retry.
     Failed(String),
@@ -211,6 +213,7 @@ pub struct FocusController {
     /// Whether a move has gone on by what was seen on its way since the newest look at rest.
     is_steered: bool,
     search: Search,
+    hold: Hold,
     /// The sweep under way.
     sweep: Option<Sweep>,
     /// A run sweeps once.
@@ -248,6 +251,7 @@ impl FocusController {
             landing: Landing::default(),
             is_steered: false,
             search: Search::default(),
+            hold: Hold::default(),
             sweep: None,
             has_swept: false,
             swept: Instant::default(),
@@ -301,6 +305,7 @@ impl FocusController {
         self.landing.restart();
         self.is_steered = false;
         self.search = Search::default();
+        self.hold = Hold::default();
         (self.sweep, self.has_swept) = (None, false);
         self.account = Account::default();
         self.misdated = None;
@@ -477,6 +482,9 @@ impl FocusController {
         if self.sweep.is_some() {
             return self.poll_sweep(now);
         }
+        if self.is_holding() {
+            return self.poll_hold(now);
+        }
         self.steer(now);
         let under_way = self.go_on(now);
         if under_way != 0.0 {
@@ -612,6 +620,7 @@ impl FocusController {
             self.is_acquainted |= self.follows.is_proven();
             self.follows.rest();
             self.account.handle_focus(Method::Estimate, look.stddev_um);
+            self.hold = Hold::default();
             self.state = RunState::InFocus;
             return 0.0;
         }

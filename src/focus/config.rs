@@ -44,6 +44,8 @@ pub struct Wanted {
     pub tolerance_depths: Option<f64>,
     /// Whether the confirmation of an earlier run does not count.
     pub confirms_anew: bool,
+    /// Whether focus is to be kept, once it is found, until the run is ended from outside.
+    pub holds: bool,
 }
 
 /// Checked settings of the controller.
@@ -89,7 +91,7 @@ impl Default for FocusConfig {
             z_max: StageHeight::from_um(300.0),
             estimate_timeout: Duration::from_millis(1000),
             motion_timeout: Duration::from_millis(250),
-            tolerance_depths: 0.25,
+            tolerance_depths: 0.35,
             sweeps: true,
             confirms_anew: false,
             settle: Duration::from_millis(30),

@@ -401,7 +401,7 @@ impl<G: Goal, C, W> Session<G, C, W> {
     fn poll_run(&mut self, now: Instant) {
         let Some(run) = &mut self.run else { return };
         if run.ending.is_none() {
-            run.ending = verdict(run, self.controller.state(), now);
+            run.ending = verdict(run, self.controller.state(), self.controller.account(), now);
         }
         let Some((end, message, since)) = run.ending.clone() else {
             return;
@@ -557,15 +557,20 @@ impl<G: Goal, C, W> Session<G, C, W> {
 }
 
 /// How a goal ends by what the law is doing, if its end has come.
-fn verdict<G: Goal>(run: &Run<G>, state: &RunState, now: Instant) -> Option<(End, String, Instant)> {
-    let is_late = run
-        .wanted
-        .limit
-        .is_some_and(|limit| now.since(run.goal.accepted()) > limit);
+fn verdict<G: Goal>(
+    run: &Run<G>,
+    state: &RunState,
+    account: Account,
+    now: Instant,
+) -> Option<(End, String, Instant)> {
+    // One that was in focus has kept its time; should it be lost, the law has a time of its own.
+    let limit = run.wanted.limit.filter(|_| !account.is_confirmed);
+    let is_late = limit.is_some_and(|limit| now.since(run.goal.accepted()) > limit);
     let (end, message) = match state {
-        RunState::InFocus => (End::InFocus, "in focus"),
+        RunState::InFocus if !run.wanted.holds => (End::InFocus, "in focus"),
         RunState::Failed(reason) => (End::GaveUp, reason.as_str()),
         _ if run.goal.is_cancelling() => (End::Cancelled, "stopped as asked"),
+        RunState::InFocus => return None,
         _ if is_late => (End::GaveUp, "not in focus within the goal's timeout"),
         _ => return None,
     };

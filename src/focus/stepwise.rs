@@ -67,13 +67,8 @@ impl FocusController {
             }
             return 0.0;
         };
-        // Once in focus, the lens stays until it is out of focus: within it there is nothing to gain, and play would have it hunt.
-        let is_held = self.config.law == Law::Predictive
-            && self.state == RunState::InFocus
-            && look.index == DistanceIndex::IN_FOCUS;
         match self.stepwise.distance(&look, &self.config) {
             None => self.stand(&look, true, now),
-            Some(_) if is_held => 0.0,
             Some(distance_um) => self.order(&look, distance_um, now),
         }
     }

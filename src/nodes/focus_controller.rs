@@ -71,7 +71,7 @@ parameters! {
         /// Mode `paper`: motion ends when the newest estimate was exposed longer ago than this, s.
         motion_timeout: f64 [0.02..=1.0, "s", live] = 0.25,
         /// What is left of the defocus and not worth another move, depths of field; in the modes `predictive` and `stepwise`.
-        tolerance: f64 [0.05..=0.5, "", live] = 0.25,
+        tolerance: f64 [0.05..=0.5, "", live] = 0.35,
         /// Mode `predictive`: where no estimate can be trusted, sweep the permitted range slowly, from above, for one that can, or for the peak of
         /// sharpness.
         sweep: bool [live] = true,
@@ -426,6 +426,7 @@ fn to_wanted(goal: &Autofocus::Goal) -> Result<Wanted, String> {
         reach,
         tolerance,
         confirm,
+        hold,
     } = *goal;
     let law = MODES.iter().find(|(code, _)| *code == mode).map(|(_, law)| *law);
     let law = law.ok_or_else(|| format!("mode {mode} is none: give one of the constants MODE_*"))?;
@@ -446,6 +447,7 @@ fn to_wanted(goal: &Autofocus::Goal) -> Result<Wanted, String> {
         reach_um: (reach > 0.0).then_some(1e6 * reach),
         tolerance_depths: (tolerance > 0.0).then_some(tolerance),
         confirms_anew: confirm,
+        holds: hold,
     })
 }
 
@@ -466,7 +468,8 @@ fn to_observation(estimate: &FocusEstimate) -> Option<Observation> {
         index,
         defocus: known(estimate.defocus).map(Defocus::from_metres),
         stddev_um: known(1e6 * estimate.defocus_stddev),
-        sharpness: known(estimate.sharpness),
+        // 0 is what one leaves who does not know it.
+        sharpness: known(estimate.sharpness).filter(|sharpness| *sharpness > 0.0),
         other_side,
         trusted: estimate.trusted,
         reason: estimate.reason.as_str().into(),
@@ -552,6 +555,7 @@ impl Outlets {
             header: header(base.now(), ""),
             state,
             reason,
+            confirmed: *controller.state() == RunState::InFocus && controller.account().is_confirmed,
         });
     }
 
@@ -719,6 +723,7 @@ mod tests {
             reach: 20e-6,
             tolerance: 0.1,
             confirm: true,
+            hold: true,
         };
         let wanted = Wanted {
             law: Some(Law::Paper),
@@ -726,6 +731,7 @@ mod tests {
             reach_um: Some(20.0),
             tolerance_depths: Some(0.1),
             confirms_anew: true,
+            holds: true,
         };
         let found = to_wanted(&asked).unwrap();
         assert!((found.reach_um.unwrap() - 20.0).abs() < 1e-9);

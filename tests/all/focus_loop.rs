@@ -36,6 +36,8 @@ struct World {
     scale: f64,
     /// Whether the picture stays as it was at first.
     is_frozen: bool,
+    /// How fast the specimen rises.
+    drift_um_per_s: f64,
     /// The estimates are too long by this share, and vary by that many µm and that share from place to place.
     stretch: f64,
     noise_um: f64,
@@ -61,6 +63,7 @@ impl Default for World {
             law: Law::default(),
             scale: 1.0,
             is_frozen: false,
+            drift_um_per_s: 0.0,
             stretch: 0.0,
             noise_um: 0.0,
             wobble: 0.0,
@@ -90,6 +93,7 @@ struct Autofocus {
     estimates: VecDeque<(Instant, Observation)>,
     next_frame: Instant,
     next_tick: Instant,
+    acted: Option<Instant>,
     /// Whether the last command was to move.
     driving: bool,
     /// Lowest the motor's count and the lens (relative to where both started) have been, µm.
@@ -103,10 +107,16 @@ type Loop = Pair<Autofocus>;
 
 impl Around for Autofocus {
     fn act(&mut self, host: &mut GrblHost, emulator: &Emulator, now: Instant) {
-        self.expose(emulator, now);
+        let seconds = now.since(self.acted.replace(now).unwrap_or(now)).as_secs_f64();
+        self.focus_um += seconds * self.world.drift_um_per_s;
+        let is_news = self.expose(emulator, now);
         if now >= self.next_tick {
             self.next_tick = self.next_tick + TICK;
-            self.tick(host, now);
+            self.report(host, now);
+            self.command(host, now);
+        } else if is_news {
+            // As the node does: an estimate is acted on when it arrives.
+            self.command(host, now);
         }
     }
 
@@ -162,8 +172,8 @@ impl Autofocus {
         1e-3 * (1.0 + 0.05 * chance + 3.0 * shown)
     }
 
-    /// Exposes when it is time, and hears of what was exposed a while ago.
-    fn expose(&mut self, emulator: &Emulator, now: Instant) {
+    /// Exposes when it is time, and hears of what was exposed a while ago; whether it did.
+    fn expose(&mut self, emulator: &Emulator, now: Instant) -> bool {
         if now >= self.next_frame {
             let exposed = self.next_frame;
             self.next_frame = exposed + self.world.frame;
@@ -185,14 +195,17 @@ impl Autofocus {
             self.estimates
                 .push_back((exposed + self.world.latency, observation));
         }
+        let mut is_news = false;
         while self.estimates.front().is_some_and(|(due, _)| *due <= now) {
             if let Some((_, observation)) = self.estimates.pop_front() {
                 self.controller.handle_observation(observation, now);
+                is_news = true;
             }
         }
+        is_news
     }
 
-    fn tick(&mut self, host: &mut GrblHost, now: Instant) {
+    fn report(&mut self, host: &GrblHost, now: Instant) {
         let status = host.state();
         let motion = match status.state {
             StageState::Idle => StageMotion::Still,
@@ -204,6 +217,9 @@ impl Autofocus {
             motion,
             at: now,
         });
+    }
+
+    fn command(&mut self, host: &mut GrblHost, now: Instant) {
         let command = self.controller.poll(now);
         match command {
             Command::Target(z, um_per_s) => host.command_target(z.um(), um_per_s, now, now).unwrap(),
@@ -258,6 +274,7 @@ impl Loop {
             estimates: VecDeque::new(),
             next_frame: now,
             next_tick: now,
+            acted: None,
             driving: false,
             lowest_count_um: 0.0,
             lowest_lens_um: 0.0,
@@ -517,6 +534,59 @@ fn a_lens_that_is_lost_sweeps() {
             took_s[30], took_s[59]
         );
         assert!(worst_um <= 1.0, "{name}: {worst_um}");
+    }
+}
+
+/// A specimen that drifts stays in focus, and what is no specimen is not followed.
+#[test]
+fn focus_is_held_against_drift() {
+    for (um_per_s, least) in [(1.0, 0.99), (-1.0, 0.99), (2.0, 0.9), (-2.0, 0.9), (0.0, 1.0)] {
+        let world = World {
+            noise_um: 0.1,
+            drift_um_per_s: um_per_s,
+            ..World::default()
+        };
+        let mut run = Loop::in_world(world, 15.0, MechanicsConfig::fine_focus());
+        let (state, _) = run.run();
+        assert_eq!(state, RunState::InFocus);
+        let half_depth_um = run.around.controller.config().edges.in_focus_um;
+        let (mut within, mut errors_um) = (0, Vec::new());
+        for _ in 0..6000 {
+            run.run_ms(5);
+            let off_um = run.defocus_um().abs();
+            within += u32::from(off_um <= half_depth_um);
+            errors_um.push(off_um);
+        }
+        assert_eq!(
+            *run.around.controller.state(),
+            RunState::InFocus,
+            "{um_per_s} µm/s"
+        );
+        let errors_um = sorted(errors_um);
+        let share = f64::from(within) / 6000.0;
+        println!(
+            "{um_per_s} µm/s: {:.2} % within half a depth of field, |defocus| {:.2} µm median, {:.2} µm at most",
+            100.0 * share,
+            errors_um[3000],
+            errors_um[5999]
+        );
+        assert!(share >= least, "{um_per_s} µm/s: {share}");
+    }
+}
+
+#[test]
+fn a_picture_that_stands_still_while_focus_is_held_ends_the_run() {
+    for shown_um in [0.45, -0.45] {
+        let mut run = Loop::focusing(15.0, MechanicsConfig::fine_focus());
+        assert_eq!(run.run().0, RunState::InFocus);
+        (run.around.world.is_frozen, run.around.first_look_um) = (true, Some(shown_um));
+        let z_um = run.lens_um();
+        run.run_ms(60_000);
+        let RunState::Failed(reason) = run.around.controller.state() else {
+            panic!("{:?}", run.around.controller.state())
+        };
+        assert!(reason.contains("does not change"), "{reason}");
+        assert!((run.lens_um() - z_um).abs() < 15.0, "{}", run.lens_um() - z_um);
     }
 }
 

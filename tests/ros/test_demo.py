@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from demo import HOLD_S, LAG_S, Record, Settings, Verdict, judge  # noqa: E402
 
-NEEDED = {"focused", "start_offset_um", "final_error_um", "time_to_focus_s", "frames", "decision_ms_p50"}
+NEEDED = {"focused", "confirmed", "start_offset_um", "final_error_um", "time_to_focus_s", "frames", "decision_ms_p50"}
 
 
 def run_demo(folder, limit_s: float, **settings) -> tuple[subprocess.CompletedProcess, dict]:
@@ -56,10 +56,10 @@ def test_bad_settings_end_in_a_sentence_and_a_result(tmp_path, settings, word):
     assert not picture.exists()
 
 
-def record(states: list, until: float, z_um: float = 0.0) -> Record:
+def record(states: list, until: float, z_um: float = 0.0, confirmed: bool = True) -> Record:
     """What is heard of a stage that stands in focus while the controller says `states`."""
     truth = [(0.01 * tick, z_um, 0.1) for tick in range(round(100 * until) + 1)]
-    return Record(truth=truth, states=states, estimates=[(1.0, 0, 0.9, True, 0.03)], z_min_um=-100.0)
+    return Record(truth=truth, states=states, estimates=[(1.0, 0, 0.9, True, 0.03)], z_min_um=-100.0, confirmed=confirmed)
 
 
 def test_focus_counts_once_it_was_held():
@@ -73,7 +73,7 @@ def test_focus_counts_once_it_was_held():
     assert record(again, enough + 0.5).in_focus_since() == 10.4
 
 
-def test_the_verdict_weighs_error_and_lower_limit():
+def test_the_verdict_weighs_error_lower_limit_and_confirmation():
     settings = Settings(seed=1, offset_um=5.0, objective="40x0.65")
 
     def focused(verdict, z_um=0.0) -> bool:
@@ -81,4 +81,6 @@ def test_the_verdict_weighs_error_and_lower_limit():
 
     assert focused(Verdict(10.0, -0.99)) and not focused(Verdict(10.0, 1.01)) and not focused(None)
     assert focused(Verdict(10.0, 0.0), z_um=-99.9) and not focused(Verdict(10.0, 0.0), z_um=-100.1)
+    unconfirmed = judge(settings, record([], 11.0, confirmed=False), Verdict(10.0, 0.0), 0.0, 0.0)
+    assert not unconfirmed["focused"] and not unconfirmed["confirmed"]
     assert Settings(1, 5.0, "20x0.40").tolerance_um == pytest.approx(0.5 * 3.9)

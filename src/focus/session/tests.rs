@@ -400,6 +400,47 @@ fn a_goal_has_its_own_time() {
 }
 
 #[test]
+fn a_goal_that_holds_ends_by_others_only() {
+    let limit = Some(Duration::from_millis(500));
+    let gone = RunState::Failed("gone".to_owned());
+    let rows = [
+        // Holds, what the law is doing, whether it was in focus, time, whether it is cancelled, and the end.
+        (false, &RunState::InFocus, true, 100, false, Some(End::InFocus)),
+        (true, &RunState::InFocus, true, 100, false, None),
+        (true, &RunState::InFocus, true, 9000, false, None),
+        (true, &RunState::InFocus, true, 9000, true, Some(End::Cancelled)),
+        (true, &RunState::Looking, true, 9000, false, None),
+        (true, &RunState::Looking, false, 100, false, None),
+        (true, &RunState::Looking, false, 9000, false, Some(End::GaveUp)),
+        (true, &gone, false, 100, false, Some(End::GaveUp)),
+    ];
+    for (holds, state, is_confirmed, ms, is_cancelling, expected) in rows {
+        let run = Run {
+            goal: Plain {
+                is_cancelling,
+                ..goal(1, 0)
+            },
+            wanted: Wanted {
+                holds,
+                limit,
+                ..Wanted::default()
+            },
+            from: None,
+            ending: None,
+        };
+        let account = Account {
+            is_confirmed,
+            ..Account::default()
+        };
+        let found = verdict(&run, state, account, at(ms)).map(|(end, ..)| end);
+        assert_eq!(
+            found, expected,
+            "{holds} {state:?} {is_confirmed} {ms} {is_cancelling}"
+        );
+    }
+}
+
+#[test]
 fn what_a_goal_asks_for_holds_for_the_goal_only_and_never_widens_the_limits() {
     let mut session = ready();
     let shipped = session.controller().config().clone();
