@@ -363,7 +363,13 @@ def main() -> int:
         result = demo()
     except Refused as refused:
         print(f"error: {refused}", file=sys.stderr)
-        result = {"focused": False, "confirmed": False, "start_offset_um": None, "final_error_um": None, "time_to_focus_s": None}
+        result = {
+            "focused": False,
+            "confirmed": False,
+            "start_offset_um": None,
+            "final_error_um": None,
+            "time_to_focus_s": None,
+        }
         result |= {"frames": 0, "decision_ms_p50": None}
     print(json.dumps(result), flush=True)
     return 0 if result["focused"] else 1

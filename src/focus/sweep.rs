@@ -29,6 +29,8 @@ const ABOVE: f64 = 1.0;
 const TOP: f64 = 0.6;
 /// By how much the peak has to exceed the median of all looks.
 const CONTRAST: f64 = 1.25;
+/// Standard deviation of the logarithms from the parabola beyond which it is no peak: frames that differ by chance have one of 0.3 and more.
+const ROUGH: f64 = 0.12;
 /// Looks without which there is no curve.
 const LEAST_LOOKS: usize = 8;
 /// Part of the peak that a look at rest has to show where the lens came to stand.
@@ -69,6 +71,8 @@ pub(super) enum NoPeak {
     Flat,
     /// It grows to the end of the range.
     Edge,
+    /// What is sharpest has no shape.
+    Rough,
     /// Where it was sharpest it is no longer.
     Gone,
     /// The stage did not go there.
@@ -82,6 +86,7 @@ impl NoPeak {
             Self::Few => "too few frames came with it to tell sharpness",
             Self::Flat => "nothing in it was sharper than the rest",
             Self::Edge => "the picture grew sharper up to its end",
+            Self::Rough => "their sharpness changes from frame to frame, not from height to height",
             Self::Gone => "what was sharp in it was not when the lens came back",
             Self::Stuck => "the stage did not go where it was sent",
         }
@@ -282,6 +287,9 @@ fn sharpest(looks: &[(f64, f64)]) -> Option<(f64, f64)> {
 /// Height and sharpness of the top of the parabola through the logarithms of the sharpest looks (least squares).
 fn vertex(looks: &[(f64, f64)]) -> Result<(f64, f64), NoPeak> {
     let top = sharpest(looks).ok_or(NoPeak::Few)?;
+    if median(looks.iter().map(|look| look.1)).is_none_or(|usual| top.1 < CONTRAST * usual) {
+        return Err(NoPeak::Flat);
+    }
     let upper: Vec<(f64, f64)> = looks
         .iter()
         .filter(|look| look.1 >= TOP * top.1 && look.1 > 0.0)
@@ -302,6 +310,11 @@ fn vertex(looks: &[(f64, f64)]) -> Result<(f64, f64), NoPeak> {
     let at_um = -0.5 * b / a;
     if !(least_um..=most_um).contains(&at_um) {
         return Err(NoPeak::Edge);
+    }
+    let misses = upper.iter().map(|(x, y)| y - (c + x * (b + x * a)));
+    let rough = (misses.map(|miss| miss * miss).sum::<f64>() / upper.len() as f64).sqrt();
+    if rough > ROUGH {
+        return Err(NoPeak::Rough);
     }
     Ok((top.0 + at_um, (c + 0.5 * b * at_um).exp()))
 }
@@ -333,6 +346,7 @@ fn parabola(points: &[(f64, f64)]) -> Option<[f64; 3]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::random::SplitMix64;
 
     const FRAME_S: f64 = 0.04;
 
@@ -395,6 +409,17 @@ mod tests {
             let (end, z_um, _) = sweep(10.0, curve);
             assert_eq!(end, Next::Fail(expected), "{name}");
             assert!(z_um >= 10.0 - THERE_UM, "{name}: {z_um}");
+        }
+    }
+
+    #[test]
+    fn frames_that_differ_by_chance_are_no_peak() {
+        for seed in 0..200 {
+            let random = std::cell::RefCell::new(SplitMix64(seed));
+            let blocks = |_| Some(1.0 + 3.0 * random.borrow_mut().bits() as f64 / u64::MAX as f64);
+            let (end, z_um, _) = sweep(10.0, blocks);
+            assert!(matches!(end, Next::Fail(_)), "{seed}: {end:?}");
+            assert!(z_um >= 10.0 - THERE_UM);
         }
     }
 

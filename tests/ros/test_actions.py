@@ -84,7 +84,10 @@ def test_autofocus_succeeds_with_feedback_and_result(graph, client):
     assert status == GoalStatus.STATUS_SUCCEEDED and result.code == Autofocus.Result.IN_FOCUS, result.message
     client.z_um_now()
     assert abs(1e6 * client.truth[-1].defocus) <= 1.0 and abs(1e6 * result.defocus) <= 1.0
-    assert 0.0 < result.duration < 30.0
+    assert 0.0 < result.duration < 30.0 and 1 < result.frames < 1000
+    assert result.confirmed and result.method == Autofocus.Result.METHOD_ESTIMATE and 0.0 < result.expected_error < 1e-6
+    assert client.states[-1].confirmed or client.states[-1].state == FocusState.DISABLED
+    assert all(0.0 <= feedback.certainty <= 1.0 for feedback in goal.feedback)
     assert {feedback.state for feedback in goal.feedback} & {FocusState.LOOKING, FocusState.MOVING}
     assert goal.feedback[0].distance_index < 0
     client.spin_until(lambda: heard and heard[-1] == [GoalStatus.STATUS_SUCCEEDED], 20, "the status")

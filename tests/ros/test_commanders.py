@@ -94,6 +94,12 @@ def test_two_graphs_in_one_namespace_move_nothing(graph, client, tmp_path):
     other = tmp_path / "other"
     graph.start("autofocus", sim_microscope__port=other, stepper_bridge__port=other)
     client.spin_until(lambda: in_dispute(client, "two nodes named", "/stepper_bridge"), 40, "the dispute")
+
+    def is_settled() -> bool:
+        """Both bridges report, the one that started later too, and neither is ready."""
+        return all(stage.state == StageState.FAULT for stage in client.stages[-20:])
+
+    client.spin_until(is_settled, 40, "the dispute of both")
     reasons = {stage.reason for stage in client.stages[-20:]}
     print(reasons)
     stood = client.z_um_now()
@@ -102,7 +108,7 @@ def test_two_graphs_in_one_namespace_move_nothing(graph, client, tmp_path):
     # The truth of both graphs comes on one topic: each lens stands where it stood.
     heights = {round(1e6 * truth.z, 1) for truth in client.truth[-20:]}
     assert len(heights) <= 2 and any(height == pytest.approx(stood, abs=0.1) for height in heights), heights
-    assert all(stage.state == StageState.FAULT for stage in client.stages[-20:])
+    assert is_settled()
 
 
 def test_another_that_reports_a_stage_is_noticed(graph, client):
