@@ -25,12 +25,12 @@ const MOST_PER_S: f64 = 20.0;
 const AROUND: f64 = 1.5;
 /// How far above it the lens is before it comes down to where it is to stand, in the same.
 const ABOVE: f64 = 1.0;
-/// Share of the peak from which on a look takes part in the fit.
-const TOP: f64 = 0.6;
+/// Share of the height of the peak above its floor from which on a look takes part in the fit.
+const TOP: f64 = 0.5;
 /// By how much the peak has to exceed the median of all looks.
 const CONTRAST: f64 = 1.25;
-/// Standard deviation of the logarithms from the parabola beyond which it is no peak: frames that differ by chance have one of 0.3 and more.
-const ROUGH: f64 = 0.12;
+/// Part of the variance that the parabola has to explain: of frames that differ by chance it explains a tenth.
+const SMOOTH: f64 = 0.7;
 /// Looks without which there is no curve.
 const LEAST_LOOKS: usize = 8;
 /// Part of the peak that a look at rest has to show where the lens came to stand.
@@ -284,39 +284,37 @@ fn sharpest(looks: &[(f64, f64)]) -> Option<(f64, f64)> {
         .max_by(|one, other| one.1.total_cmp(&other.1))
 }
 
-/// Height and sharpness of the top of the parabola through the logarithms of the sharpest looks (least squares).
+/// Height and sharpness of the top of the parabola through the logarithms of the sharpest looks above the floor (least squares).
 fn vertex(looks: &[(f64, f64)]) -> Result<(f64, f64), NoPeak> {
     let top = sharpest(looks).ok_or(NoPeak::Few)?;
     if median(looks.iter().map(|look| look.1)).is_none_or(|usual| top.1 < CONTRAST * usual) {
         return Err(NoPeak::Flat);
     }
+    let floor = looks.iter().map(|look| look.1).fold(f64::INFINITY, f64::min);
     let upper: Vec<(f64, f64)> = looks
         .iter()
-        .filter(|look| look.1 >= TOP * top.1 && look.1 > 0.0)
-        .map(|look| (look.0 - top.0, look.1.ln()))
+        .filter(|look| look.1 - floor >= TOP * (top.1 - floor))
+        .map(|look| (look.0 - top.0, (look.1 - floor).ln()))
         .collect();
     if upper.len() < LEAST_LOOKS / 2 {
         return Err(NoPeak::Few);
     }
-    let (least_um, most_um) = upper
-        .iter()
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), look| {
-            (least.min(look.0), most.max(look.0))
-        });
     let [c, b, a] = parabola(&upper).ok_or(NoPeak::Few)?;
     if a >= 0.0 {
         return Err(NoPeak::Flat);
     }
     let at_um = -0.5 * b / a;
-    if !(least_um..=most_um).contains(&at_um) {
+    let is_inside = upper.iter().any(|look| look.0 <= at_um) && upper.iter().any(|look| look.0 >= at_um);
+    if !is_inside {
         return Err(NoPeak::Edge);
     }
-    let misses = upper.iter().map(|(x, y)| y - (c + x * (b + x * a)));
-    let rough = (misses.map(|miss| miss * miss).sum::<f64>() / upper.len() as f64).sqrt();
-    if rough > ROUGH {
+    let mean = upper.iter().map(|look| look.1).sum::<f64>() / upper.len() as f64;
+    let misses = upper.iter().map(|(x, y)| (y - (c + x * (b + x * a))).powi(2));
+    let spread = upper.iter().map(|(_, y)| (y - mean).powi(2));
+    if misses.sum::<f64>() > (1.0 - SMOOTH) * spread.sum::<f64>() {
         return Err(NoPeak::Rough);
     }
-    Ok((top.0 + at_um, (c + 0.5 * b * at_um).exp()))
+    Ok((top.0 + at_um, floor + (c + 0.5 * b * at_um).exp()))
 }
 
 /// Coefficients of 1, x and x² of the parabola with the least squares; none where the points do not determine it.
