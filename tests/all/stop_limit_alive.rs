@@ -6,6 +6,7 @@
 //! * after a stop it stands, until the stop is released or a new goal is given;
 //! * without a valid position it stands, but for a slow move up that was asked for, and homing;
 //! * it never passes a limit;
+//! * a position that is called valid is where it is, or is found out in time;
 //! * from there an operator brings the stage to obey again.
 
 use std::collections::HashSet;
@@ -22,6 +23,7 @@ use hhnet::stage::status::StageState;
 use hhnet::units::Instant;
 
 use crate::common::pair::{Around, Pair};
+use crate::positions::{DETECTION, tolerance_um};
 
 const MS: Duration = Duration::from_millis(1);
 /// Events in a row.
@@ -40,6 +42,8 @@ const STOPS_WITHIN: Duration = Duration::from_millis(320);
 /// Silence of the commander that releases a stop.
 const RELEASE: Duration = Duration::from_millis(500);
 const STEP_UM: f64 = 0.051;
+/// Longest queue of motion that the host sends ahead, s.
+const QUEUED_S: f64 = 0.1;
 
 /// What happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -111,6 +115,8 @@ struct Watch {
     may_rise: bool,
     /// Whether the lens went up without a position, which may lead beyond the upper limit.
     was_blind: bool,
+    /// Since when a valid position has not been where the motor is.
+    untrue: Option<Instant>,
     wrong: Option<String>,
 }
 
@@ -144,6 +150,13 @@ impl Watch {
         } else {
             self.invalid = self.invalid.or(Some(now));
         }
+        let tolerance_um = tolerance_um(status.state) + QUEUED_S * status.z_um_per_s.abs();
+        let is_true = !status.position_valid || (status.z_um() - z_um).abs() <= tolerance_um;
+        self.untrue = self.untrue.or(Some(now)).filter(|_| !is_true);
+        let after = |since: Option<Instant>| since.map_or(Duration::ZERO, |since| now.since(since));
+        if after(self.untrue) > DETECTION {
+            return Err(format!("at {z_um} µm {} µm is valid", status.z_um()));
+        }
         let is_homing = emulator.state() == MachineState::Home;
         if z_um < RANGE_UM.0 - STEP_UM {
             return Err(format!("{z_um} µm, below the limit"));
@@ -155,7 +168,6 @@ impl Watch {
         if um_per_s == 0.0 || is_homing {
             return Ok(());
         }
-        let after = |since: Option<Instant>| since.map_or(Duration::ZERO, |since| now.since(since));
         if after(self.stopped) > STOPS_WITHIN {
             return Err(format!("{um_per_s} µm/s, {:?} after a stop", after(self.stopped)));
         }
@@ -224,6 +236,7 @@ fn connected() -> Stage {
         invalid: None,
         may_rise: false,
         was_blind: false,
+        untrue: None,
         wrong: None,
     };
     let mut stage = Pair::new(stage, emulator, START_UM, now, watch);
@@ -333,14 +346,28 @@ impl Stage {
         )
     }
 
-    /// Does what an operator does about a stage that does not obey.
+    /// Does what an operator does about a stage that does not obey: the cable put back, the fault cleared, the position accepted; if that does
+    /// not help, for a stage that stands on a switch, home.
     ///
     /// # Errors
     /// Why it does not obey after that.
     fn recover(mut self) -> Result<(), String> {
         self.around.has_cable = true;
+        self.clear()?;
+        if self.try_out().is_err() {
+            self.clear()?;
+            self.happen(Event::Home);
+            self.run_ms(8000);
+            self.clear()?;
+            self.try_out()?;
+        }
+        self.around.wrong.map_or(Ok(()), Err)
+    }
+
+    /// Clears faults until there are none.
+    fn clear(&mut self) -> Result<(), String> {
         self.around.stream = Stream::Nothing;
-        let limit = self.now + 60 * Duration::from_secs(1);
+        let (patience, limit) = [10, 40].map(|s| self.now + Duration::from_secs(s)).into();
         loop {
             self.run_ms(700);
             // As the driver does.
@@ -349,26 +376,36 @@ impl Stage {
                 self.host.handle_open(self.now);
             }
             match self.host.state().state {
+                StageState::Idle => return Ok(()),
                 StageState::Fault => self.happen(Event::ClearFault),
-                StageState::Idle => break,
+                // Homing that never began, because the cable was out: it is waited for.
+                StageState::Moving if self.now > patience => self.happen(Event::Stop),
                 StageState::Moving | StageState::Disconnected => {}
             }
             if self.now > limit {
                 return Err(format!("still {:?}", self.host.state()));
             }
         }
+    }
+
+    /// Drives a little.
+    fn try_out(&mut self) -> Result<(), String> {
         if !self.host.state().position_valid {
             self.happen(Event::Accept);
         }
         let (from_um, _) = height(&self.emulator, self.now);
-        let up = if from_um < -35.0 { 1.0 } else { -1.0 };
-        self.around.stream = if up > 0.0 { Stream::Up } else { Stream::Down };
+        let is_low = from_um < 0.5 * (RANGE_UM.0 + RANGE_UM.1);
+        self.around.stream = if is_low { Stream::Up } else { Stream::Down };
         self.run_ms(600);
         let (to_um, _) = height(&self.emulator, self.now);
-        match self.around.wrong {
-            Some(wrong) => Err(wrong),
-            None if (to_um - from_um) * up > 3.0 => Ok(()),
-            None => Err(format!("from {from_um} to {to_um} µm, {:?}", self.host.state())),
+        let way_um = if is_low { to_um - from_um } else { from_um - to_um };
+        if way_um > 3.0 {
+            Ok(())
+        } else {
+            Err(format!(
+                "went {way_um} µm from {from_um} µm: {:?}",
+                self.host.state()
+            ))
         }
     }
 }
