@@ -6,7 +6,8 @@
 //! * after a stop it stands, until the stop is released or a new goal is given;
 //! * without a valid position it stands, but for a slow move up that was asked for, and homing;
 //! * it never passes a limit;
-//! * a position that is called valid is where it is, or is found out in time;
+//! * a position that is called valid is where it is, and a stage that is called idle can move, or the contrary is found out in time;
+//! * what is refused has no effect;
 //! * from there an operator brings the stage to obey again.
 
 use std::collections::HashSet;
@@ -19,7 +20,7 @@ use hhnet::sim::mechanics::MechanicsConfig;
 use hhnet::stage::Axis;
 use hhnet::stage::guard::BLIND_UM_PER_S;
 use hhnet::stage::host::StageConfig;
-use hhnet::stage::status::StageState;
+use hhnet::stage::status::{Refusal, StageState};
 use hhnet::units::Instant;
 
 use crate::common::pair::{Around, Pair};
@@ -27,7 +28,7 @@ use crate::positions::{DETECTION, tolerance_um};
 
 const MS: Duration = Duration::from_millis(1);
 /// Events in a row.
-const DEPTH: usize = 4;
+const DEPTH: usize = 6;
 /// Time that passes after each.
 const AFTER: Duration = Duration::from_millis(60);
 const TICK: Duration = Duration::from_millis(20);
@@ -42,6 +43,8 @@ const STOPS_WITHIN: Duration = Duration::from_millis(320);
 /// Silence of the commander that releases a stop.
 const RELEASE: Duration = Duration::from_millis(500);
 const STEP_UM: f64 = 0.051;
+/// Silence of a controller at rest after which contact is lost: ten questions.
+const SILENCE: Duration = Duration::from_millis(1200);
 /// Longest queue of motion that the host sends ahead, s.
 const QUEUED_S: f64 = 0.1;
 
@@ -115,8 +118,9 @@ struct Watch {
     may_rise: bool,
     /// Whether the lens went up without a position, which may lead beyond the upper limit.
     was_blind: bool,
-    /// Since when a valid position has not been where the motor is.
+    /// Since when a valid position has not been where the motor is, and since when a controller that cannot move is called idle.
     untrue: Option<Instant>,
+    unfit: Option<Instant>,
     wrong: Option<String>,
 }
 
@@ -132,13 +136,36 @@ impl Watch {
             self.stopped = None;
         }
         self.asked = now;
-        // What is refused has no effect.
-        match self.stream {
-            Stream::Nothing => {}
-            Stream::Down => drop(host.command_velocity(-200.0, now, now)),
-            Stream::Up => drop(host.command_velocity(50.0, now, now)),
-            Stream::Beyond => drop(host.command_target(RANGE_UM.0 - 30.0, 200.0, now, now)),
-            Stream::Middle => drop(host.command_target(middle_um, 100.0, now, now)),
+        let stream = self.stream;
+        self.ask(host, |host| match stream {
+            Stream::Nothing => Ok(()),
+            Stream::Down => host.command_velocity(-200.0, now, now).map(drop),
+            Stream::Up => host.command_velocity(50.0, now, now).map(drop),
+            Stream::Beyond => host.command_target(RANGE_UM.0 - 30.0, 200.0, now, now),
+            Stream::Middle => host.command_target(middle_um, 100.0, now, now),
+        });
+    }
+
+    /// Whether a command is taken. One that is refused changes nothing.
+    fn ask(
+        &mut self,
+        host: &mut GrblHost,
+        command: impl FnOnce(&mut GrblHost) -> Result<(), Refusal>,
+    ) -> bool {
+        let before = host.state();
+        let outcome = command(host);
+        if let Err(refusal) = &outcome
+            && (before.state, before.reason) != (host.state().state, host.state().reason)
+        {
+            self.wrong = Some(format!("refused, '{refusal}', and has an effect"));
+        }
+        outcome.is_ok()
+    }
+
+    /// A goal was asked for; one that is taken comes after a stop, and may lead up without a position.
+    fn take_goal(&mut self, is_taken: bool) {
+        if is_taken {
+            (self.stopped, self.may_rise) = (None, true);
         }
     }
 
@@ -156,6 +183,12 @@ impl Watch {
         let after = |since: Option<Instant>| since.map_or(Duration::ZERO, |since| now.since(since));
         if after(self.untrue) > DETECTION {
             return Err(format!("at {z_um} µm {} µm is valid", status.z_um()));
+        }
+        let is_unfit = !self.has_cable || emulator.state() == MachineState::Alarm;
+        let is_told = status.state == StageState::Idle && is_unfit;
+        self.unfit = self.unfit.or(Some(now)).filter(|_| is_told);
+        if after(self.unfit) > SILENCE {
+            return Err("called idle, and cannot move".to_owned());
         }
         let is_homing = emulator.state() == MachineState::Home;
         if z_um < RANGE_UM.0 - STEP_UM {
@@ -237,6 +270,7 @@ fn connected() -> Stage {
         may_rise: false,
         was_blind: false,
         untrue: None,
+        unfit: None,
         wrong: None,
     };
     let mut stage = Pair::new(stage, emulator, START_UM, now, watch);
@@ -263,9 +297,11 @@ impl Stage {
             Event::WaitLong => self.run_ms(650),
             Event::Say(stream) => (watch.stream, watch.next_tick) = (stream, now),
             Event::Goal(by_um) => {
-                if self.move_z(f64::from(by_um), 150.0).is_ok() {
-                    (self.around.stopped, self.around.may_rise) = (None, true);
-                }
+                let way_um = [0.0, 0.0, f64::from(by_um)];
+                let taken = watch.ask(&mut self.host, |host| {
+                    host.command_move_relative(way_um, 150.0, now).map(drop)
+                });
+                watch.take_goal(taken);
             }
             Event::Stop => {
                 (watch.stopped, watch.asked) = (Some(now), now);
@@ -276,17 +312,14 @@ impl Stage {
                 self.host.command_clear_fault(now);
             }
             Event::Home => {
-                if self.host.command_home(now).is_ok() {
-                    (self.around.stopped, self.around.may_rise) = (None, true);
-                }
+                let taken = watch.ask(&mut self.host, |host| host.command_home(now));
+                watch.take_goal(taken);
             }
             Event::Accept => {
                 let z_um = height(&self.emulator, now).0;
                 let [x_um, y_um, _] = Axis::ALL.map(|axis| self.emulator.position_um(axis, now) - SWITCH_UM);
-                drop(
-                    self.host
-                        .command_reference([Some(x_um), Some(y_um), Some(z_um)], now),
-                );
+                let um = [x_um, y_um, z_um].map(Some);
+                watch.ask(&mut self.host, |host| host.command_reference(um, now));
             }
             Event::Reset => self.emulator.power_cut(now),
             Event::Touch => self.emulator.trip_limit(now),
@@ -298,7 +331,7 @@ impl Stage {
     /// What tells one state from another: what host and controller say of themselves, and what the host would do now.
     fn print(&self) -> String {
         let (status, watch, now) = (self.host.state(), &self.around, self.now);
-        let whole = |um: f64| um.round();
+        let whole = |um: f64| (um / 10.0).round();
         let inside = format!("{:?}", self.host);
         let words = [
             "contact: ",
@@ -326,9 +359,8 @@ impl Stage {
             host.clone().command_home(now).is_ok(),
         ];
         format!(
-            "{:?} {} {} {} {} {} {} {words:?} {takes:?} {:?} {} {} {:?} {} {} {} {} {}",
+            "{:?} {} {} {} {} {} {words:?} {takes:?} {:?} {} {} {:?} {} {} {} {} {}",
             status.state,
-            status.reason,
             whole(status.z_um()),
             status.position_valid,
             status.xy_valid,
