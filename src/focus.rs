@@ -153,8 +153,10 @@ pub struct FocusController {
     heights: Heights,
     /// Since when the stage has reported standstill without a break.
     still_since: Option<Instant>,
-    /// Newest velocity commanded and when motion was last commanded.
+    /// When motion was last commanded, or the run began.
     last_motion_command: Instant,
+    /// When motion was last commanded, in this run or one before: what the stage reported earlier says nothing of where it stands.
+    driven: Instant,
     observation: Option<Observation>,
     /// Exposure of the newest estimate that was held against the stage's travel.
     compared: Instant,
@@ -191,6 +193,7 @@ impl FocusController {
             heights: Heights::default(),
             still_since: None,
             last_motion_command: Instant::default(),
+            driven: Instant::default(),
             observation: None,
             compared: Instant::default(),
             step: None,
@@ -290,6 +293,7 @@ impl FocusController {
     /// The stage has reported.
     pub fn handle_stage(&mut self, report: StageReport) {
         match report.motion {
+            StageMotion::Still if report.at <= self.driven => {}
             StageMotion::Still => self.still_since = self.still_since.or(Some(report.at)),
             StageMotion::Moving | StageMotion::Unavailable => self.still_since = None,
         }
@@ -316,6 +320,9 @@ impl FocusController {
             }
             None => self.drive(now),
         };
+        if self.step.is_some() || velocity != 0.0 {
+            self.driven = now;
+        }
         let goal = self.step.and_then(|step| Some((step, step.goal_um?)));
         if let Some((step, goal_um)) = goal {
             // Said again it is no new motion.

@@ -254,7 +254,8 @@ impl Focusing {
             Ask::Enable => {
                 self.controller.enable(now);
                 let seen = &mut self.seen;
-                (seen.began, seen.sought, seen.newest) = (now, now, now);
+                // What is exposed just now is of this run.
+                (seen.began, seen.sought, seen.newest) = (now, now, now.before(Duration::from_nanos(1)));
                 (seen.ordered_um, seen.over) = (None, None);
             }
             Ask::Disable => self.controller.disable(),

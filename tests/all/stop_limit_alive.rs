@@ -45,6 +45,8 @@ const RELEASE: Duration = Duration::from_millis(500);
 const STEP_UM: f64 = 0.051;
 /// Silence of a controller at rest after which contact is lost: ten questions.
 const SILENCE: Duration = Duration::from_millis(1200);
+/// Way beyond the upper limit, away from the slide, until jogs down that a cable lost are missed, µm.
+const LOST_UM: f64 = 5.0;
 /// Longest queue of motion that the host sends ahead, s.
 const QUEUED_S: f64 = 0.1;
 
@@ -118,6 +120,8 @@ struct Watch {
     may_rise: bool,
     /// Whether the lens went up without a position, which may lead beyond the upper limit.
     was_blind: bool,
+    /// Whether the cable was out.
+    was_cut: bool,
     /// Since when a valid position has not been where the motor is, and since when a controller that cannot move is called idle.
     untrue: Option<Instant>,
     unfit: Option<Instant>,
@@ -195,7 +199,8 @@ impl Watch {
             return Err(format!("{z_um} µm, below the limit"));
         }
         self.was_blind |= is_homing || self.invalid.is_some() && um_per_s > 0.0;
-        if z_um > RANGE_UM.1 + STEP_UM && !self.was_blind {
+        let ceiling_um = RANGE_UM.1 + if self.was_cut { LOST_UM } else { STEP_UM };
+        if z_um > ceiling_um && !self.was_blind {
             return Err(format!("{z_um} µm, above the limit"));
         }
         if um_per_s == 0.0 || is_homing {
@@ -269,6 +274,7 @@ fn connected() -> Stage {
         invalid: None,
         may_rise: false,
         was_blind: false,
+        was_cut: false,
         untrue: None,
         unfit: None,
         wrong: None,
@@ -323,7 +329,10 @@ impl Stage {
             }
             Event::Reset => self.emulator.power_cut(now),
             Event::Touch => self.emulator.trip_limit(now),
-            Event::Cable(is_in) => watch.has_cable = is_in,
+            Event::Cable(is_in) => {
+                watch.has_cable = is_in;
+                watch.was_cut |= !is_in;
+            }
         }
         self.run_until(self.now + AFTER);
     }
@@ -359,7 +368,7 @@ impl Stage {
             host.clone().command_home(now).is_ok(),
         ];
         format!(
-            "{:?} {} {} {} {} {} {words:?} {takes:?} {:?} {} {} {:?} {} {} {} {} {}",
+            "{:?} {} {} {} {} {} {words:?} {takes:?} {:?} {} {} {:?} {} {} {} {} {} {}",
             status.state,
             whole(status.z_um()),
             status.position_valid,
@@ -375,6 +384,7 @@ impl Stage {
             now.since(watch.asked) > RELEASE,
             watch.may_rise,
             watch.was_blind,
+            watch.was_cut,
         )
     }
 
