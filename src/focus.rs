@@ -149,6 +149,8 @@ pub struct FocusController {
     config: FocusConfig,
     state: RunState,
     enabled_at: Instant,
+    /// When the run began, or was in focus last.
+    sought_since: Instant,
     stage: Option<StageReport>,
     heights: Heights,
     /// Since when the stage has reported standstill without a break.
@@ -189,6 +191,7 @@ impl FocusController {
             config,
             state: RunState::Disabled,
             enabled_at: Instant::default(),
+            sought_since: Instant::default(),
             stage: None,
             heights: Heights::default(),
             still_since: None,
@@ -232,7 +235,7 @@ impl FocusController {
     /// Begins a run. Estimates exposed before `now` do not count.
     pub fn enable(&mut self, now: Instant) {
         self.state = RunState::Looking;
-        self.enabled_at = now;
+        (self.enabled_at, self.sought_since) = (now, now);
         self.last_motion_command = now;
         self.observation = None;
         self.step = None;
@@ -313,6 +316,9 @@ impl FocusController {
         if matches!(self.state, RunState::Disabled | RunState::Failed(_)) {
             return Command::STAND;
         }
+        if self.state == RunState::InFocus {
+            self.sought_since = now;
+        }
         let velocity = match self.give_up_reason(now) {
             Some(reason) => {
                 self.give_up(reason);
@@ -364,7 +370,7 @@ impl FocusController {
         let exposed = self.observation.as_ref().map(|observation| observation.exposed);
         let age = now.since(exposed.unwrap_or(self.enabled_at));
         let allowance = self.config.estimate_timeout + self.longest_step();
-        if self.state != RunState::InFocus && now.since(self.enabled_at) > self.config.run_timeout {
+        if now.since(self.sought_since) > self.config.run_timeout {
             let remedy = self.complaint_or("check light, slide and range");
             let limit_s = self.config.run_timeout.as_secs_f64();
             Some(format!("no focus within {limit_s:.0} s: {remedy}"))

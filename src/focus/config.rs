@@ -53,7 +53,7 @@ pub struct FocusConfig {
     pub motion_timeout: Duration,
     /// Rest between standstill and the first exposure that counts.
     pub settle: Duration,
-    /// Time after which a run that has not reached focus is given up.
+    /// Time after which a run that has not reached focus, or not again, is given up.
     pub run_timeout: Duration,
 }
 
