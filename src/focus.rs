@@ -187,12 +187,16 @@ pub struct FocusController {
     config: FocusConfig,
     state: RunState,
     enabled_at: Instant,
+    /// When the run began, or was in focus last.
+    sought_since: Instant,
     stage: Option<StageReport>,
     heights: Heights,
     /// Since when the stage has reported standstill without a break.
     still_since: Option<Instant>,
-    /// Newest velocity commanded and when motion was last commanded.
+    /// When motion was last commanded, or the run began.
     last_motion_command: Instant,
+    /// When motion was last commanded, in this run or one before: what the stage reported earlier says nothing of where it stands.
+    driven: Instant,
     observation: Option<Observation>,
     /// Exposure of the newest estimate that was held against the stage's travel.
     compared: Instant,
@@ -233,10 +237,12 @@ impl FocusController {
             config,
             state: RunState::Disabled,
             enabled_at: Instant::default(),
+            sought_since: Instant::default(),
             stage: None,
             heights: Heights::default(),
             still_since: None,
             last_motion_command: Instant::default(),
+            driven: Instant::default(),
             observation: None,
             compared: Instant::default(),
             step: None,
@@ -285,7 +291,7 @@ impl FocusController {
     /// Begins a run. Estimates exposed before `now` do not count.
     pub fn enable(&mut self, now: Instant) {
         self.state = RunState::Looking;
-        self.enabled_at = now;
+        (self.enabled_at, self.sought_since) = (now, now);
         self.last_motion_command = now;
         self.observation = None;
         self.step = None;
@@ -353,6 +359,7 @@ impl FocusController {
     /// The stage has reported.
     pub fn handle_stage(&mut self, report: StageReport) {
         match report.motion {
+            StageMotion::Still if report.at <= self.driven => {}
             StageMotion::Still => self.still_since = self.still_since.or(Some(report.at)),
             StageMotion::Moving | StageMotion::Unavailable => self.still_since = None,
         }
@@ -372,6 +379,9 @@ impl FocusController {
         if matches!(self.state, RunState::Disabled | RunState::Failed(_)) {
             return Command::STAND;
         }
+        if self.state == RunState::InFocus {
+            self.sought_since = now;
+        }
         let velocity = match self.give_up_reason(now) {
             Some(reason) => {
                 self.give_up(reason);
@@ -379,6 +389,9 @@ impl FocusController {
             }
             None => self.drive(now),
         };
+        if self.step.is_some() || velocity != 0.0 {
+            self.driven = now;
+        }
         let goal = self.step.and_then(|step| Some((step, step.goal_um?)));
         if let Some((step, goal_um)) = goal {
             // Said again it is no new motion.
@@ -420,7 +433,7 @@ impl FocusController {
         let exposed = self.observation.as_ref().map(|observation| observation.exposed);
         let age = now.since(exposed.unwrap_or(self.enabled_at));
         let allowance = self.config.estimate_timeout + self.longest_step();
-        if self.state != RunState::InFocus && now.since(self.enabled_at) > self.config.run_timeout {
+        if now.since(self.sought_since) > self.config.run_timeout {
             let remedy = self.complaint_or("check light, slide and range");
             let limit_s = self.config.run_timeout.as_secs_f64();
             Some(format!("no focus within {limit_s:.0} s: {remedy}"))

@@ -76,7 +76,7 @@ pub struct FocusConfig {
     pub confirms_anew: bool,
     /// Rest between standstill and the first exposure that counts.
     pub settle: Duration,
-    /// Time after which a run that has not reached focus is given up.
+    /// Time after which a run that has not reached focus, or not again, is given up.
     pub run_timeout: Duration,
 }
 

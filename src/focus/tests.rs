@@ -542,3 +542,52 @@ fn focus_that_is_passed_in_motion_is_not_reached() {
     assert_eq!(run.controller.poll(run.now), Command::STAND);
     assert_ne!(*run.controller.state(), RunState::InFocus);
 }
+
+/// Without a goal a run goes on in focus, and follows what drifts.
+#[test]
+fn focus_is_held_for_longer_than_it_may_be_sought() {
+    for law in [Law::Predictive, Law::Stepwise] {
+        let mut run = Loop::new(law, 20.0, 40);
+        run.run(10.0);
+        for _ in 0..3 {
+            assert_eq!(*run.controller.state(), RunState::InFocus, "{law:?}");
+            for _ in 0..3500 {
+                run.tick(true, true);
+            }
+            run.focus_um += 3.0;
+            run.tick(true, true);
+            while *run.controller.state() == RunState::InFocus {
+                run.tick(true, true);
+            }
+            run.run(10.0);
+        }
+        assert_eq!(*run.controller.state(), RunState::InFocus, "{law:?}");
+    }
+}
+
+/// Reports that are late tell of a time before the newest motion.
+#[test]
+fn what_the_stage_reported_before_a_motion_is_no_standstill() {
+    for law in [Law::Predictive, Law::Stepwise] {
+        let mut run = Loop::new(law, -40.0, 0);
+        run.run(0.1);
+        while !run.controller.poll(run.now).is_motion() {
+            run.tick(true, true);
+        }
+        let before = StageReport {
+            z: Some(StageHeight::from_um(run.z_um)),
+            motion: StageMotion::Still,
+            at: run.now,
+        };
+        // It rises by 3 µm, of which no report tells yet, and another run begins.
+        (run.z_um, run.now) = (run.z_um + 3.0, run.now + Duration::from_millis(300));
+        run.controller.enable(run.now);
+        run.controller.handle_stage(before);
+        for _ in 0..20 {
+            run.now = run.now + TICK;
+            let look = run.observe(true);
+            run.controller.handle_observation(look, run.now);
+            assert_eq!(run.controller.poll(run.now), Command::STAND, "{law:?}");
+        }
+    }
+}

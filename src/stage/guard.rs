@@ -539,4 +539,6 @@ impl Guard {
 }
 
 #[cfg(test)]
+mod explored;
+#[cfg(test)]
 mod tests;

@@ -12,6 +12,7 @@ mod common;
 mod camera;
 mod focus_curves;
 mod focus_loop;
+mod focus_safety;
 #[cfg(all(feature = "camera", feature = "onnx"))]
 mod fuzzed;
 mod grbl_emulator;
@@ -30,6 +31,7 @@ mod second_protocol;
 mod serial;
 #[cfg(feature = "serial")]
 mod serial_faults;
+mod stop_limit_alive;
 mod targets;
 mod tidy;
 mod troubleshooting;

@@ -187,6 +187,24 @@ fn the_first_motion_is_checked_before_it() {
     assert!((pair.z_um() + 10.0).abs() < 0.2, "{}", pair.z_um());
 }
 
+/// The check of the first motion goes farther up than the height asked for lies, and the way there turns.
+#[test]
+fn a_way_that_turns_is_no_faster_down_than_is_permitted() {
+    let stage = StageConfig {
+        z_range_um: RANGE_UM,
+        max_down_um_per_s: 20.0,
+        ..StageConfig::default()
+    };
+    let now = Instant::from_nanos(1_000_000_000);
+    let mut pair = Pair::new(stage, EmulatorConfig::default(), 0.0, now, Seen::default());
+    pair.run_ms(1000);
+    pair.drive_to(3.0, 500.0);
+    assert!((pair.z_um() - 3.0).abs() < 0.2, "{}", pair.z_um());
+    // Steps of the motor make a little more of it in 5 ms.
+    let fastest_um_per_s = pair.around.fastest_down_um_per_s;
+    assert!((15.0..=25.0).contains(&fastest_um_per_s), "{fastest_um_per_s}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 

@@ -172,7 +172,7 @@ pub struct GrblHost {
     planned_until: Instant,
     /// The target must be taken from the next report at rest.
     resync: bool,
-    /// A jog was refused: until the next report at rest the lens is not where the plan has it.
+    /// A jog was refused, or the stage was homed: until the next report at rest the lens is not where the plan has it.
     is_adrift: bool,
     axes_um: [f64; 3],
     /// When the plan was last put off for a controller that falls behind.
@@ -385,7 +385,9 @@ impl GrblHost {
             (Contact::Ready, None, _) => StageState::Moving,
             _ => StageState::Disconnected,
         };
-        let known = self.position.machine_um.is_some() && state != StageState::Disconnected;
+        // On the way to its switches the controller reports nothing.
+        let is_homing = matches!(self.manoeuvre, Manoeuvre::Homing { .. });
+        let known = self.position.machine_um.is_some() && state != StageState::Disconnected && !is_homing;
         let z_um = if self.manoeuvre == Manoeuvre::Rest {
             self.axes_um[2]
         } else {

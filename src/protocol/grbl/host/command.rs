@@ -233,16 +233,13 @@ impl GrblHost {
     /// If the stage is moving, not connected, or in a fault that homing does not end.
     pub fn command_home(&mut self, now: Instant) -> Result<(), Refusal> {
         self.clock = self.clock.max(now);
-        // An alarm that waits for homing is no reason not to home.
+        // An alarm that waits for homing is no reason not to home; every other fault stands.
         let lock = self
             .fault
             .take_if(|_| self.is_locked && self.contact == Contact::Ready);
-        if let Err(refusal) = self.check_ready() {
-            self.fault = lock;
+        if let Err(refusal) = self.check_still() {
+            self.fault = self.fault.take().or(lock);
             return Err(refusal);
-        }
-        if self.manoeuvre != Manoeuvre::Rest {
-            return Err(Refusal::Busy);
         }
         self.may_move = true;
         self.send(Command::Home, Sent::Home, now);

@@ -175,7 +175,9 @@ impl GrblHost {
                 .copysign(goal_um - self.position.target_um),
             None => self.wanted_um_per_s,
         };
-        wanted_um_per_s.clamp(-speed, speed)
+        // The way to a height may have turned since it was asked for.
+        let down = speed.min(self.guard.config().max_down_um_per_s);
+        wanted_um_per_s.clamp(-down, speed)
     }
 
     /// A height ahead of where the queue ends, not beyond a limit nor the height asked for.

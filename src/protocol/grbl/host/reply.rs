@@ -97,7 +97,7 @@ impl GrblHost {
                 self.position.offset_um = [0.0; 3];
                 self.is_locked = false;
                 self.machine = Some(MachineState::Idle);
-                self.resync = true;
+                (self.resync, self.is_adrift) = (true, true);
                 self.reason = String::new();
                 self.planned_until = now;
                 self.run_out(now);
