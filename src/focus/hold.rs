@@ -239,8 +239,7 @@ impl FocusController {
         {
             Held::On => {}
             Held::Lost => {
-                // The law looks anew, for as long as any run may, and the picture has to follow from here.
-                self.enabled_at = now;
+                // The law looks anew, and the picture has to follow from here.
                 self.follows.forget();
                 self.hold = Hold::default();
                 self.state = RunState::Looking;
