@@ -401,7 +401,8 @@ impl Guard {
         ((z_um - self.config.z_range_um.0) / DETECTION_S).max(CRAWL_UM_PER_S)
     }
 
-    fn speed_of_move(&self, from_um: f64, by_um: f64) -> f64 {
+    /// Greatest speed along z of a move from a height by so much, µm; µm/s.
+    pub fn speed_of_move(&self, from_um: f64, by_um: f64) -> f64 {
         if !self.valid[2] {
             return BLIND_UM_PER_S;
         }

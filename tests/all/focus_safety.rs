@@ -389,6 +389,9 @@ impl Focusing {
     /// What the node does every 20 ms.
     fn tick(&mut self, host: &mut GrblHost, during: &While, now: Instant) {
         self.report(host, during, now);
+        if *self.controller.state() == RunState::InFocus {
+            (self.seen.sought, self.seen.was_in_focus) = (now, true);
+        }
         let command = self.controller.poll(now);
         let is_asked = command.is_motion() || self.is_driving;
         if is_asked {
@@ -421,10 +424,7 @@ impl Focusing {
                 );
                 seen.over = None;
             }
-            RunState::InFocus => {
-                seen.was_in_focus = true;
-                (seen.sought, seen.over) = (now, None);
-            }
+            RunState::InFocus => seen.over = None,
             RunState::Disabled | RunState::Failed(_) => seen.over = seen.over.or(Some(now)),
         }
     }

@@ -28,7 +28,7 @@ use crate::positions::{DETECTION, tolerance_um};
 
 const MS: Duration = Duration::from_millis(1);
 /// Events in a row.
-const DEPTH: usize = 6;
+const DEPTH: usize = 5;
 /// Time that passes after each.
 const AFTER: Duration = Duration::from_millis(60);
 const TICK: Duration = Duration::from_millis(20);

@@ -68,6 +68,8 @@ enum Sent {
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     what: Sent,
+    /// Whether it is a jog that leads up.
+    is_rise: bool,
     bytes: usize,
     at: Instant,
 }

@@ -54,6 +54,7 @@ impl GrblHost {
             return;
         };
         let by_um = self.step_um(number);
+        let permitted = self.guard.speed_of_move(self.position.target_um, by_um);
         let (wanted_um_per_s, onward) = (self.wanted_um_per_s, self.onward);
         self.first_motion = FirstMotion::Step {
             number,
@@ -64,7 +65,7 @@ impl GrblHost {
             &Line {
                 mode: Mode::Relative,
                 axes: [None, None, Distance::from_um(by_um)],
-                feed: Feed::from_um_per_s(BLIND_UM_PER_S),
+                feed: Feed::from_um_per_s(BLIND_UM_PER_S.min(permitted)),
             },
             now,
         );

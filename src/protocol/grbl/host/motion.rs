@@ -41,9 +41,12 @@ impl Profile {
 
 impl GrblHost {
     pub(super) fn send(&mut self, command: Command, what: Sent, now: Instant) {
+        let is_rise =
+            matches!(&command, Command::Jog(line) if line.axes[2].is_some_and(|distance| distance.nm() > 0));
         let line = command.emit();
         self.pending.push_back(Pending {
             what,
+            is_rise,
             bytes: line.len(),
             at: now,
         });
@@ -129,6 +132,10 @@ impl GrblHost {
             } else {
                 self.cancel(now);
             }
+            return;
+        }
+        // From where it leads up to, a way down is right only if what leads up has arrived: lost on the line it would lead below the limit.
+        if self.bounded_velocity() < 0.0 && self.pending.iter().any(|pending| pending.is_rise) {
             return;
         }
         let limit = now + lookahead(self.wanted_um_per_s);

@@ -61,6 +61,15 @@ impl GrblHost {
         if is_late {
             return;
         }
+        let is_before = self
+            .pending
+            .front()
+            .is_some_and(|pending| pending.what == Sent::Jog);
+        if answered == Some(Sent::Look) && is_before {
+            // Lines are answered in their order: the jog before it, or the answer to that, was lost on the way.
+            self.handle_missing_ack(now);
+            return;
+        }
         if self.tells_mark() && answered != Some(Sent::Look) {
             // The answer to a look was lost on the way: this one belongs to the line after it.
             while self.pending.len() > 1
