@@ -1,6 +1,8 @@
 //! Lost: no estimate can be trusted. The lens looks longer, steps away from the slide, and at last sweeps the range ([`super::sweep`]); then
 //! the run ends.
 
+use std::time::Duration;
+
 use super::search::Search;
 use super::sweep::{Leg, Next, NoPeak, Sweep};
 use super::{FocusController, Law, Method, RunState};
@@ -14,6 +16,8 @@ const SEARCH_REACH: f64 = 4.8;
 /// Time from frame to frame that a sweep reckons with, s, where it is not known, and its bounds.
 const FRAME_S: f64 = 0.05;
 const FRAMES_S: (f64, f64) = (0.01, 0.12);
+/// Age of the newest exposure above which a sweep stands and waits: there is nothing to be seen on the way.
+const BLIND: Duration = Duration::from_millis(500);
 
 impl FocusController {
     /// Nothing here can be trusted: the lens steps away from the slide and looks again, or the run ends.
@@ -100,6 +104,14 @@ impl FocusController {
         self.state = RunState::Searching;
         if self.is_trusted_again(&mut sweep, now) {
             self.end_sweep();
+            return 0.0;
+        }
+        if self
+            .observation
+            .as_ref()
+            .is_none_or(|look| now.since(look.exposed) > BLIND)
+        {
+            (self.step, self.sweep) = (None, Some(sweep));
             return 0.0;
         }
         let under_way = self.go_on(now);

@@ -7,7 +7,8 @@
 //! * it never goes below `z_min`, nor above `z_max`;
 //! * it is never faster towards the slide than the cap, nor than is permitted at its height;
 //! * it stands soon after the estimates end, the run ends, the stage is stopped, or the controller falls silent;
-//! * it never goes down on estimates that are not trusted, but for the rest of what the newest trusted one ordered;
+//! * it never goes down on estimates that are not trusted, but for the rest of what the newest trusted one ordered, and in a sweep, slowly and
+//!   no farther below where it was than a sweep may;
 //! * a run ends by itself.
 
 use std::collections::VecDeque;
@@ -44,6 +45,8 @@ const STOPS_WITHIN: Duration = Duration::from_millis(320);
 const STEP_UM: f64 = 0.051;
 /// Time over which a speed is measured.
 const WINDOW: Duration = Duration::from_millis(100);
+/// How far below where it was a sweep may go, in depths of class 3.
+const SWEEP: f64 = 4.0;
 /// Way of the bridge's check of its first motion, µm.
 const CHECK_UM: f64 = 7.0;
 
@@ -119,6 +122,8 @@ struct Course {
     max_down_um_per_s: f64,
     /// Whether the bridge has checked its first motion before the run.
     is_checked: bool,
+    /// Whether frames have a sharpness, without which nothing is swept.
+    is_shown: bool,
     whiles: Vec<While>,
 }
 
@@ -189,6 +194,10 @@ struct Seen {
     fastest_down_um_per_s: f64,
     has_descended: bool,
     was_in_focus: bool,
+    /// When the controller searched last in this run, and the lowest height that the motor had before it swept, µm.
+    searched: Option<Instant>,
+    has_searched: bool,
+    lowest_um: f64,
 }
 
 impl Focusing {
@@ -229,6 +238,9 @@ impl Focusing {
                 fastest_down_um_per_s: 0.0,
                 has_descended: false,
                 was_in_focus: false,
+                searched: None,
+                has_searched: false,
+                lowest_um: z_um,
             },
             course,
         }
@@ -257,6 +269,7 @@ impl Focusing {
                 // What is exposed just now is of this run.
                 (seen.began, seen.sought, seen.newest) = (now, now, now.before(Duration::from_nanos(1)));
                 (seen.ordered_um, seen.over) = (None, None);
+                (seen.searched, seen.lowest_um) = (None, seen.z_um);
             }
             Ask::Disable => self.controller.disable(),
             Ask::GiveUp => self.controller.give_up("for once".to_owned()),
@@ -309,12 +322,15 @@ impl Focusing {
         }
         let edges = self.controller.config().edges;
         let has_distance = self.random.random_bool(0.9);
+        let sharpness = self.course.is_shown && self.random.random_bool(0.9);
         Observation {
             index: index.unwrap_or_else(|| edges.classify(Micrometres(um))),
             defocus: has_distance.then_some(Defocus::from_um(um)),
             other_side,
             trusted,
             reason: Arc::default(),
+            stddev_um: Some(0.1),
+            sharpness: sharpness.then(|| self.random.random_range(0.1..1.0)),
             has_specimen: self.random.random_bool(0.95),
             exposed,
         }
@@ -416,8 +432,11 @@ impl Focusing {
     /// A run that is not in focus ends in time.
     fn judge_run(&mut self, now: Instant) {
         let seen = &mut self.seen;
+        if *self.controller.state() == RunState::Searching {
+            (seen.searched, seen.has_searched) = (Some(now), true);
+        }
         match self.controller.state() {
-            RunState::Looking | RunState::Moving => {
+            RunState::Looking | RunState::Moving | RunState::Searching => {
                 assert!(
                     now.since(seen.sought) <= RUN_TIMEOUT + 2 * TICK,
                     "no end of the run"
@@ -476,6 +495,12 @@ impl Seen {
         if self.over.is_some() || now.since(self.began) <= STOPS_WITHIN {
             return;
         }
+        if self.searched.is_some_and(|at| now.since(at) <= STOPS_WITHIN) {
+            let least_um = self.lowest_um - SWEEP * ClassEdges::default().far_um;
+            assert!(z_um >= least_um - 2.0, "{z_um} µm in a sweep, below {least_um}");
+            return;
+        }
+        self.lowest_um = self.lowest_um.min(z_um);
         let ordered_um = self.ordered_um.expect("goes down, and no estimate was trusted");
         assert!(
             z_um >= ordered_um - self.order_um,
@@ -637,6 +662,7 @@ fn courses(pictures: BoxedStrategy<Picture>) -> impl Strategy<Value = Course> {
                 z_range_um: (low_um, low_um + length_um),
                 max_down_um_per_s,
                 is_checked,
+                is_shown: true,
                 whiles,
             }
         },
@@ -684,11 +710,13 @@ fn no_course_of_events_leads_the_motor_astray() {
     assert!(descended * 3 > all.len() && in_focus * 10 > all.len() && fastest_um_per_s > 150.0);
 }
 
-/// A stage whose first motion was checked with room above it: the bridge itself never goes down.
+/// A stage whose first motion was checked with room above it, and frames without a sharpness: the bridge itself never goes down, and nothing
+/// is swept.
 fn checked(course: Course) -> Course {
     let high_um = course.z_range_um.1.max(course.z_um + 20.0);
     Course {
         is_checked: true,
+        is_shown: false,
         z_range_um: (course.z_range_um.0, high_um),
         ..course
     }
@@ -699,6 +727,20 @@ fn what_cannot_be_trusted_never_leads_down() {
     let pictures = prop_oneof![3 => Just(Picture::Doubtful), 1 => Just(Picture::None)];
     let courses = courses(pictures.boxed()).prop_map(checked);
     check(300, courses, |seen| assert!(!seen.has_descended));
+}
+
+/// A sweep does go down, as far as [`Seen::judge_descent`] lets it.
+#[test]
+fn what_cannot_be_trusted_leads_down_in_a_sweep_only() {
+    let pictures = prop_oneof![3 => Just(Picture::Doubtful), 1 => Just(Picture::None)];
+    let courses = courses(pictures.boxed()).prop_map(|course| Course {
+        is_shown: true,
+        ..checked(course)
+    });
+    let seen = check(200, courses, |seen| {
+        assert!(!seen.has_descended || seen.has_searched)
+    });
+    assert!(seen.iter().any(|seen| seen.has_descended), "none swept");
 }
 
 #[test]
