@@ -135,7 +135,8 @@ fn blind(law: Law) -> Duration {
         // A height is let go of after its way, and a second and a half.
         Law::Predictive => 1620 * MS,
     };
-    FocusConfig::default().estimate_timeout + longest_move + STOPS_WITHIN
+    // What is decided is commanded at the next tick.
+    FocusConfig::default().estimate_timeout + longest_move + STOPS_WITHIN + TICK
 }
 
 /// The farthest down that a trusted estimate sends the motor, µm: the depth of class 3 and what the stage goes on for, or, by Algorithm 1, as
