@@ -513,7 +513,9 @@ impl FocusController {
             return 0.0;
         }
         let is_quick = self.config.law == Law::Predictive && self.search.is_step_due();
-        if self.search.is_over() || (is_quick && self.may_search_up()) {
+        // Looks of long ago are no reason to move.
+        let is_fresh = self.fresh(now).is_some();
+        if is_fresh && (self.search.is_over() || (is_quick && self.may_search_up())) {
             return self.search_up(now);
         }
         if self.is_promise_due(now) {

@@ -221,7 +221,7 @@ impl FocusController {
         if under_way != 0.0 {
             return under_way;
         }
-        if self.search.is_over() {
+        if self.search.is_over() && self.fresh(now).is_some() {
             return self.search_up(now);
         }
         let look = self
