@@ -2,7 +2,7 @@
 //!
 //! A frame becomes [`patches`] and 18 numbers ([`features`]), the [`network`]'s answer for each patch becomes one
 //! [`classifier::Estimate`] by certainty-weighted [`vote`]s, and [`temperature`] says how sure it may be. [`resample`] brings frames of
-//! other cameras to the network's pixels, and [`frozen`] notices those that stand still.
+//! other cameras to the network's pixels, [`frozen`] notices those that stand still, and [`sharpness`] measures what needs no network.
 
 pub mod classifier;
 pub mod features;
@@ -10,5 +10,6 @@ pub mod frozen;
 pub mod network;
 pub mod patches;
 pub mod resample;
+pub mod sharpness;
 pub mod temperature;
 pub mod vote;
