@@ -61,6 +61,11 @@ impl Method {
         }
     }
 
+    /// The one of this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|method| method.name() == name)
+    }
+
     /// A fresh one for this objective. All drive at most at the speed of the default control law.
     pub(super) fn strategy(self, objective: &Objective) -> Result<Box<dyn Strategy>, FocusConfigError> {
         let depth_um = objective.depth_of_field_um();

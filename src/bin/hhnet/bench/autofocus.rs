@@ -30,6 +30,9 @@ pub(crate) struct Arguments {
     /// Runs of each strategy, half of them from within 21 depths of field of focus (30 µm for the 40x).
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     runs: u32,
+    /// Strategies to run, by name, with commas; without it all of them.
+    #[arg(long, value_delimiter = ',', value_parser = method)]
+    strategies: Vec<Method>,
     /// Slides of each kind: dense, sparse, extremely sparse.
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1000))]
     slides: u32,
@@ -51,6 +54,11 @@ pub(crate) struct Arguments {
     /// Folder for report.json, the runs, the responses and pictures of them; made if missing.
     #[arg(long)]
     out: Option<PathBuf>,
+}
+
+fn method(text: &str) -> Result<Method, String> {
+    let known = || Method::ALL.map(Method::name).join(", ");
+    Method::by_name(text).ok_or_else(|| format!("choose of {}", known()))
 }
 
 fn milliseconds(text: &str) -> Result<f64, String> {
@@ -96,8 +104,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         durations,
         play_um: arguments.play_um,
     };
-    let bar = progress(comparison.total(&Method::ALL, &recording.responses), "runs")?;
-    let trials = comparison.run(&Method::ALL, &recording.responses, &|| bar.inc(1))?;
+    let methods = match &arguments.strategies[..] {
+        [] => &Method::ALL[..],
+        some => some,
+    };
+    let bar = progress(comparison.total(methods, &recording.responses), "runs")?;
+    let trials = comparison.run(methods, &recording.responses, &|| bar.inc(1))?;
     bar.finish_and_clear();
     let report = report(&comparison, &card, &recording, &trials);
     if let Some(folder) = &arguments.out {
