@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 OURS = ("predictive", "stepwise", "paper")
+RIVALS = ("brent", "sweep", "hill_climb", "step_cnn", "tenengrad_17")
 COLOURS = {"dense": "tab:blue", "sparse": "tab:orange", "extremely_sparse": "tab:green"}
 
 
@@ -29,11 +30,14 @@ def rows(path: Path) -> list[dict]:
 
 def spread(axes, values: dict[str, np.ndarray]) -> None:
     """Cumulative shares: how many of a strategy's runs stay below a value."""
-    for name, own in values.items():
-        own = np.sort(own)
+    for at, name in enumerate(OURS + RIVALS):
+        if name not in values:
+            continue
+        own = np.sort(values[name])
         share = np.arange(1, len(own) + 1) / len(own)
-        axes.step(own, share, where="post", label=name, linewidth=2.2 if name == "predictive" else 1.3)
-        axes.lines[-1].set_linestyle("-" if name in OURS else "--")
+        style = {"linestyle": "-" if name in OURS else "--", "linewidth": 2.2 if name == "predictive" else 1.3}
+        axes.step(own, share, where="post", label=name, color=f"C{at}", **style)
+    axes.set_xscale("log")
     axes.set_ylim(0, 1.01)
     axes.set_ylabel("share of runs")
     axes.grid(alpha=0.3)
@@ -43,9 +47,8 @@ def spread(axes, values: dict[str, np.ndarray]) -> None:
 def runs(folder: Path, report: dict) -> None:
     depth_um = report["depth_of_field_um"]
     counted = [row for row in rows(folder / "runs.csv") if row["is_first"] == "false"]
-    names = [name for name in report["strategies"] if any(row["strategy"] == name for row in counted)]
     times, errors = {}, {}
-    for name in names:
+    for name in report["strategies"]:
         own = [row for row in counted if row["strategy"] == name]
         times[name] = np.array([float(row["took_s"]) for row in own])
         ended = [row for row in own if row["end"] == "in focus"]
@@ -53,12 +56,10 @@ def runs(folder: Path, report: dict) -> None:
             errors[name] = np.abs([float(row["error_um"]) for row in ended]) / depth_um
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     spread(axes, times)
-    axes.set_xscale("log")
     axes.set_xlabel("time of a run, s")
     save(figure, folder / "time.png")
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     spread(axes, {name: np.maximum(own, 1e-3) for name, own in errors.items()})
-    axes.set_xscale("log")
     for limit in (0.5, 1):
         axes.axvline(limit, color="grey", linewidth=0.8)
     axes.set_xlabel("distance from focus at the end of a run that says it is in focus, depths of field")
@@ -74,7 +75,7 @@ def responses(folder: Path) -> None:
         told = [row for row in own if row["defocus_um"] and row["trusted"] == "true"]
         doubted = [row for row in own if row["defocus_um"] and row["trusted"] == "false"]
         for axes in (near, far):
-            axes.plot(*numbers(told, "defocus_um"), "-", color=colour, linewidth=0.9, alpha=0.8)
+            axes.plot(*numbers(told, "defocus_um"), ".", color=colour, markersize=3, alpha=0.7)
             axes.plot(*numbers(doubted, "defocus_um"), "x", color=colour, markersize=3, alpha=0.5)
         z_um, tenengrad = numbers(own, "tenengrad")
         sharp.plot(z_um, tenengrad / tenengrad.max(), color=colour, linewidth=0.9)

@@ -17,6 +17,18 @@ use serde_json::Value;
 /// Draws time.png, error.png and response.png in the folder it is given.
 const DRAW: &str = include_str!("draw.py");
 
+const HEAD: &str = "\
+| strategy | success | false in focus | failures | time s, median / 95 % / 99 % | error in depths of field, median / 99 % \
+| wrong first moves | overshoot µm | frames |
+|---|---|---|---|---|---|---|---|---|
+";
+const HEAD_BY_CONTENT: &str = "
+Success by content (from within 30 µm, all), and time of the first run of a stage
+
+| strategy | dense | sparse | extremely sparse | first run s |
+|---|---|---|---|---|
+";
+
 /// Prints the report, as JSON or as a table.
 pub(super) fn print(report: &Value, json: bool) -> Result<()> {
     let mut out = std::io::stdout().lock();
@@ -62,26 +74,21 @@ fn tables(report: &Value) -> Result<String> {
         report["decision_ms"].as_f64().unwrap_or(f64::NAN),
         report["play_um"],
     );
-    let rows = || {
-        let strategies = &report["strategies"];
-        Method::ALL.map(|method| (method.name(), &strategies[method.name()]))
-    };
+    let strategies = &report["strategies"];
+    let named = Method::ALL.map(|method| (method.name(), &strategies[method.name()]));
+    let rows = || named.into_iter().filter(|(_, row)| row.is_object());
     for (title, key) in [("All runs", None), ("From within 30 µm", Some("within_30_um"))] {
-        writeln!(
-            text,
-            "\n{title}\n\n| strategy | success | false in focus | failures | time s, median / 95 % / 99 % \
-             | error in depths of field, median / 99 % | wrong first moves | overshoot µm | frames |\n|---|---|---|---|---|---|---|---|---|"
-        )?;
+        write!(text, "\n{title}\n\n{HEAD}")?;
         for (name, row) in rows() {
             writeln!(text, "{}", line(name, key.map_or(row, |key| &row[key])))?;
         }
     }
-    writeln!(
-        text,
-        "\nSuccess by content, and first runs of a stage\n\n| strategy | dense | sparse | extremely sparse | first run s |\n|---|---|---|---|---|"
-    )?;
+    text += HEAD_BY_CONTENT;
     for (name, row) in rows() {
-        let of = |content: &str| share(&row["content"][content]["success"]);
+        let of = |content: &str| {
+            let success = |of: &Value| share(&of["content"][content]["success"]);
+            format!("{}, {}", success(&row["within_30_um"]), success(row))
+        };
         writeln!(
             text,
             "| {name} | {} | {} | {} | {} |",
