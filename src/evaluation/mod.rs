@@ -2,7 +2,9 @@
 //!
 //! * [`scores`]: accuracies with intervals, errors, reliability, the three ways of voting.
 //! * [`condenser`]: the law of the condenser and its aperture, by frames of known heights.
+//! * [`autofocus`]: whole runs of the control laws beside published methods, on one virtual stand.
 
+pub mod autofocus;
 pub mod condenser;
 pub mod scores;
 

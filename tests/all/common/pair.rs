@@ -4,38 +4,14 @@ use std::time::Duration;
 
 use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
+pub use hhnet::sim::pair::Around;
+use hhnet::sim::pair::{exchange, next_moment};
 use hhnet::stage::Axis;
 use hhnet::stage::guard::Guard;
 use hhnet::stage::host::StageConfig;
 use hhnet::stage::memory::Remembered;
 use hhnet::stage::status::Refusal;
 use hhnet::units::Instant;
-
-/// What is between the two and around them. By default a sound cable, and nothing else.
-pub trait Around {
-    /// What of the controller's bytes reaches the host now.
-    fn to_host(&mut self, bytes: Vec<u8>, _: Instant) -> Vec<u8> {
-        bytes
-    }
-
-    /// What of the host's bytes reaches the controller now.
-    fn to_controller(&mut self, bytes: Vec<u8>) -> Vec<u8> {
-        bytes
-    }
-
-    /// Commands the host, when it has heard everything and before it is asked what to send.
-    fn act(&mut self, _: &mut GrblHost, _: &Emulator, _: Instant) {}
-
-    /// Looks at what has come of it.
-    fn look(&mut self, _: &GrblHost, _: &Emulator, _: Instant) {}
-
-    /// When any of this has something to do next.
-    fn next_wakeup(&self) -> Option<Instant> {
-        None
-    }
-}
-
-impl Around for () {}
 
 /// The two at one moment.
 #[derive(Clone)]
@@ -62,24 +38,12 @@ impl<A: Around> Pair<A> {
 
     /// Everything due now.
     fn exchange(&mut self) {
-        let now = self.now;
-        let received = self.around.to_host(self.emulator.poll(now), now);
-        self.host.handle_bytes(&received, now);
-        self.around.act(&mut self.host, &self.emulator, now);
-        let sent = self.around.to_controller(self.host.poll(now));
-        self.emulator.receive(&sent, now);
-        self.around.look(&self.host, &self.emulator, now);
+        exchange(&mut self.host, &mut self.emulator, &mut self.around, self.now);
     }
 
     /// Goes on to the next thing that happens, at most to `until`.
     fn advance(&mut self, until: Instant) {
-        let next = [
-            self.host.next_wakeup(),
-            self.emulator.next_wakeup(self.now),
-            self.around.next_wakeup(),
-        ];
-        let next = next.into_iter().flatten().min().unwrap_or(until);
-        self.now = next.max(self.now + Duration::from_nanos(1)).min(until);
+        self.now = next_moment(&self.host, &self.emulator, &self.around, self.now).min(until);
     }
 
     /// Everything that happens until then.
