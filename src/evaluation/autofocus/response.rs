@@ -251,6 +251,7 @@ mod tests {
             probabilities: [0.5, 0.1, 0.1, 0.05, 0.05, 0.15, 0.05],
             defocus: Some(Micrometres(33.0)),
             defocus_stddev: None,
+            sharpness: None,
             patches_used: 12,
             trusted: false,
             doubt: Some(Doubt::NoAnswer),
