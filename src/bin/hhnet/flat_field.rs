@@ -12,6 +12,7 @@ use hhnet::estimate::flat_field::making;
 use hhnet::frame::Frame;
 use hhnet::pictures::preview::Picture;
 use hhnet::units::Instant;
+use image::codecs::png::PngEncoder;
 
 /// Arguments of `hhnet flat-field`.
 #[derive(Args)]
@@ -60,8 +61,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn draw(file: &FlatFieldFile, path: &Path) -> Result<()> {
     let Picture(picture) = Picture::of_flat_field(&file.flat);
-    let png = image::codecs::png::PngEncoder::new;
-    write_whole(path, |to| picture.write_with_encoder(png(to))).with_context(|| {
+    write_whole(path, |to| picture.write_with_encoder(PngEncoder::new(to))).with_context(|| {
         format!(
             "the picture cannot be written to {}: name a place that can be written to",
             path.display()
