@@ -5,7 +5,7 @@ const SIDE: usize = 5;
 /// Fewest places, of 25: fewer leave too much of the specimen in the median.
 pub const LEAST_PLACES: usize = 12;
 
-/// The places around `at_um`, none farther away than `reach_um`, in an order in which each is beside the one before. Those outside `limits_um`, the
+/// The places around `at_um`, whole µm (which is what motion controllers report), none farther away than `reach_um` but for the rounding, in an order in which each is beside the one before. Those outside `limits_um`, the
 /// lowest and highest x and y, are left out.
 ///
 /// # Errors
@@ -24,7 +24,10 @@ pub fn places(
     };
     let row = |row: usize| {
         let column = move |at: usize| if row.is_multiple_of(2) { at } else { SIDE - 1 - at };
-        (0..SIDE).map(move |at| [at_um[0] + offset_um(column(at)), at_um[1] + offset_um(row)])
+        (0..SIDE).map(move |at| {
+            let place = [at_um[0] + offset_um(column(at)), at_um[1] + offset_um(row)];
+            place.map(f64::round)
+        })
     };
     let found: Vec<_> = (0..SIDE).flat_map(row).filter(is_inside).collect();
     if found.len() < LEAST_PLACES {
@@ -63,14 +66,14 @@ mod tests {
         assert_eq!(found.len(), 25);
         let pitch_um = 500.0 * 2.0_f64.sqrt() / 4.0;
         for (index, &place) in found.iter().enumerate() {
-            assert!(distance(place, at_um) <= 500.0 + 1e-9, "{place:?}");
+            assert!(distance(place, at_um) <= 501.0, "{place:?}");
             let nearest = found[..index].iter().map(|&other| distance(place, other));
-            assert!(nearest.fold(f64::MAX, f64::min) > pitch_um - 1e-9, "{place:?}");
+            assert!(nearest.fold(f64::MAX, f64::min) > pitch_um - 1.0, "{place:?}");
         }
         assert!(
             found
                 .windows(2)
-                .all(|pair| distance(pair[0], pair[1]) < pitch_um + 1e-9)
+                .all(|pair| distance(pair[0], pair[1]) < pitch_um + 1.0)
         );
     }
 

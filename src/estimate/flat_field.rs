@@ -189,8 +189,9 @@ impl std::fmt::Debug for FlatField {
 #[multiversion(targets("x86_64+avx2"))]
 fn multiply(values: &[u8], gains: &[u16], products: &mut [u8]) {
     for ((product, &value), &gain) in products.iter_mut().zip(values).zip(gains) {
-        // The upper half of a product of 16 bits by 16, which processors have: quarters of a grey level.
-        let quarters = ((u32::from(value) << (18 - GAIN_BITS)) * u32::from(gain)) >> 16;
+        // The upper half of a product of 16 bits by 16, which processors have: quarters of a grey level, 8160 at most.
+        let wide = u16::from(value) << (18 - GAIN_BITS);
+        let quarters = ((u32::from(wide) * u32::from(gain)) >> 16) as u16;
         *product = ((quarters + 2) >> 2).min(255) as u8;
     }
 }

@@ -2,6 +2,7 @@
 
 mod tour;
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,6 +123,15 @@ impl Managed for Calibrator {
 
     fn handle_opened(&mut self, (): &mut (), _: &mut Base) -> Result<()> {
         Ok(())
+    }
+
+    async fn refuse(&mut self, _: bool) -> Infallible {
+        loop {
+            match self.goals.next().await {
+                Some(request) => request.reject("the calibrator is not configured"),
+                None => std::future::pending().await,
+            }
+        }
     }
 
     async fn next_event(&mut self, (): &mut (), _: bool) -> Event {

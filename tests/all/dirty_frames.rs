@@ -28,40 +28,47 @@ fn classifier() -> Result<Classifier<OnnxNetwork>> {
     Ok(Classifier::new(network, settings)?)
 }
 
-/// An instrument drawn from `seed` and the dirt on its camera.
+/// Clean frames of one instrument drawn from a seed: those for the flat field, and those to be judged with their heights.
 struct Bench {
-    microscope: Microscope,
-    dirt: Dirt,
+    places: Vec<Frame>,
+    looks: Vec<(f64, Frame)>,
 }
 
 impl Bench {
-    fn new(seed: u64, appearance: Option<Appearance>, dirt: Dirt) -> Result<Self> {
-        let config = MicroscopeConfig {
+    fn new(seed: u64, appearance: Option<Appearance>, heights_um: &[f64]) -> Result<Self> {
+        let mut microscope = Microscope::new(MicroscopeConfig {
             width: WIDTH,
             height: HEIGHT,
             appearance,
             ..MicroscopeConfig::randomised(Objective::default(), seed)
+        })?;
+        let mut frame = |[x_um, y_um]: [f64; 2], defocus_um: f64, sequence: u64| -> Result<Frame> {
+            let rgb = microscope.expose_defocused(x_um, y_um, defocus_um, sequence)?;
+            Ok(Frame::new(WIDTH, HEIGHT, rgb, Instant::default(), sequence)?)
         };
+        // 25 places, 60 µm above focus.
+        let place = |at: u64| [(at % 5) as f64 * 180.0 + 100.0, (at / 5) as f64 * 180.0 + 100.0];
+        let places = (0..25)
+            .map(|at| frame(place(at), 60.0, 1000 + at))
+            .collect::<Result<_>>()?;
+        let looks = (0..).zip(heights_um);
+        let looks = looks.map(|(sequence, &z_um)| Ok((z_um, frame([0.0, 0.0], z_um, sequence)?)));
         Ok(Self {
-            microscope: Microscope::new(config)?,
-            dirt,
+            looks: looks.collect::<Result<_>>()?,
+            places,
         })
     }
 
-    fn frame(&mut self, place_um: [f64; 2], defocus_um: f64, sequence: u64) -> Result<Frame> {
-        let [x_um, y_um] = place_um;
-        let mut rgb = self
-            .microscope
-            .expose_defocused(x_um, y_um, defocus_um, sequence)?;
-        self.dirt.cover(&mut rgb);
-        Ok(Frame::new(WIDTH, HEIGHT, rgb, Instant::default(), sequence)?)
-    }
-
-    /// The flat field of 25 places, 60 µm above focus.
-    fn flat_field(&mut self) -> Result<FlatField> {
-        let place = |at: u64| [(at % 5) as f64 * 180.0 + 100.0, (at / 5) as f64 * 180.0 + 100.0];
-        let frames = (0..25).map(|at| self.frame(place(at), 60.0, 1000 + at));
-        Ok(making::flat_field(&frames.collect::<Result<Vec<_>>>()?)?.0)
+    /// What arrives through this dirt: the flat field, and the frames to be judged.
+    fn through(&self, dirt: &Dirt) -> Result<(FlatField, Vec<(f64, Frame)>)> {
+        let cover = |frame: &Frame| -> Result<Frame> {
+            let mut rgb = frame.rgb().to_vec();
+            dirt.cover(&mut rgb);
+            Ok(Frame::new(WIDTH, HEIGHT, rgb, frame.stamp, frame.sequence)?)
+        };
+        let places = self.places.iter().map(cover).collect::<Result<Vec<_>>>()?;
+        let looks = self.looks.iter().map(|(z_um, frame)| Ok((*z_um, cover(frame)?)));
+        Ok((making::flat_field(&places)?.0, looks.collect::<Result<_>>()?))
     }
 }
 
@@ -87,25 +94,6 @@ impl Count {
         self.trusted += usize::from(estimate.trusted);
         self.wrong += usize::from(is_wrong(estimate, defocus_um));
     }
-
-    fn join(&mut self, other: &Self) {
-        self.frames += other.frames;
-        self.trusted += other.trusted;
-        self.wrong += other.wrong;
-    }
-}
-
-/// Frames of a specimen, as they are and divided.
-fn judged(classifier: &mut Classifier<OnnxNetwork>, seed: u64, dirt: Dirt) -> Result<[Count; 2]> {
-    let mut bench = Bench::new(seed, None, dirt)?;
-    let flat = bench.flat_field()?;
-    let mut counts = [Count::default(), Count::default()];
-    for (sequence, defocus_um) in (0..).zip(HEIGHTS_UM) {
-        let frame = bench.frame([0.0, 0.0], defocus_um, sequence)?;
-        counts[0].add(&classifier.classify(&frame)?, defocus_um);
-        counts[1].add(&classifier.classify(&flat.correct(&frame)?)?, defocus_um);
-    }
-    Ok(counts)
 }
 
 type Kind = (&'static str, fn(u64) -> Dirt);
@@ -134,17 +122,18 @@ fn kinds() -> [Kind; 7] {
 #[test]
 fn divided_frames_are_judged_like_clean_ones() -> Result<()> {
     let mut classifier = classifier()?;
+    let benches = (7_000_200..7_000_203).map(|seed| Bench::new(seed, None, &HEIGHTS_UM));
+    let benches = benches.collect::<Result<Vec<_>>>()?;
     let mut clean = Count::default();
     for (name, dirt) in kinds() {
-        let mut total = [Count::default(), Count::default()];
-        for seed in 7_000_200..7_000_203 {
-            let counts = judged(&mut classifier, seed, dirt(seed))?;
-            total
-                .iter_mut()
-                .zip(&counts)
-                .for_each(|(total, count)| total.join(count));
+        let (mut raw, mut divided) = (Count::default(), Count::default());
+        for (seed, bench) in (0..).zip(&benches) {
+            let (flat, looks) = bench.through(&dirt(seed))?;
+            for (defocus_um, frame) in looks {
+                raw.add(&classifier.classify(&frame)?, defocus_um);
+                divided.add(&classifier.classify(&flat.correct(&frame)?)?, defocus_um);
+            }
         }
-        let [raw, divided] = total;
         println!("{name}: as they are {raw:?}, divided {divided:?}");
         if name == "clean" {
             clean = raw;
@@ -165,13 +154,13 @@ fn divided_frames_are_judged_like_clean_ones() -> Result<()> {
 #[test]
 fn divided_frames_of_empty_glass_are_not_trusted() -> Result<()> {
     let mut classifier = classifier()?;
+    let empty = |seed| Bench::new(seed, Some(Appearance::empty(seed)), &[-20.0, 0.0, 20.0]);
+    let benches = (7_000_300..7_000_303).map(empty).collect::<Result<Vec<_>>>()?;
     for (name, dirt) in kinds() {
         let (mut raw, mut divided) = (0, 0);
-        for seed in 7_000_300..7_000_303 {
-            let mut bench = Bench::new(seed, Some(Appearance::empty(seed)), dirt(seed))?;
-            let flat = bench.flat_field()?;
-            for (sequence, defocus_um) in (0..).zip([-20.0, 0.0, 20.0]) {
-                let frame = bench.frame([0.0, 0.0], defocus_um, sequence)?;
+        for (seed, bench) in (0..).zip(&benches) {
+            let (flat, looks) = bench.through(&dirt(seed))?;
+            for (_, frame) in looks {
                 raw += usize::from(classifier.classify(&frame)?.trusted);
                 divided += usize::from(classifier.classify(&flat.correct(&frame)?)?.trusted);
             }

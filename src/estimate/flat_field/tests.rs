@@ -49,7 +49,9 @@ fn shading_is_divided_away_and_the_rest_stays() {
     assert_eq!((corrected.stamp.as_nanos(), corrected.sequence), (7, 3));
     // Saturates instead of wrapping.
     let bright = flat
-        .correct(&frame(|x, _| if (1..5).contains(&x) { [255; 3] } else { [100; 3] }))
+        .correct(&frame(
+            |x, _| if (1..5).contains(&x) { [255; 3] } else { [100; 3] },
+        ))
         .unwrap();
     assert_eq!(
         (pixel(&bright, 1, 0), pixel(&bright, 5, 0)),

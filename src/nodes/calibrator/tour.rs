@@ -29,6 +29,8 @@ use crate::units::Instant;
 const STATE_LIMIT: Duration = Duration::from_secs(2);
 /// Time in which the bridge answers.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// How often a move is tried that ends beside its target although the stage can move; the target stays the same.
+const MOST_TRIES: usize = 2;
 /// Longest move.
 const MOVE_LIMIT: Duration = Duration::from_secs(120);
 /// Time in which an interrupted move has come to a stand.
@@ -84,11 +86,14 @@ impl Tour {
         stopped: watch::Receiver<bool>,
         clock: Clock,
     ) -> Result<Self> {
+        let mut frames = FrameInput::by(By::Calibrator, frames, node, "image_raw")?;
+        // Silence would count as a wish for frames.
+        frames.look(false);
         Ok(Self {
             mover: ActionClient::new(node, "move_stage")?,
             stages: node.subscribe("stage_state", QosProfile::default())?,
             joints: node.subscribe("joint_states", QosProfile::default())?,
-            frames: FrameInput::by(By::Calibrator, frames, node, "image_raw")?,
+            frames,
             in_force: node.subscribe("focus/flat_field", latched())?,
             recorded: Recorded::new(node, ["camera"])?,
             stopped,
@@ -174,12 +179,33 @@ impl Tour {
 
     /// Drives to a place, µm, NaN for an axis that stays; returns when the stage stands there.
     pub(super) async fn go(&mut self, to_um: [f64; 3], start: &Start, handle: &Handle) -> Result<(), End> {
-        if self.state()?.stops != start.stops {
-            return Err(End::Stage("~/stop was called".to_owned()));
+        let mut result = MoveStage::Result::default();
+        for _ in 0..MOST_TRIES {
+            if self.state()?.stops != start.stops {
+                return Err(End::Stage("~/stop was called".to_owned()));
+            }
+            if is_stopped(&self.stopped, handle) {
+                return Err(End::Stopped);
+            }
+            result = self.drive(to_um, handle).await?;
+            if result.code == MoveStage::Result::REACHED as u8 {
+                self.stood = self.clock.now();
+                return Ok(());
+            }
+            // What took over has the stage; a fault does not go away by itself.
+            let is_idle = self.state()?.state == StageState::IDLE as u8;
+            if result.code != MoveStage::Result::FAILED as u8 || !is_idle {
+                break;
+            }
         }
-        if is_stopped(&self.stopped, handle) {
-            return Err(End::Stopped);
-        }
+        Err(End::Stage(format!(
+            "the stage was not moved to its place: {}",
+            result.message
+        )))
+    }
+
+    /// One move; how it ended.
+    async fn drive(&mut self, to_um: [f64; 3], handle: &Handle) -> Result<MoveStage::Result, End> {
         let [x, y, z] = to_um.map(|um| 1e-6 * um);
         let goal = MoveStage::Goal {
             x,
@@ -187,30 +213,20 @@ impl Tour {
             z,
             ..MoveStage::Goal::default()
         };
-        let stage = |reason: String| End::Stage(reason);
-        let sent = self
-            .mover
-            .send(goal, PATIENCE)
-            .await
-            .map_err(|error| stage(error.to_string()))?;
-        let result = tokio::select! {
-            result = self.mover.result(sent, MOVE_LIMIT) => result,
+        let sent = self.mover.send(goal, PATIENCE).await;
+        let sent = sent.map_err(|error| End::Stage(error.to_string()))?;
+        tokio::select! {
+            result = self.mover.result(sent, MOVE_LIMIT) => match result {
+                Ok((_, result)) => Ok(result),
+                Err(error) => Err(End::Stage(error.to_string())),
+            },
             () = stop(&self.stopped, handle) => {
                 // Whether it is answered or not, the move ends at its target.
                 _ = self.mover.cancel(sent, STAND_LIMIT).await.is_ok();
                 _ = self.mover.result(sent, STAND_LIMIT).await.is_ok();
-                return Err(End::Stopped);
+                Err(End::Stopped)
             }
-        };
-        let (has_succeeded, result) = result.map_err(|error| stage(error.to_string()))?;
-        if !has_succeeded {
-            return Err(stage(format!(
-                "the stage was not moved to its place: {}",
-                result.message
-            )));
         }
-        self.stood = self.clock.now();
-        Ok(())
     }
 
     /// Drives back to the start: first in x and y, then down.
