@@ -1,4 +1,4 @@
-"""Starts the autofocus graph: camera, classifier, focus controller, stepper bridge and, by default, the virtual microscope.
+"""Starts the autofocus graph: camera, classifier, focus controller, calibrator, stepper bridge and, by default, the virtual microscope.
 
 `ros2 launch hhnet autofocus.launch.py --show-args` is the manual of the arguments. An argument that is not given leaves the
 parameter file, and below it the default of the code, in force.
@@ -20,7 +20,7 @@ CONFIG = str(SHARE / "config" / "autofocus.yaml")
 FASTDDS = str(SHARE / "config" / "fastdds.xml")
 # Where the virtual lens starts, so that there is something to see: within what the network was trained for, and anywhere around there.
 START = {"sim_microscope.start_defocus": 21e-6, "sim_microscope.start_spread": 6e-6}
-NODES = ("camera", "classifier", "focus_controller", "stepper_bridge")
+NODES = ("camera", "classifier", "focus_controller", "calibrator", "stepper_bridge")
 SWITCH = ("true", "false")
 
 # Argument, the parameter it sets (section and name), and how its text becomes that parameter's type.
@@ -30,6 +30,7 @@ OVERRIDES = (
     ("model", "classifier.model", str),
     ("serial_port", "stepper_bridge.port", str),
     ("objective", "microscope.objective", str),
+    ("flat_field", "microscope.flat_field", str),
     ("seed", "sim_microscope.seed", int),
 )
 
@@ -49,6 +50,7 @@ ARGUMENTS = (
     argument("serial_port", "port of the stage, best its name in /dev/serial/by-id; empty: as in params_file"),
     argument("model", "ONNX model of the classifier; empty: as in params_file, else the one that ships"),
     argument("objective", "objective in use, for example 40x0.65; empty: as in params_file"),
+    argument("flat_field", "file of the flat field, which calibrate writes; empty: as in params_file"),
     argument(
         "focus_at_start",
         "true: begin to focus as soon as the stage is ready; empty: true with the virtual microscope, out of focus then, false with hardware",

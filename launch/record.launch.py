@@ -28,10 +28,13 @@ TOPICS = (
     "sim/truth",
     "autofocus/_action/feedback",
     "autofocus/_action/status",
+    "calibrate/_action/feedback",
+    "calibrate/_action/status",
+    "focus/flat_field",
     "move_stage/_action/feedback",
     "move_stage/_action/status",
 )
-NODES = ("camera", "classifier", "focus_controller", "stepper_bridge", "sim_microscope")
+NODES = ("camera", "classifier", "focus_controller", "calibrator", "stepper_bridge", "sim_microscope")
 NODE_TOPICS = ("state", "about", "transition_event")
 # The same for every graph of a domain.
 SHARED = ("/rosout", "/diagnostics", "/parameter_events", "/tf", "/tf_static")

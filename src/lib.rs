@@ -6,7 +6,7 @@
 //!   classes, images, the ranges of settings, medians.
 //! * [`encoding`]: images of foreign cameras.
 //! * [`estimate`]: HH-Net. One frame, one signed estimate. [`evaluation`]: what its estimates are worth.
-//! * [`focus`]: the control laws, from an estimate to a motion along z.
+//! * [`focus`]: the control laws, from an estimate to a motion along z. [`calibration`]: what is measured of the instrument.
 //! * [`stage`], [`protocol`]: what every motion controller is to the rest, and the byte protocols they speak.
 //! * [`sim`]: the virtual microscope, its stage and the firmware it emulates.
 //! * [`dataset`]: labelled patches of it, and of recorded z-stacks; [`table`]: tables as people write them.
@@ -16,6 +16,7 @@
 //! Everything outside `drivers`, `ros`, `nodes` and `bin` is free of I/O, threads, clocks and logging: time is an argument,
 //! randomness is seeded.
 
+pub mod calibration;
 pub mod classes;
 pub mod dataset;
 pub mod encoding;

@@ -6,6 +6,6 @@ use hhnet::nodes::{SECTIONS, camera};
 
 fn main() -> ExitCode {
     hhnet::ros::app::main(SECTIONS, |process| {
-        process.add(|app| camera::run(app, None, None))
+        process.add(|app| camera::run(app, None, Vec::new()))
     })
 }

@@ -204,6 +204,15 @@ impl ZStack {
     }
 }
 
+/// These images as 8-bit RGB; of 16 bits a sample, as many as all of them together use.
+///
+/// # Errors
+/// That of the first that cannot be decoded, is too small or too large.
+pub fn read_all(files: &[PathBuf]) -> Result<Vec<RgbImage>, SourceError> {
+    let mut depth = check_all(files)?;
+    files.iter().map(|file| decode(file, &mut depth)).collect()
+}
+
 /// Whether a file is one that its system does not show, or that a file browser left behind: `._a.png`, `.DS_Store`, `Thumbs.db`.
 pub fn is_hidden(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -5,6 +5,8 @@ pub mod camera;
 #[cfg(feature = "serial")]
 pub mod emulated_port;
 #[cfg(feature = "camera")]
+pub mod flat_field_file;
+#[cfg(feature = "camera")]
 pub mod image_files;
 #[cfg(feature = "onnx")]
 pub mod onnx;

@@ -6,6 +6,7 @@
 
 pub mod classifier;
 pub mod features;
+pub mod flat_field;
 pub mod frozen;
 pub mod network;
 pub mod patches;

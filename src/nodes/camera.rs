@@ -176,11 +176,11 @@ enum Event {
     Demand,
 }
 
-/// Runs the node; `sim` are the virtual microscope's frames if it is in this process, `out` takes what is captured.
+/// Runs the node; `sim` are the virtual microscope's frames if it is in this process, `out` take what is captured.
 ///
 /// # Errors
 /// Bad parameters, an unusable source.
-pub async fn run(app: App, sim: Option<ShotReceiver>, out: Option<ShotSender>) -> Result<()> {
+pub async fn run(app: App, sim: Option<ShotReceiver>, out: Vec<ShotSender>) -> Result<()> {
     let mut node = Builder::new("camera")?;
     let mut live = node.parameters::<CameraParameters>(app.clock)?;
     let parameters = live.borrow_and_update().clone();

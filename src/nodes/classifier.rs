@@ -9,12 +9,13 @@ use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use r2r::QosProfile;
 use r2r::hhnet::msg::{About, FocusEstimate};
-use r2r::std_msgs::msg::Header;
+use r2r::std_msgs::msg::{Header, String as Text};
 use tokio::sync::watch;
 use tokio::time::Interval;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::demand::{POLL, Taker};
+use super::flat_field::FlatFieldInForce;
 use super::frames::{BadShot, FrameInput, FrameTally, Preview, Shot, ShotReceiver, to_text};
 use super::microscope::MicroscopeParameters;
 use super::stamps::{self, StampError, StampSource};
@@ -32,7 +33,7 @@ use crate::ros::convert::header;
 use crate::ros::diagnostics::Severity;
 use crate::ros::lifecycle::Wish;
 use crate::ros::managed::{Base, Flow, Managed};
-use crate::ros::node::{Builder, Publisher};
+use crate::ros::node::{Builder, Publisher, latched};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Work, capabilities, limits};
 use crate::statistics::median;
@@ -59,7 +60,7 @@ choices! {
 
 parameters! {
     /// Parameters of the classifier node.
-    ClassifierParameters in "classifier" with microscope: MicroscopeParameters [objective, condenser_na, pixel_size] {
+    ClassifierParameters in "classifier" with microscope: MicroscopeParameters [objective, condenser_na, pixel_size, flat_field] {
         /// Path of the ONNX model; empty for the one that ships for the objective; `none` to measure what everything else costs:
         /// no frame is looked at, and no estimate trusted.
         model: String = "",
@@ -120,17 +121,19 @@ impl ClassifierParameters {
 struct Judge {
     classifier: Classifier<AnyNetwork>,
     frozen: FrozenCamera,
+    flat: FlatFieldInForce,
 }
 
 impl Judge {
-    fn new(classifier: Classifier<AnyNetwork>) -> Self {
+    fn new(classifier: Classifier<AnyNetwork>, flat: FlatFieldInForce) -> Self {
         Self {
             classifier,
             frozen: FrozenCamera::default(),
+            flat,
         }
     }
 
-    /// Judges a shot, whose frame becomes one of the model's pixel size; what else there is to doubt about it.
+    /// Judges a shot, whose frame is divided by the flat field and becomes one of the model's pixel size; what else there is to doubt about it.
     fn judge(
         &mut self,
         shot: &mut Shot,
@@ -147,6 +150,7 @@ impl Judge {
                 apart_s: apart.as_secs_f64(),
             });
         }
+        shot.frame = self.flat.correct(&shot.frame)?;
         if let Some(&ratio) = ratios.iter().find(|ratio| !MENDABLE.contains(ratio)) {
             let model_um = self.classifier.network().card().pixel_size_um;
             let pixel_um = ratio * model_um;
@@ -190,6 +194,8 @@ struct Tally {
     untrusted: u64,
     last_refusal: String,
     last_doubt: Option<Doubt>,
+    /// What frames are divided by.
+    flat_field: String,
     decision_ms: Vec<f64>,
 }
 
@@ -274,6 +280,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
         outlets: Outlets {
             name: node.name().to_owned(),
             estimates: node.publisher("focus", QosProfile::default())?,
+            flat_fields: node.publisher("focus/flat_field", latched())?,
             taker: Taker::new(&mut node, "focus")?,
             overlay: Preview::new(&mut node, "focus/overlay/compressed")?,
         },
@@ -316,8 +323,15 @@ impl Managed for ClassifierNode {
         let (parameters, app) = (self.live.borrow_and_update().clone(), self.app.clone());
         async move {
             // Loading takes up to seconds, which neither the other nodes nor the end of the process need to wait for.
-            let opened = tokio::task::spawn_blocking(move || open_classifier(&parameters)).await;
-            let (classifier, interrupt) = opened.context("loading the model panicked")??;
+            let opened = tokio::task::spawn_blocking(move || {
+                let mut flat = FlatFieldInForce::default();
+                flat.refresh(
+                    &parameters.microscope.flat_field,
+                    &parameters.microscope.objective,
+                );
+                open_classifier(&parameters).map(|opened| (opened, flat))
+            });
+            let ((classifier, interrupt), flat) = opened.await.context("loading the model panicked")??;
             let ending = tokio::spawn(async move {
                 app.stopped().await;
                 // On a busy computer an inference takes longer than the process may take to end.
@@ -327,7 +341,7 @@ impl Managed for ClassifierNode {
             });
             Ok(Loaded {
                 card: classifier.network().card().clone(),
-                judge: Judge::new(classifier),
+                judge: Judge::new(classifier, flat),
                 active_since: Instant::default(),
                 _ending: AbortOnDropHandle::new(ending),
             })
@@ -340,6 +354,7 @@ impl Managed for ClassifierNode {
         tracing::info!(node = base.name, "model {}, {}", card.model_id, card.objective);
         base.diagnostics.set_hardware_id(&card.model_id);
         introduce(&self.live.borrow(), card, base);
+        self.outlets.tell_flat_field(&loaded.judge.flat);
         Ok(())
     }
 
@@ -378,7 +393,9 @@ impl Managed for ClassifierNode {
         base.switched(wish);
     }
 
-    fn handle_second(&mut self, _: &mut Loaded, base: &mut Base) {
+    fn handle_second(&mut self, loaded: &mut Loaded, base: &mut Base) {
+        self.look_at_flat_field(&mut loaded.judge.flat);
+        self.tally.flat_field = loaded.judge.flat.describe();
         self.tally.report(base, self.looks);
         self.input.remind();
     }
@@ -390,6 +407,17 @@ impl Managed for ClassifierNode {
 }
 
 impl ClassifierNode {
+    /// Takes over a flat field whose file has been replaced, or another file.
+    fn look_at_flat_field(&self, flat: &mut FlatFieldInForce) {
+        let microscope = self.live.borrow().microscope.clone();
+        // Reading takes up to a second, which other tasks need not wait for.
+        let is_news =
+            tokio::task::block_in_place(|| flat.refresh(&microscope.flat_field, &microscope.objective));
+        if is_news {
+            self.outlets.tell_flat_field(flat);
+        }
+    }
+
     async fn handle_shot(
         &mut self,
         shot: Result<Shot, BadShot>,
@@ -429,6 +457,7 @@ impl ClassifierNode {
                 self.outlets
                     .overlay
                     .show(&shot, rate, |frame| overlay(frame, &judged));
+                loaded.judge.flat.take_back(shot.frame);
             }
             Err(_) if base.app.is_stopping() => return Ok(Flow::End),
             Err(error) => {
@@ -561,12 +590,22 @@ struct Outlets {
     /// The node's, for log lines.
     name: String,
     estimates: Publisher<FocusEstimate>,
+    /// When the flat field in force was made.
+    flat_fields: Publisher<Text>,
     /// The focus controller.
     taker: Taker,
     overlay: Preview,
 }
 
 impl Outlets {
+    /// Says by what frames are divided from now on.
+    fn tell_flat_field(&self, flat: &FlatFieldInForce) {
+        tracing::info!(node = self.name, "flat field: {}", flat.describe());
+        self.flat_fields.publish(&Text {
+            data: flat.made().to_owned(),
+        });
+    }
+
     /// Whether anything takes estimates or pictures of them.
     fn is_wanted(&self) -> bool {
         let subscriptions = self.estimates.subscriptions();
@@ -677,6 +716,7 @@ impl Tally {
             ("outdated_per_second", outdated),
             ("untrusted_per_second", untrusted),
             ("last_doubt", doubt.clone()),
+            ("flat_field", self.flat_field.clone()),
             ("decision_ms_median", to_text(median(decision_ms))),
             ("decision_ms_most", to_text(slowest)),
         ];

@@ -2,8 +2,8 @@
 //! graph busy.
 //!
 //! A subscription says that a topic is wanted, but a node has its subscriptions all its life, because r2r makes them only
-//! before it spins. So the one node of the graph that takes a topic says on the hidden topic `TOPIC/_wanted` when it rests, once
-//! a second; any other subscription counts as it is.
+//! before it spins. So the nodes of the graph that take a topic say on hidden topics when they rest, once a second: the one of the loop on
+//! `TOPIC/_wanted`, the calibrator on `TOPIC/_wanted_by_calibrator`. Any other subscription counts as it is.
 
 use std::time::Duration;
 
@@ -20,8 +20,24 @@ const SILENCE: Duration = Duration::from_secs(3);
 /// How often the counts of subscriptions are polled: ROS does not report their changes.
 pub(super) const POLL: Duration = Duration::from_millis(100);
 
-fn hidden(topic: &str) -> String {
-    format!("{topic}/_wanted")
+/// Which node of the graph takes a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum By {
+    /// The next of the loop from image to motion.
+    Loop,
+    /// The calibrator.
+    Calibrator,
+}
+
+impl By {
+    const ALL: [Self; 2] = [Self::Loop, Self::Calibrator];
+
+    fn hidden(self, topic: &str) -> String {
+        match self {
+            Self::Loop => format!("{topic}/_wanted"),
+            Self::Calibrator => format!("{topic}/_wanted_by_calibrator"),
+        }
+    }
 }
 
 /// The taker's side.
@@ -36,8 +52,16 @@ impl Demand {
     /// # Errors
     /// If ROS refuses the topic.
     pub fn new(node: &mut Builder, topic: &str) -> Result<Self> {
+        Self::by(By::Loop, node, topic)
+    }
+
+    /// The same, for a node that has a word of its own.
+    ///
+    /// # Errors
+    /// If ROS refuses the topic.
+    pub fn by(taker: By, node: &mut Builder, topic: &str) -> Result<Self> {
         Ok(Self {
-            publisher: node.publisher(&hidden(topic), QosProfile::default())?,
+            publisher: node.publisher(&taker.hidden(topic), QosProfile::default())?,
             told: None,
         })
     }
@@ -59,9 +83,9 @@ impl Demand {
     }
 }
 
-/// The maker's side: whether the taker rests.
+/// The maker's side: which takers rest.
 pub struct Taker {
-    is_resting: watch::Receiver<bool>,
+    are_resting: Vec<watch::Receiver<bool>>,
 }
 
 impl Taker {
@@ -70,20 +94,29 @@ impl Taker {
     /// # Errors
     /// If ROS refuses the topic.
     pub fn new(node: &mut Builder, topic: &str) -> Result<Self> {
-        let words = node.subscribe::<Bool>(&hidden(topic), QosProfile::default())?;
-        let (resting, is_resting) = watch::channel(false);
-        tokio::spawn(listen(words, resting));
-        Ok(Self { is_resting })
+        let mut are_resting = Vec::new();
+        for taker in By::ALL {
+            let words = node.subscribe::<Bool>(&taker.hidden(topic), QosProfile::default())?;
+            let (resting, is_resting) = watch::channel(false);
+            tokio::spawn(listen(words, resting));
+            are_resting.push(is_resting);
+        }
+        Ok(Self { are_resting })
     }
 
     /// Whether anything takes what a publisher with this many subscriptions publishes.
     pub fn is_wanted(&self, subscriptions: usize) -> bool {
-        subscriptions > usize::from(*self.is_resting.borrow())
+        let resting = self.are_resting.iter().filter(|is_resting| *is_resting.borrow());
+        subscriptions > resting.count()
     }
 
-    /// Waits for the taker to begin or to rest.
+    /// Waits for a taker to begin or to rest.
     pub async fn changed(&mut self) {
-        if self.is_resting.changed().await.is_err() {
+        let changes = self
+            .are_resting
+            .iter_mut()
+            .map(|is_resting| Box::pin(is_resting.changed()));
+        if futures::future::select_all(changes).await.0.is_err() {
             std::future::pending().await
         }
     }

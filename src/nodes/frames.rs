@@ -8,7 +8,7 @@ use futures::FutureExt as _;
 use r2r::sensor_msgs::msg::{CameraInfo, CompressedImage, Image};
 use tokio::sync::watch;
 
-use super::demand::{Demand, Taker};
+use super::demand::{By, Demand, Taker};
 use crate::encoding::{Depth, ImageError};
 use crate::frame::Frame;
 use crate::pictures::jpeg::{self, Chroma};
@@ -129,13 +129,21 @@ impl FrameInput {
     /// # Errors
     /// If the topic cannot be subscribed.
     pub fn new(shared: Option<ShotReceiver>, node: &mut Builder, topic: &str) -> Result<Self> {
+        Self::by(By::Loop, shared, node, topic)
+    }
+
+    /// The same, for a node that has a word of its own to say that it rests.
+    ///
+    /// # Errors
+    /// If the topic cannot be subscribed.
+    pub fn by(taker: By, shared: Option<ShotReceiver>, node: &mut Builder, topic: &str) -> Result<Self> {
         Ok(match shared {
             Some(receiver) => Self::Shared(receiver),
             None => {
                 let images = node.subscribe(topic, newest_reliable())?;
                 Self::Topic(Box::new(ImageTopic {
                     images,
-                    demand: Demand::new(node, topic)?,
+                    demand: Demand::by(taker, node, topic)?,
                     received: 0,
                     depth: Depth::default(),
                     infos: None,
@@ -259,9 +267,9 @@ impl ImageTopic {
 /// costs a copy of 9.4 MB.
 pub struct FrameOutlet {
     images: Publisher<Image>,
-    /// The node that takes the topic, where none of the same process takes the frames.
+    /// The nodes that take the topic, where none of the same process takes the frames.
     taker: Option<Taker>,
-    shared: Option<ShotSender>,
+    shared: Vec<ShotSender>,
 }
 
 impl FrameOutlet {
@@ -269,12 +277,12 @@ impl FrameOutlet {
     ///
     /// # Errors
     /// If ROS refuses the topic.
-    pub fn new(shared: Option<ShotSender>, node: &mut Builder, topic: &str) -> Result<Self> {
+    pub fn new(shared: Vec<ShotSender>, node: &mut Builder, topic: &str) -> Result<Self> {
         Ok(Self {
             images: node.publisher(topic, newest_reliable())?,
-            taker: match &shared {
-                Some(_) => None,
-                None => Some(Taker::new(node, topic)?),
+            taker: match shared.is_empty() {
+                false => None,
+                true => Some(Taker::new(node, topic)?),
             },
             shared,
         })
@@ -282,7 +290,7 @@ impl FrameOutlet {
 
     /// Whether anything takes frames.
     pub fn is_wanted(&self) -> bool {
-        self.shared.as_ref().is_some_and(|to| *to.is_wanted.borrow()) || self.is_published()
+        self.shared.iter().any(|to| *to.is_wanted.borrow()) || self.is_published()
     }
 
     fn is_published(&self) -> bool {
@@ -295,22 +303,27 @@ impl FrameOutlet {
 
     /// Waits for a node of the graph to begin to take frames, or to end.
     pub async fn demanded(&mut self) {
-        let ended = match (&mut self.shared, &mut self.taker) {
-            (Some(to), _) => to.is_wanted.changed().await.is_err(),
-            (None, Some(taker)) => {
+        let changes: Vec<_> = self
+            .shared
+            .iter_mut()
+            .map(|to| Box::pin(to.is_wanted.changed()))
+            .collect();
+        let has_ended = match &mut self.taker {
+            Some(taker) => {
                 taker.changed().await;
                 false
             }
-            (None, None) => true,
+            None if changes.is_empty() => true,
+            None => futures::future::select_all(changes).await.0.is_err(),
         };
-        if ended {
+        if has_ended {
             std::future::pending::<()>().await;
         }
     }
 
     /// Hands a shot over, and publishes it where it is wanted.
     pub fn send(&self, shot: &Shot) {
-        if let Some(to) = &self.shared {
+        for to in &self.shared {
             to.shots.send_replace(Some(shot.clone()));
         }
         if self.is_published() {

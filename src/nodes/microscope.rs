@@ -19,6 +19,10 @@ parameters! {
         /// Side of a pixel of the unbinned camera on the slide, m; 0 for that of the model. Images of other pixels are resampled to the
         /// model's, also those that `camera_info` says are binned; from 0.4 to 4 times as large, or no estimate is trusted.
         pixel_size: f64 [0.0..=0.0001, "m", live] = 0.0,
+        /// File of the flat field, by which frames are divided before they are judged, so that dust, hair and shading disappear; the action
+        /// `calibrate` writes it. Frames are judged as they are if it is empty, or as long as the file is not there. One for each objective and
+        /// size of frames.
+        flat_field: String [live] = "",
         /// Lowest permitted x of the stage, m.
         x_min: f64 [-1.0..=1.0, "m"] = -0.038,
         /// Highest permitted x of the stage, m.

@@ -1,10 +1,12 @@
 //! The nodes: parameters, core, a loop over what can happen, messages. Each is an async function that runs until the
 //! process stops; `bin/` decides which share a process.
 
+pub mod calibrator;
 pub mod camera;
 pub mod classifier;
 mod commanders;
 pub mod demand;
+mod flat_field;
 pub mod focus_controller;
 pub mod frames;
 pub mod microscope;
@@ -31,6 +33,7 @@ pub const SECTIONS: Sections = &[
     classifier::ClassifierParameters::SECTION,
     focus_controller::FocusControllerParameters::SECTION,
     stepper_bridge::StepperBridgeParameters::SECTION,
+    calibrator::CalibratorParameters::SECTION,
     sim_microscope::SimMicroscopeParameters::SECTION,
     microscope::MicroscopeParameters::SECTION,
 ];
@@ -90,6 +93,7 @@ mod tests {
             to_markdown::<super::classifier::ClassifierParameters>(),
             to_markdown::<super::focus_controller::FocusControllerParameters>(),
             to_markdown::<super::stepper_bridge::StepperBridgeParameters>(),
+            to_markdown::<super::calibrator::CalibratorParameters>(),
             to_markdown::<super::sim_microscope::SimMicroscopeParameters>(),
         ]
         .map(|section| section.unwrap());

@@ -139,7 +139,7 @@ pub async fn run(app: App, out: Option<ShotSender>) -> Result<()> {
         path => PathBuf::from(path),
     };
     let outlets = Outlets {
-        frames: FrameOutlet::new(out, &mut node, "sim/image_raw")?,
+        frames: FrameOutlet::new(out.into_iter().collect(), &mut node, "sim/image_raw")?,
         truths: node.publisher("sim/truth", QosProfile::default().keep_last(50))?,
         frame_id: frame_in(&node.namespace()?, "camera_optical_frame"),
     };

@@ -13,6 +13,7 @@
 //! * Results are kept for [`KEEP_RESULTS`], at most [`MOST_RESULTS`] of them, and forgotten by a timer that sleeps while there
 //!   are none. Goals and requests that wait are bounded too ([`MOST_PENDING`], [`MOST_WAITING`]).
 
+pub mod client;
 mod goals;
 
 use std::collections::HashMap;
@@ -45,8 +46,8 @@ pub trait Action:
         Goal: Send,
         Result: Send,
         FeedbackMessage: 'static,
-        SendGoal: WrappedServiceTypeSupport<Request: Send> + 'static,
-        GetResult: WrappedServiceTypeSupport<Request: Send> + 'static,
+        SendGoal: WrappedServiceTypeSupport<Request: Send, Response: Send> + 'static,
+        GetResult: WrappedServiceTypeSupport<Request: Send, Response: Send> + 'static,
     > + 'static
 {
 }
@@ -56,8 +57,8 @@ impl<A> Action for A where
             Goal: Send,
             Result: Send,
             FeedbackMessage: 'static,
-            SendGoal: WrappedServiceTypeSupport<Request: Send> + 'static,
-            GetResult: WrappedServiceTypeSupport<Request: Send> + 'static,
+            SendGoal: WrappedServiceTypeSupport<Request: Send, Response: Send> + 'static,
+            GetResult: WrappedServiceTypeSupport<Request: Send, Response: Send> + 'static,
         > + 'static
 {
 }

@@ -4,7 +4,7 @@
 //! * [`clock`]: its time.
 //! * [`node`]: one node. Handles first, then a thread of its own for `spin_once`.
 //! * `arguments`: the command line, checked before ROS sees it.
-//! * [`action`]: an action server that reaches every state and rests between goals.
+//! * [`action`]: an action server that reaches every state and rests between goals, and a client of actions.
 //! * [`params`]: declared parameters. Unknown and mistyped overrides are refused with a sentence.
 //! * [`managed`]: the skeleton of a managed node.
 //! * [`lifecycle`]: its five services and events.

@@ -64,6 +64,25 @@ pub fn reply<T: WrappedServiceTypeSupport + 'static>(request: ServiceRequest<T>,
     request.respond(response).ok();
 }
 
+/// What calls a service of another node.
+pub struct Client<T: WrappedServiceTypeSupport + 'static>(r2r::Client<T>);
+
+impl<T: WrappedServiceTypeSupport<Response: Send> + 'static> Client<T> {
+    /// Waits until a node serves it; false if that cannot be known any more.
+    pub async fn is_served(&self) -> bool {
+        match r2r::Node::is_available(&self.0) {
+            Ok(served) => served.await.is_ok(),
+            Err(_) => false,
+        }
+    }
+
+    /// Calls it and waits for the answer, for ever if none comes; None if it cannot be called.
+    pub async fn call(&self, request: &T::Request) -> Option<T::Response> {
+        let answer = self.0.request(request).ok()?;
+        answer.await.ok()
+    }
+}
+
 /// A service whose clients can be told that too many requests wait.
 pub trait Busy: WrappedServiceTypeSupport {
     /// What a request gets that finds the queue full.
@@ -242,6 +261,17 @@ impl Builder {
             });
         }));
         Ok(Box::new(arrived))
+    }
+
+    /// What calls the service `name` of another node.
+    ///
+    /// # Errors
+    /// If ROS refuses the service name.
+    pub fn client<T: WrappedServiceTypeSupport + 'static>(&mut self, name: &str) -> Result<Client<T>> {
+        let client = self.node.create_client::<T>(name, services_deep());
+        Ok(Client(
+            client.with_context(|| format!("service {name} cannot be called"))?,
+        ))
     }
 
     /// Starts the node's thread. Dropping the returned guard ends it.

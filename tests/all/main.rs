@@ -10,6 +10,9 @@
 mod common;
 
 mod camera;
+#[cfg(feature = "onnx")]
+mod dirty_frames;
+mod flat_field;
 mod focus_curves;
 mod focus_loop;
 mod focus_safety;

@@ -132,7 +132,15 @@ def test_a_port_that_is_taken(graph, client):
     assert str(graph.port) in last, last
 
 
-NODES = ("autofocus", "camera_node", "classifier_node", "focus_controller_node", "sim_microscope_node", "stepper_bridge_node")
+NODES = (
+    "autofocus",
+    "calibrator_node",
+    "camera_node",
+    "classifier_node",
+    "focus_controller_node",
+    "sim_microscope_node",
+    "stepper_bridge_node",
+)
 
 
 def run(executable: str, *arguments, **environment: str) -> subprocess.CompletedProcess:

@@ -74,7 +74,7 @@ def test_quality_of_service(graph, client):
         assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE, topic
     (state,) = publishers("/focus_state", {"focus_controller"})
     assert state.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
-    publishers("/diagnostics", {"camera", "classifier", "focus_controller", "stepper_bridge", "sim_microscope"})
+    publishers("/diagnostics", {"calibrator", "camera", "classifier", "focus_controller", "stepper_bridge", "sim_microscope"})
 
 
 @pytest.mark.parametrize("start_um", [38.0, -22.0])

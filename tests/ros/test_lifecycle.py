@@ -17,7 +17,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 
 NAN = float("nan")
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-NODES = ("camera", "classifier", "focus_controller", "stepper_bridge", "sim_microscope")
+NODES = ("calibrator", "camera", "classifier", "focus_controller", "stepper_bridge", "sim_microscope")
 
 
 def state(client, node: str) -> int:

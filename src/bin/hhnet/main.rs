@@ -6,6 +6,8 @@ mod dataset;
 #[cfg(feature = "onnx")]
 mod evaluate;
 mod features;
+#[cfg(feature = "camera")]
+mod flat_field;
 #[cfg(feature = "onnx")]
 mod metadata;
 mod sim;
@@ -33,6 +35,9 @@ enum Command {
     Dataset(dataset::Command),
     /// The 18 handcrafted features of an image.
     Features(features::Arguments),
+    /// Make a flat field from image files.
+    #[cfg(feature = "camera")]
+    FlatField(flat_field::Arguments),
     /// Score a model on labelled patches.
     #[cfg(feature = "onnx")]
     Evaluate(evaluate::Arguments),
@@ -64,6 +69,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Sim(command) => sim::run(command),
         Command::Dataset(command) => dataset::run(command),
         Command::Features(arguments) => features::run(&arguments),
+        #[cfg(feature = "camera")]
+        Command::FlatField(arguments) => flat_field::run(&arguments),
         #[cfg(feature = "onnx")]
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         #[cfg(feature = "onnx")]

@@ -1,0 +1,3 @@
+//! What is measured of an instrument so that it works better: here, where to look.
+
+pub mod places;
