@@ -2,7 +2,7 @@
 //! of the picture are watched.
 //!
 //! The lens goes up first, comes back, and only then goes on below where it began, never faster than [`MOST_PER_S`]. Two trusted looks in a
-//! row that agree on the height of focus from two heights end the sweep: the law goes on from there. If there are none, sharpness decides,
+//! row, within the depth of class 3, that agree on the height of focus from two heights end the sweep: the law goes on from there. If there are none, sharpness decides,
 //! as classical autofocus does: the highest of all looks, if it stands out ([`CONTRAST`]) and lies inside the range, is passed once more,
 //! slowly and from above; a parabola through the logarithm of what is sharpest there says where to stand (a gaussian peak, as
 //! Subbarao and Tyan fit it, IEEE PAMI 20 (1998) 864), and the picture has to be as sharp there as it was on the way. If there is no
@@ -110,6 +110,7 @@ pub(super) struct Sweep {
     range_um: (f64, f64),
     start_um: f64,
     near_um: f64,
+    far_um: f64,
     /// Time between two frames, s.
     frame_s: f64,
     phase: Phase,
@@ -138,6 +139,7 @@ impl Sweep {
             range_um,
             start_um,
             near_um: edges.near_um,
+            far_um: edges.far_um,
             frame_s,
             phase: Phase::Coarse,
             legs: VecDeque::new(),
@@ -172,7 +174,11 @@ impl Sweep {
                 .filter(|sharpness| sharpness.is_finite())
                 .map(|sharpness| (z_um, sharpness)),
         );
-        let clear = sight.filter(|sight| sight.is_trusted && sight.is_sided && sight.has_distance);
+        // Farther away what is trusted now may not be at the next look.
+        let is_near = |sight: &&Sight| sight.defocus_um.abs() <= self.far_um;
+        let clear = sight
+            .filter(|sight| sight.is_trusted && sight.is_sided && sight.has_distance)
+            .filter(is_near);
         let focus_um = clear.map(|sight| (sight.z_um, sight.z_um - sight.defocus_um));
         let before = std::mem::replace(&mut self.sighted, focus_um);
         let (Some((z_um, focus_um)), Some((before_um, focus_before_um))) = (focus_um, before) else {
@@ -446,6 +452,8 @@ mod tests {
         assert!(!look(8.0, 20.5));
         assert!(!look(8.3, 20.8), "too near to the look before");
         assert!(look(12.0, 24.4));
+        assert!(!look(30.0, 42.0), "too far away");
+        assert!(!look(34.0, 46.0));
     }
 
     #[test]
