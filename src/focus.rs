@@ -440,7 +440,8 @@ impl FocusController {
             return 0.0;
         }
         let is_quick = self.config.law == Law::Predictive && self.search.is_step_due();
-        if self.search.is_over() || (is_quick && self.may_search_up()) {
+        let is_due = self.search.is_over() || (is_quick && self.may_search_up());
+        if is_due && self.fresh(now).is_some() {
             return self.search_up(now);
         }
         if self.is_promise_due(now) {
