@@ -514,8 +514,8 @@ impl FocusController {
         }
         let is_quick = self.config.law == Law::Predictive && self.search.is_step_due();
         // Looks of long ago are no reason to move.
-        let is_fresh = self.fresh(now).is_some();
-        if is_fresh && (self.search.is_over() || (is_quick && self.may_search_up())) {
+        let is_due = self.search.is_over() || (is_quick && self.may_search_up());
+        if is_due && self.fresh(now).is_some() {
             return self.search_up(now);
         }
         if self.is_promise_due(now) {

@@ -48,7 +48,11 @@ impl FocusController {
         self.compared = look.exposed;
         self.confirmation.handle_look(sight);
         match &mut self.step {
-            Some(step) => step.goal_um = Some(goal_um + rest_um),
+            Some(step) => {
+                step.goal_um = Some(goal_um + rest_um);
+                // What the stage reported before is not the end of this way.
+                step.began = now;
+            }
             None => {
                 self.begin_target(-rest_um, now);
             }

@@ -696,7 +696,7 @@ fn check(cases: u32, courses: impl Strategy<Value = Course>, judge: impl Fn(&See
 
 #[test]
 fn no_course_of_events_leads_the_motor_astray() {
-    let all = check(1000, courses(pictures()), |_| {});
+    let all = check(500, courses(pictures()), |_| {});
     let descended = all.iter().filter(|seen| seen.has_descended).count();
     let in_focus = all.iter().filter(|seen| seen.was_in_focus).count();
     let fastest_um_per_s = all
@@ -727,7 +727,7 @@ fn checked(course: Course) -> Course {
 fn what_cannot_be_trusted_never_leads_down() {
     let pictures = prop_oneof![3 => Just(Picture::Doubtful), 1 => Just(Picture::None)];
     let courses = courses(pictures.boxed()).prop_map(checked);
-    check(300, courses, |seen| assert!(!seen.has_descended));
+    check(150, courses, |seen| assert!(!seen.has_descended));
 }
 
 /// A sweep does go down, as far as [`Seen::judge_descent`] lets it.
@@ -748,5 +748,5 @@ fn what_cannot_be_trusted_leads_down_in_a_sweep_only() {
 fn too_close_only_ever_retreats() {
     let pictures = prop_oneof![3 => Just(Picture::TooClose), 1 => Just(Picture::Doubtful)];
     let courses = courses(pictures.boxed()).prop_map(checked);
-    check(300, courses, |seen| assert!(!seen.has_descended));
+    check(150, courses, |seen| assert!(!seen.has_descended));
 }

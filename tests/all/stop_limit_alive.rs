@@ -492,3 +492,35 @@ fn whatever_happens_a_stop_holds_a_limit_holds_and_there_is_a_way_back() {
         );
     }
 }
+
+/// A cable that is out for an instant takes goals and jogs up with it, and the commander turns at once.
+#[test]
+fn a_way_up_that_was_lost_on_the_line_is_no_room_for_a_way_down() {
+    for above_um in [2.0, 10.0, 40.0] {
+        for glitch_ms in [20, 40, 60, 100, 150] {
+            for up_um_per_s in [50.0, 200.0, 1000.0] {
+                for is_goal in [true, false] {
+                    let mut stage = connected();
+                    stage
+                        .move_z(RANGE_UM.0 + 1.0 + above_um - START_UM, 100.0)
+                        .unwrap();
+                    stage.run_to_rest(3000);
+                    stage.happen(Event::Cable(false));
+                    if is_goal {
+                        drop(stage.move_z(60.0 - above_um, up_um_per_s));
+                        stage.run_ms(glitch_ms);
+                    } else {
+                        stage.drive(up_um_per_s, glitch_ms);
+                    }
+                    stage.around.has_cable = true;
+                    stage.drive(-500.0, 1000);
+                    let wrong = &stage.around.wrong;
+                    assert_eq!(
+                        *wrong, None,
+                        "{above_um} µm, {glitch_ms} ms, {up_um_per_s} µm/s, {is_goal}"
+                    );
+                }
+            }
+        }
+    }
+}

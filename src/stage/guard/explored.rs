@@ -243,9 +243,6 @@ fn every_state_is_as_the_rules_have_it_and_none_is_the_last() {
         }
         open = next;
     }
-    println!(
-        "{} states, {transitions} transitions, {deepest} events deep",
-        met.len()
-    );
-    assert!(met.len() > 500, "what is not met is not shown");
+    // Other numbers are other rules, or other events.
+    assert_eq!((met.len(), transitions, deepest), (672, 34_272, 10));
 }
