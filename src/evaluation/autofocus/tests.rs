@@ -85,19 +85,6 @@ fn every_method_finds_focus_as_well_as_it_was_published_to() {
         assert!(run.error_um.abs() <= most_um, "{:?} {run:?}", trial.method);
         assert!(run.frames > 0 && run.took_s > 0.0, "{:?} {run:?}", trial.method);
     }
-    let report = summary::report(&trials, Objective::default().depth_of_field_um());
-    for method in Method::ALL {
-        let of = &report[method.name()];
-        println!(
-            "{}: {} s, {} of a depth of field, {} frames, {} µm below, {} wrong",
-            method.name(),
-            of["time_s"]["median"],
-            of["final_error_dof"]["median"],
-            of["frames"],
-            of["overshoot_um"],
-            of["wrong_first_moves"]
-        );
-    }
 }
 
 #[test]
