@@ -120,7 +120,9 @@ def test_dirt_is_calibrated_away(graph, client, bench):
     assert not estimate.trusted and "1200x900 pixels and the flat field 2048x1536" in estimate.reason
     said = []
     client.create_subscription(DiagnosticArray, "/diagnostics", lambda message: said.extend(message.status), 10)
-    client.spin_until(lambda: any("classifier" in s.name and b"\x02" == s.level for s in said), 20, "an error in the diagnostics")
+    client.spin_until(
+        lambda: any("classifier" in s.name and b"\x02" == s.level for s in said), 20, "an error in the diagnostics"
+    )
 
 
 def test_what_cannot_be_calibrated_is_said_and_changes_nothing(graph, client, bench):
