@@ -5,8 +5,8 @@ const SIDE: usize = 5;
 /// Fewest places, of 25: fewer leave too much of the specimen in the median.
 pub const LEAST_PLACES: usize = 12;
 
-/// The places around `at_um`, whole µm (which is what motion controllers report), none farther away than `reach_um` but for the rounding, in an order in which each is beside the one before. Those outside `limits_um`, the
-/// lowest and highest x and y, are left out.
+/// The places around `at_um`, whole µm (which is what motion controllers report), none farther away than `reach_um` but for the rounding,
+/// in an order in which each is beside the one before. Those outside `limits_um`, the lowest and highest x and y, are left out.
 ///
 /// # Errors
 /// If too few are left.

@@ -39,7 +39,8 @@ use crate::ros::presence::{Work, capabilities};
 const HEIGHT_DEPTHS: f64 = 42.0;
 /// Least of that, where the upper limit is near, depths of field.
 const LEAST_HEIGHT_DEPTHS: f64 = 21.0;
-/// How far the stage goes in x and y unless the goal says otherwise, µm under a lens that magnifies once: places lie apart by more than a frame is wide.
+/// How far the stage goes in x and y unless the goal says otherwise, µm under a lens that magnifies once: places lie apart by as much as a
+/// frame of 2048 pixels is wide.
 const REACH_UM: f64 = 20_000.0;
 /// Least of that: nearer to each other, places show the same specimen, which no median leaves out.
 const LEAST_REACH_UM: f64 = 8_000.0;

@@ -68,7 +68,7 @@ def bench(graph, client, tmp_path):
     )
     graph.start("stepper_bridge_node", stepper_bridge__power_up_z=start)
     graph.start("focus_controller_node")
-    graph.start("classifier_node", microscope__flat_field=path)
+    graph.start("classifier_node", microscope__flat_field=path, classifier__threads=1)
     graph.start("calibrator_node", microscope__flat_field=path)
     client.camera = DirtyCamera(client, specks=120)
     client.spin_until(lambda: client.is_up() and client.estimates, 60, "stage and estimates")
@@ -103,7 +103,7 @@ def test_dirt_is_calibrated_away(graph, client, bench):
     assert max(feedback.z for feedback in goal.feedback) > 55e-6 + 1e-6 * stood
     assert in_force[-1].endswith("Z")
     # It came back, but for the play of the drive.
-    assert client.z_um_now() == pytest.approx(stood, abs=2.5)
+    assert client.z_um_now() == pytest.approx(stood, abs=3.5)
     with Picture.open(bench) as picture:
         assert picture.size == (WIDTH, HEIGHT) and in_force[-1] in picture.text["hhnet flat field"]
     with Picture.open(bench.with_suffix(".picture.png")) as picture:
@@ -120,7 +120,9 @@ def test_dirt_is_calibrated_away(graph, client, bench):
     assert not estimate.trusted and "1200x900 pixels and the flat field 2048x1536" in estimate.reason
     said = []
     client.create_subscription(DiagnosticArray, "/diagnostics", lambda message: said.extend(message.status), 10)
-    client.spin_until(lambda: any("classifier" in s.name and b"\x02" == s.level for s in said), 20, "an error in the diagnostics")
+    client.spin_until(
+        lambda: any("classifier" in s.name and b"\x02" == s.level for s in said), 20, "an error in the diagnostics"
+    )
 
 
 def test_what_cannot_be_calibrated_is_said_and_changes_nothing(graph, client, bench):
@@ -136,7 +138,7 @@ def test_what_cannot_be_calibrated_is_said_and_changes_nothing(graph, client, be
     failed("reach is -1 m", reach=-1.0)
     # A hundredth of a frame: the specimen would stay where it is.
     failed("reach is 0.000002 m: give 0.000200 to 0.1", reach=2e-6)
-    assert client.z_um_now() == pytest.approx(stood, abs=2.5)
+    assert client.z_um_now() == pytest.approx(stood, abs=3.5)
 
     goal = calibrate(client)
     client.spin_until(lambda: goal.feedback, 30, "the first frame")

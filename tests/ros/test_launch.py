@@ -38,7 +38,8 @@ def executables(**arguments: str) -> list[str]:
 def test_composed_or_one_process_for_each_node():
     assert executables() == ["autofocus"]
     assert executables(composed="false") == [
-        f"{name}_node" for name in ("camera", "classifier", "focus_controller", "calibrator", "stepper_bridge", "sim_microscope")
+        f"{name}_node"
+        for name in ("camera", "classifier", "focus_controller", "calibrator", "stepper_bridge", "sim_microscope")
     ]
     real = {"sim": "false", "camera_source": "folder", "serial_port": "/dev/ttyUSB0", "composed": "false"}
     assert "sim_microscope_node" not in executables(**real)

@@ -33,7 +33,8 @@ const BLOCK: usize = 16;
 /// Side of the blocks around a pixel that never changes, pixels; and how far from their median it has to be to be blind, of that.
 const AROUND: usize = 64;
 const STANDS_OUT: f64 = 0.05;
-/// Frames that differ by less are alike, relative, root mean square; the noise of a camera makes a tenth of that, a specimen far out of focus ten times.
+/// Frames that differ by less are alike, relative, root mean square; the noise of a camera makes a tenth of that, a specimen far out of
+/// focus ten times.
 const ALIKE: f64 = 0.003;
 /// Colour that changes by more in half of a frame, relative, is that of a specimen: lamp and lens change it slowly, and dust is in few blocks.
 const COLOURED: f64 = 0.002;

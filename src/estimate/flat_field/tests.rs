@@ -1,3 +1,5 @@
+//! Frames are divided exactly, holes filled without an edge, and foreign frames refused.
+
 use super::*;
 use crate::units::Instant;
 

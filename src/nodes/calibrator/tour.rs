@@ -39,8 +39,8 @@ const STAND_LIMIT: Duration = Duration::from_secs(2);
 const FRAME_LIMIT: Duration = Duration::from_secs(20);
 /// Exposure and transport of an image whose stamp says nothing.
 const TRANSPORT: Duration = Duration::from_millis(500);
-/// Time in which a classifier reads a new flat field.
-const READ_LIMIT: Duration = Duration::from_secs(5);
+/// Time in which a classifier reads a new flat field; on a busy computer that takes seconds.
+const READ_LIMIT: Duration = Duration::from_secs(20);
 /// How often a client's wish to cancel is looked for.
 const LOOK: Duration = Duration::from_millis(50);
 
