@@ -576,7 +576,7 @@ fn asks() -> impl Strategy<Value = Ask> {
 fn whiles(pictures: BoxedStrategy<Picture>) -> impl Strategy<Value = While> {
     let stamps = prop_oneof![
         8 => Just(Stamps::True),
-        2 => (-1500..1500_i64).prop_map(Stamps::Off),
+        2 => (-4000..1500_i64).prop_map(Stamps::Off),
         1 => Just(Stamps::Stuck),
     ];
     let link = (
