@@ -258,8 +258,14 @@ impl Focusing {
                 (seen.began, seen.sought, seen.newest) = (now, now, now.before(Duration::from_nanos(1)));
                 (seen.ordered_um, seen.over) = (None, None);
             }
-            Ask::Disable => self.controller.disable(),
-            Ask::GiveUp => self.controller.give_up("for once".to_owned()),
+            Ask::Disable => {
+                self.controller.disable();
+                self.seen.over = self.seen.over.or(Some(now));
+            }
+            Ask::GiveUp => {
+                self.controller.give_up("for once".to_owned());
+                self.seen.over = self.seen.over.or(Some(now));
+            }
             Ask::Stop => {
                 host.command_stop(now);
                 self.seen.stopped = Some(now);
@@ -422,9 +428,8 @@ impl Focusing {
                     now.since(seen.sought) <= RUN_TIMEOUT + 2 * TICK,
                     "no end of the run"
                 );
-                seen.over = None;
             }
-            RunState::InFocus => seen.over = None,
+            RunState::InFocus => {}
             RunState::Disabled | RunState::Failed(_) => seen.over = seen.over.or(Some(now)),
         }
     }
@@ -681,7 +686,7 @@ fn no_course_of_events_leads_the_motor_astray() {
         all.len()
     );
     // What never moves breaks no rule.
-    assert!(descended * 3 > all.len() && in_focus * 10 > all.len() && fastest_um_per_s > 150.0);
+    assert!(descended * 5 > all.len() && in_focus * 25 > all.len() && fastest_um_per_s > 150.0);
 }
 
 /// A stage whose first motion was checked with room above it: the bridge itself never goes down.
