@@ -272,8 +272,14 @@ impl Focusing {
                 (seen.ordered_um, seen.over) = (None, None);
                 (seen.searched, seen.lowest_um) = (None, seen.z_um);
             }
-            Ask::Disable => self.controller.disable(),
-            Ask::GiveUp => self.controller.give_up("for once".to_owned()),
+            Ask::Disable => {
+                self.controller.disable();
+                self.seen.over = self.seen.over.or(Some(now));
+            }
+            Ask::GiveUp => {
+                self.controller.give_up("for once".to_owned());
+                self.seen.over = self.seen.over.or(Some(now));
+            }
             Ask::Stop => {
                 host.command_stop(now);
                 self.seen.stopped = Some(now);
@@ -442,9 +448,8 @@ impl Focusing {
                     now.since(seen.sought) <= RUN_TIMEOUT + 2 * TICK,
                     "no end of the run"
                 );
-                seen.over = None;
             }
-            RunState::InFocus => seen.over = None,
+            RunState::InFocus => {}
             RunState::Disabled | RunState::Failed(_) => seen.over = seen.over.or(Some(now)),
         }
     }
@@ -602,7 +607,7 @@ fn asks() -> impl Strategy<Value = Ask> {
 fn whiles(pictures: BoxedStrategy<Picture>) -> impl Strategy<Value = While> {
     let stamps = prop_oneof![
         8 => Just(Stamps::True),
-        2 => (-1500..1500_i64).prop_map(Stamps::Off),
+        2 => (-4000..1500_i64).prop_map(Stamps::Off),
         1 => Just(Stamps::Stuck),
     ];
     let link = (
@@ -708,7 +713,7 @@ fn no_course_of_events_leads_the_motor_astray() {
         all.len()
     );
     // What never moves breaks no rule.
-    assert!(descended * 3 > all.len() && in_focus * 10 > all.len() && fastest_um_per_s > 150.0);
+    assert!(descended * 5 > all.len() && in_focus * 25 > all.len() && fastest_um_per_s > 150.0);
 }
 
 /// A stage whose first motion was checked with room above it, and frames without a sharpness: the bridge itself never goes down, and nothing
