@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::search::Search;
-use super::sweep::{Leg, Next, NoPeak, Sweep};
+use super::sweep::{Leg, Next, NoPeak, Promise, Sweep};
 use super::{FocusController, Law, Method, RunState};
 use crate::classes::DistanceIndex;
 use crate::units::Instant;
@@ -106,13 +106,16 @@ impl FocusController {
             self.end_sweep();
             return 0.0;
         }
-        if self
+        let is_blind = self
             .observation
             .as_ref()
-            .is_none_or(|look| now.since(look.exposed) > BLIND)
-        {
+            .is_none_or(|look| now.since(look.exposed) > BLIND);
+        if is_blind || sweep.is_waiting() {
             (self.step, self.sweep) = (None, Some(sweep));
             return 0.0;
+        }
+        if let (Some(step), Some(um_per_s)) = (&mut self.step, sweep.speed_um_per_s()) {
+            step.slow_down(um_per_s, now);
         }
         let under_way = self.go_on(now);
         let height = self
@@ -141,7 +144,16 @@ impl FocusController {
 
     /// Shows the sweep the newest look; whether the estimates can be trusted again.
     fn is_trusted_again(&mut self, sweep: &mut Sweep, now: Instant) -> bool {
-        let began = self.step.map_or(now, |step| step.began);
+        if sweep.is_waiting() {
+            let Some(look) = self.look_at_rest(now) else {
+                return false;
+            };
+            sweep.go_on();
+            return look.trusted;
+        }
+        let Some(began) = self.step.map(|step| step.began) else {
+            return false;
+        };
         let look = self
             .fresh(now)
             .filter(|look| look.exposed > self.swept && look.exposed >= began);
@@ -151,7 +163,7 @@ impl FocusController {
         };
         self.swept = look.exposed;
         let sight = self.sight(&look, true);
-        sweep.handle_look(z_um, look.sharpness, sight.as_ref())
+        sweep.handle_look(look.exposed, z_um, look.sharpness, sight.as_ref()) == Promise::Kept
     }
 
     /// The lens stands where the picture was sharpest: it has to be so now.

@@ -42,6 +42,15 @@ impl Step {
         (travel_um > 2.0).then_some(overrun_s.clamp(0.0, MOST_OVERRUN_S))
     }
 
+    /// Goes on no faster than that, µm/s, and has the time it takes.
+    pub(super) fn slow_down(&mut self, um_per_s: f64, now: Instant) {
+        if um_per_s < self.velocity_um_per_s.abs() {
+            let left = self.until.since(now).as_secs_f64() * self.velocity_um_per_s.abs() / um_per_s;
+            self.velocity_um_per_s = um_per_s.copysign(self.velocity_um_per_s);
+            self.until = now + Duration::from_secs_f64(left);
+        }
+    }
+
     /// Whether a report shows the end of a move to a height: the stage stands, there or long enough after the command to have heard it.
     pub(super) fn is_ended_by(&self, report: &StageReport) -> bool {
         let (Some(goal_um), Some(z)) = (self.goal_um, report.z) else {

@@ -2,8 +2,8 @@
 //! of the picture are watched.
 //!
 //! The lens goes up first, comes back, and only then goes on below where it began, never faster than [`MOST_PER_S`]. Two trusted looks in a
-//! row, within the depth of class 3, that agree on the height of focus from two heights end the sweep: the law goes on from there. If there are none, sharpness decides,
-//! as classical autofocus does: the highest of all looks, if it stands out ([`CONTRAST`]) and lies inside the range, is passed once more,
+//! row, within the depth of class 3, that agree on the height of focus from two heights end the sweep, and so does one that a look at rest bears
+//! out: the law goes on from there. If there are none, sharpness decides, as classical autofocus does: the highest of all looks, if it stands out ([`CONTRAST`]) and lies inside the range, is passed once more,
 //! slowly and from above; a parabola through the logarithm of what is sharpest there says where to stand (a gaussian peak, as
 //! Subbarao and Tyan fit it, IEEE PAMI 20 (1998) 864), and the picture has to be as sharp there as it was on the way. If there is no
 //! such peak, the lens goes back up to where it began.
@@ -13,6 +13,7 @@ use std::collections::VecDeque;
 use super::follows::Sight;
 use crate::classes::ClassEdges;
 use crate::statistics::median;
+use crate::units::Instant;
 
 /// How far the sweep reaches from where it begins, in depths of class 3: beyond it no lens shows anything of a smear.
 const REACH: f64 = 4.0;
@@ -37,6 +38,11 @@ const LEAST_LOOKS: usize = 8;
 const KEPT: f64 = 0.85;
 /// Distance to a goal that counts as arrived, µm.
 const THERE_UM: f64 = 0.5;
+/// Distance between two frames, in depths of class 1, beyond which the sweep is too fast, and the slowest frames that it waits for, s.
+const GAP: f64 = 1.0;
+const SLOWEST_FRAME_S: f64 = 0.3;
+/// How often a sweep stops at a single look that is trusted.
+const MOST_STOPS: u32 = 8;
 /// How often one way is begun: the bridge checks its first motion before it does as it is told.
 const TRIES: u32 = 3;
 
@@ -93,6 +99,17 @@ impl NoPeak {
     }
 }
 
+/// What a look on the way says of the estimates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Promise {
+    /// Nothing.
+    None,
+    /// It is trusted: a look at rest is worth a stop.
+    Given,
+    /// Two in a row agree on where focus is from two heights: they can be trusted.
+    Kept,
+}
+
 /// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Next {
@@ -116,6 +133,10 @@ pub(super) struct Sweep {
     phase: Phase,
     legs: VecDeque<Leg>,
     tries: u32,
+    /// When and where the newest look of this way was, µm.
+    passed: Option<(Instant, f64)>,
+    stops: u32,
+    is_waiting: bool,
     /// Height and sharpness of the looks of this phase.
     looks: Vec<(f64, f64)>,
     /// Where the newest trusted look was, and where it has focus, µm.
@@ -144,6 +165,9 @@ impl Sweep {
             phase: Phase::Coarse,
             legs: VecDeque::new(),
             tries: 0,
+            passed: None,
+            stops: 0,
+            is_waiting: false,
             looks: Vec::new(),
             sighted: None,
         };
@@ -163,12 +187,19 @@ impl Sweep {
         self.near_um * (depths_per_frame / self.frame_s).min(MOST_PER_S)
     }
 
-    /// A look of the newest way; whether the estimates can be trusted here: two in a row agree on where focus is from two heights.
-    pub fn handle_look(&mut self, z_um: f64, sharpness: Option<f64>, sight: Option<&Sight>) -> bool {
+    /// A look of the newest way, exposed then; what it says of the estimates here.
+    pub fn handle_look(
+        &mut self,
+        at: Instant,
+        z_um: f64,
+        sharpness: Option<f64>,
+        sight: Option<&Sight>,
+    ) -> Promise {
         // On a fast way a height is known no better than its time.
         if self.legs.front().is_none_or(|leg| leg.um_per_s.is_none()) {
-            return false;
+            return Promise::None;
         }
+        self.keep_pace(at, z_um);
         self.looks.extend(
             sharpness
                 .filter(|sharpness| sharpness.is_finite())
@@ -181,11 +212,53 @@ impl Sweep {
             .filter(is_near);
         let focus_um = clear.map(|sight| (sight.z_um, sight.z_um - sight.defocus_um));
         let before = std::mem::replace(&mut self.sighted, focus_um);
-        let (Some((z_um, focus_um)), Some((before_um, focus_before_um))) = (focus_um, before) else {
-            return false;
+        let Some((z_um, focus_um)) = focus_um else {
+            return Promise::None;
         };
-        let way_um = (z_um - before_um).abs();
-        way_um >= 0.2 * self.near_um && (focus_um - focus_before_um).abs() <= 0.5 * way_um
+        let agrees = before.is_some_and(|(before_um, focus_before_um)| {
+            let way_um = (z_um - before_um).abs();
+            way_um >= 0.2 * self.near_um && (focus_um - focus_before_um).abs() <= 0.5 * way_um
+        });
+        if agrees {
+            Promise::Kept
+        } else if self.stops < MOST_STOPS && self.phase == Phase::Coarse {
+            self.stops += 1;
+            self.is_waiting = true;
+            Promise::Given
+        } else {
+            Promise::None
+        }
+    }
+
+    /// Frames that come slower than was reckoned with slow the sweep down.
+    fn keep_pace(&mut self, at: Instant, z_um: f64) {
+        let before = self.passed.replace((at, z_um));
+        let Some((before, before_um)) = before else { return };
+        if (z_um - before_um).abs() > GAP * self.near_um {
+            self.frame_s = at
+                .since(before)
+                .as_secs_f64()
+                .clamp(self.frame_s, SLOWEST_FRAME_S);
+            for leg in &mut self.legs {
+                let slower = self.near_um * (COARSE / self.frame_s).min(MOST_PER_S);
+                leg.um_per_s = leg.um_per_s.map(|um_per_s| um_per_s.min(slower));
+            }
+        }
+    }
+
+    /// The speed of the way that is under way now, µm/s; none for that of the stage.
+    pub fn speed_um_per_s(&self) -> Option<f64> {
+        self.legs.front().and_then(|leg| leg.um_per_s)
+    }
+
+    /// Whether the lens has to stand until a look at rest has told whether the estimates can be trusted here.
+    pub fn is_waiting(&self) -> bool {
+        self.is_waiting
+    }
+
+    /// They cannot: the sweep goes on.
+    pub fn go_on(&mut self) {
+        (self.is_waiting, self.tries, self.passed) = (false, 0, None);
     }
 
     /// What to do, of a lens that stands at `z_um`.
@@ -194,7 +267,7 @@ impl Sweep {
             let is_leaving = matches!(self.phase, Phase::Leaving { .. });
             if (z_um - leg.goal_um).abs() <= THERE_UM || (is_leaving && z_um > leg.goal_um) {
                 self.legs.pop_front();
-                self.tries = 0;
+                (self.tries, self.passed) = (0, None);
                 continue;
             }
             self.tries += 1;
@@ -349,6 +422,8 @@ fn parabola(points: &[(f64, f64)]) -> Option<[f64; 3]> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::random::SplitMix64;
 
@@ -364,6 +439,7 @@ mod tests {
         let edges = ClassEdges::default();
         let mut sweep = Sweep::new((start_um, start_um), (-100.0, 300.0), FRAME_S, &edges);
         let (mut z_um, mut lowest_um) = (start_um, start_um);
+        let mut at = Instant::default();
         for _ in 0..20 {
             match sweep.next(z_um) {
                 Next::Go(leg) => {
@@ -375,7 +451,8 @@ mod tests {
                     while z_um != leg.goal_um {
                         z_um += (leg.goal_um - z_um).clamp(-step_um, step_um);
                         lowest_um = lowest_um.min(z_um);
-                        sweep.handle_look(z_um, sharpness(z_um), None);
+                        at = at + Duration::from_secs_f64(FRAME_S);
+                        sweep.handle_look(at, z_um, sharpness(z_um), None);
                     }
                 }
                 Next::Compare(needed) if !sweep.compare(sharpness(z_um).unwrap(), needed) => {}
@@ -445,15 +522,30 @@ mod tests {
     #[test]
     fn two_looks_that_agree_end_it_and_dirt_that_moves_with_the_lens_does_not() {
         let mut sweep = Sweep::new((0.0, 0.0), (-100.0, 300.0), FRAME_S, &ClassEdges::default());
-        let mut look =
-            |z_um, defocus_um| sweep.handle_look(z_um, None, Some(&Sight::clear(z_um, defocus_um)));
-        assert!(!look(0.0, 20.0));
-        assert!(!look(4.0, 20.0));
-        assert!(!look(8.0, 20.5));
-        assert!(!look(8.3, 20.8), "too near to the look before");
-        assert!(look(12.0, 24.4));
-        assert!(!look(30.0, 42.0), "too far away");
-        assert!(!look(34.0, 46.0));
+        let mut look = |z_um, defocus_um| {
+            let sight = Sight::clear(z_um, defocus_um);
+            sweep.handle_look(Instant::default(), z_um, None, Some(&sight))
+        };
+        for number in 0..MOST_STOPS {
+            let z_um = 4.0 * f64::from(number);
+            assert_eq!(look(z_um, 20.0), Promise::Given, "worth a look at rest");
+        }
+        assert_eq!(look(36.0, 20.0), Promise::None, "not for ever");
+        assert_eq!(look(36.3, 20.3), Promise::None, "too near to the look before");
+        assert_eq!(look(40.0, 24.0), Promise::Kept);
+        assert_eq!(look(58.0, 42.0), Promise::None, "too far away");
+        assert_eq!(look(62.0, 46.0), Promise::None);
+    }
+
+    #[test]
+    fn frames_that_come_slower_slow_it_down() {
+        let mut sweep = Sweep::new((0.0, 0.0), (-100.0, 300.0), FRAME_S, &ClassEdges::default());
+        let fast = sweep.speed_um_per_s().unwrap();
+        for tick in 0..4_u64 {
+            let at = Instant::from_nanos(tick * 160_000_000);
+            sweep.handle_look(at, 0.16 * fast * tick as f64, None, None);
+        }
+        assert!((sweep.speed_um_per_s().unwrap() - 0.25 * fast).abs() < 1e-6);
     }
 
     #[test]
