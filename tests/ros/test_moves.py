@@ -11,10 +11,11 @@ from test_actions import NAN, Goal, at
 def test_move_stage_reaches_cancels_and_preempts(graph, client):
     at(graph, client, 10.0, **RIGID)
     nan = float("nan")
-    goal = Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=40e-6, y=nan, z=30e-6))
+    # Between two steps of the cross table.
+    goal = Goal(client, MoveStage, "move_stage", MoveStage.Goal(x=40.4e-6, y=nan, z=30e-6))
     status, result = goal.result(10)
     assert (status, result.code) == (GoalStatus.STATUS_SUCCEEDED, MoveStage.Result.REACHED), result.message
-    assert result.z == pytest.approx(30e-6, abs=0.4e-6) and result.x == pytest.approx(40e-6, abs=0.4e-6)
+    assert result.z == pytest.approx(30e-6, abs=0.4e-6) and result.x == pytest.approx(40.4e-6, abs=1e-6)
     assert goal.feedback and goal.feedback[-1].remaining < goal.feedback[0].remaining
     client.spin_until(lambda: client.z_um() == pytest.approx(30.0, abs=0.5), 20, "the truth")
 
