@@ -9,6 +9,7 @@ CONTENT = {
     "sim_microscope: simulation": {"frames_per_second", "rendering_ms_median", "port", "port_state"},
     "camera: frames": FRAMES | {"source"},
     "classifier: network": FRAMES | {"decision_ms_median", "decision_ms_most", "refused_per_second"},
+    "calibrator: calibration": set(),
     "focus_controller: focus": {"mode", "estimates_per_second", "untrusted_per_second", "estimate_age_ms_median"},
     "stepper_bridge: stage": {"port", "port_state", "position_valid", "status_age_ms", "firmware", "garbled_lines"},
 }
