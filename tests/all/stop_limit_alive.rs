@@ -26,7 +26,6 @@ use hhnet::units::Instant;
 use crate::common::pair::{Around, Pair};
 use crate::positions::{DETECTION, tolerance_um};
 
-const MS: Duration = Duration::from_millis(1);
 /// Events in a row.
 const DEPTH: usize = 5;
 /// Time that passes after each.

@@ -191,7 +191,7 @@ fn blind_the_stuck(frames: &[&Frame], light: &mut [u16]) {
     let is_stuck = |pixel: usize| {
         let of =
             |frame: &Frame| -> [u8; 3] { std::array::from_fn(|channel| frame.rgb()[3 * pixel + channel]) };
-        let first = of(&frames[0]);
+        let first = of(frames[0]);
         frames.iter().all(|frame| of(frame) == first)
     };
     let is_clipped = |pixel: usize| {
