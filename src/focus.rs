@@ -220,8 +220,8 @@ pub struct FocusController {
     hold: Hold,
     /// The sweep under way.
     sweep: Option<Sweep>,
-    /// A run sweeps once.
-    has_swept: bool,
+    /// Sweeps of this run.
+    sweeps: u32,
     /// Exposure of the newest look that the sweep has seen.
     swept: Instant,
     account: Account,
@@ -259,7 +259,7 @@ impl FocusController {
             search: Search::default(),
             hold: Hold::default(),
             sweep: None,
-            has_swept: false,
+            sweeps: 0,
             swept: Instant::default(),
             account: Account::default(),
             misdated: None,
@@ -312,7 +312,7 @@ impl FocusController {
         self.is_steered = false;
         self.search = Search::default();
         self.hold = Hold::default();
-        (self.sweep, self.has_swept) = (None, false);
+        (self.sweep, self.sweeps) = (None, 0);
         self.account = Account::default();
         self.misdated = None;
         self.complaint = "".into();

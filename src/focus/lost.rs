@@ -13,6 +13,9 @@ use crate::units::Instant;
 /// by more than the error of either, so that the lens does not come back to where it was.
 const SEARCH_STEPS: usize = 2;
 const SEARCH_REACH: f64 = 4.8;
+/// Sweeps of a run: one may lead to where estimates can be trusted, and another past focus itself, where a field with hardly anything in it may
+/// not be.
+const MOST_SWEEPS: u32 = 2;
 /// Time from frame to frame that a sweep reckons with, s, where it is not known, and its bounds.
 const FRAME_S: f64 = 0.05;
 const FRAMES_S: (f64, f64) = (0.01, 0.12);
@@ -67,7 +70,7 @@ impl FocusController {
     fn may_sweep(&self) -> bool {
         self.config.law == Law::Predictive
             && self.config.sweeps
-            && !self.has_swept
+            && self.sweeps < MOST_SWEEPS
             && self.state != RunState::InFocus
             && self
                 .observation
@@ -85,7 +88,7 @@ impl FocusController {
             .unwrap_or(FRAME_S)
             .clamp(FRAMES_S.0, FRAMES_S.1);
         self.promised_um = 0.0;
-        self.has_swept = true;
+        self.sweeps += 1;
         let lost_um = z.um() - self.search.risen_um();
         self.sweep = Some(Sweep::new(
             (lost_um, z.um()),
