@@ -13,8 +13,8 @@ use crate::units::Instant;
 /// by more than the error of either, so that the lens does not come back to where it was.
 const SEARCH_STEPS: usize = 2;
 const SEARCH_REACH: f64 = 4.8;
-/// Sweeps of a run: one may lead to where estimates can be trusted, and another past focus itself, where a field with hardly anything in it may
-/// not be.
+/// Sweeps of a run: one may lead to where estimates are trusted; if they lead to where they are not, as in fields with hardly anything in them,
+/// another goes by sharpness alone.
 const MOST_SWEEPS: u32 = 2;
 /// Time from frame to frame that a sweep reckons with, s, where it is not known, and its bounds.
 const FRAME_S: f64 = 0.05;
@@ -88,14 +88,11 @@ impl FocusController {
             .unwrap_or(FRAME_S)
             .clamp(FRAMES_S.0, FRAMES_S.1);
         self.promised_um = 0.0;
+        let is_first = self.sweeps == 0;
         self.sweeps += 1;
         let lost_um = z.um() - self.search.risen_um();
-        self.sweep = Some(Sweep::new(
-            (lost_um, z.um()),
-            self.limits_um(),
-            frame_s,
-            &self.config.edges,
-        ));
+        let sweep = Sweep::new((lost_um, z.um()), self.limits_um(), frame_s, &self.config.edges);
+        self.sweep = Some(if is_first { sweep } else { sweep.by_sharpness() });
         self.poll_sweep(now)
     }
 
@@ -172,7 +169,7 @@ impl FocusController {
     /// The lens stands where the picture was sharpest: it has to be so now.
     fn compare_sharpness(&mut self, mut sweep: Sweep, needed: f64, now: Instant) {
         match self.look_at_rest(now) {
-            Some(look) if look.trusted => self.end_sweep(),
+            Some(look) if look.trusted && sweep.hears_estimates() => self.end_sweep(),
             Some(look) => {
                 let found = look.sharpness.unwrap_or_default();
                 if sweep.compare(found, needed) {

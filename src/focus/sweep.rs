@@ -137,6 +137,7 @@ pub(super) struct Sweep {
     passed: Option<(Instant, f64)>,
     stops: u32,
     is_waiting: bool,
+    is_blind_to_estimates: bool,
     /// Height and sharpness of the looks of this phase.
     looks: Vec<(f64, f64)>,
     /// Where the newest trusted look was, and where it has focus, µm.
@@ -168,6 +169,7 @@ impl Sweep {
             passed: None,
             stops: 0,
             is_waiting: false,
+            is_blind_to_estimates: false,
             looks: Vec::new(),
             sighted: None,
         };
@@ -176,6 +178,19 @@ impl Sweep {
             this.legs.push_back(Leg { goal_um, um_per_s });
         }
         this
+    }
+
+    /// The same by sharpness alone: estimates have led to where they are not trusted.
+    pub fn by_sharpness(self) -> Self {
+        Self {
+            is_blind_to_estimates: true,
+            ..self
+        }
+    }
+
+    /// Whether what the estimates say counts.
+    pub fn hears_estimates(&self) -> bool {
+        !self.is_blind_to_estimates
     }
 
     /// Lowest and highest height that it goes to, µm.
@@ -208,6 +223,7 @@ impl Sweep {
         // Farther away what is trusted now may not be at the next look.
         let is_near = |sight: &&Sight| sight.defocus_um.abs() <= self.far_um;
         let clear = sight
+            .filter(|_| self.hears_estimates())
             .filter(|sight| sight.is_trusted && sight.is_sided && sight.has_distance)
             .filter(is_near);
         let focus_um = clear.map(|sight| (sight.z_um, sight.z_um - sight.defocus_um));
