@@ -195,6 +195,8 @@ def parameter_file(settings: Settings, folder: str) -> Path:
     path.write_text(
         "/**:\n  ros__parameters:\n"
         f"    microscope: {{objective: {settings.objective}}}\n"
+        # Up is up on the virtual stage.
+        "    focus_controller: {sweep: always}\n"
         f"    stepper_bridge: {{port: {port}, power_up_z: {start:.9f}}}\n"
         f"    sim_microscope: {{seed: {settings.seed}, "
         f"start_defocus: {start:.9f}, port: {port}}}\n"

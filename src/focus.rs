@@ -36,7 +36,7 @@ mod sweep;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use config::{FocusConfig, FocusConfigError, Law, Wanted};
+pub use config::{FocusConfig, FocusConfigError, Law, Sweeping, Wanted};
 use confirmation::Confirmation;
 use follows::{Follows, Mismatch, Sight};
 use heights::Heights;

@@ -31,6 +31,18 @@ impl Law {
     }
 }
 
+/// Where a run may sweep the permitted range.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sweeping {
+    /// Nowhere.
+    Never,
+    /// On a stage that the picture was seen to follow, in this run or since the position was lost last: up is known to be up.
+    #[default]
+    Known,
+    /// On any stage: what leads up by its own word may lead to the slide.
+    Always,
+}
+
 /// What a run is asked for, beyond the settings in force.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Wanted {
@@ -70,8 +82,8 @@ pub struct FocusConfig {
     pub motion_timeout: Duration,
     /// Predictive, stepwise: remaining defocus that is not worth another move, depths of field.
     pub tolerance_depths: f64,
-    /// Predictive: sweep the permitted range where no estimate can be trusted.
-    pub sweeps: bool,
+    /// Predictive: whether the permitted range is swept where no estimate can be trusted.
+    pub sweeping: Sweeping,
     /// Whether the confirmation of an earlier run does not count.
     pub confirms_anew: bool,
     /// Rest between standstill and the first exposure that counts.
@@ -92,7 +104,7 @@ impl Default for FocusConfig {
             estimate_timeout: Duration::from_millis(1000),
             motion_timeout: Duration::from_millis(250),
             tolerance_depths: 0.35,
-            sweeps: true,
+            sweeping: Sweeping::default(),
             confirms_anew: false,
             settle: Duration::from_millis(30),
             run_timeout: Duration::from_secs(30),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::search::Search;
 use super::sweep::{Leg, Next, NoPeak, Promise, Sweep};
-use super::{FocusController, Law, Method, RunState};
+use super::{FocusController, Law, Method, RunState, Sweeping};
 use crate::classes::DistanceIndex;
 use crate::units::Instant;
 
@@ -68,8 +68,13 @@ impl FocusController {
 
     /// Whether a sweep is left, and the picture shows something whose sharpness can be told.
     fn may_sweep(&self) -> bool {
+        let is_permitted = match self.config.sweeping {
+            Sweeping::Never => false,
+            Sweeping::Known => self.follows.is_proven(),
+            Sweeping::Always => true,
+        };
         self.config.law == Law::Predictive
-            && self.config.sweeps
+            && is_permitted
             && self.sweeps < MOST_SWEEPS
             && self.state != RunState::InFocus
             && self

@@ -23,7 +23,7 @@ use crate::classes::{ClassEdges, DistanceIndex};
 use crate::focus::session::{Answer, End, Goal, Session, StageNews, Surroundings};
 use crate::focus::{
     Account, Command, FocusConfig, FocusController, Law, Method, Observation, RunState, StageMotion,
-    StageReport, Wanted,
+    StageReport, Sweeping, Wanted,
 };
 use crate::objective::Objective;
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
@@ -56,6 +56,18 @@ choices! {
     }
 }
 
+choices! {
+    /// Where the permitted range may be swept.
+    Sweep {
+        /// On a stage that the picture was seen to follow.
+        Known = "known",
+        /// On any.
+        Always = "always",
+        /// Nowhere.
+        Never = "never",
+    }
+}
+
 parameters! {
     /// Parameters of the focus controller node.
     FocusControllerParameters in "focus_controller" with microscope: MicroscopeParameters [objective, z_min, z_max] {
@@ -72,9 +84,10 @@ parameters! {
         motion_timeout: f64 [0.02..=1.0, "s", live] = 0.25,
         /// What is left of the defocus and not worth another move, depths of field; in the modes `predictive` and `stepwise`.
         tolerance: f64 [0.05..=0.5, "", live] = 0.35,
-        /// Mode `predictive`: where no estimate can be trusted, sweep the permitted range slowly, from above, for one that can, or for the peak of
-        /// sharpness.
-        sweep: bool [live] = true,
+        /// Mode `predictive`: where no estimate can be trusted, sweep the permitted range slowly for one that can, or for the peak of sharpness:
+        /// `known` (on a stage that the picture was seen to follow since its position was lost last), `always` (as with the virtual microscope: with
+        /// z the wrong way round, up leads to the slide) or `never`.
+        sweep: Sweep [live] = Sweep::Known,
         /// Rest between standstill and the first exposure that counts, s; longer for a carriage that rings after a stop (0.1 at 25 Hz).
         settle: f64 [0.0..=10.0, "s", live] = 0.03,
         /// A run that has not reached focus after this time is given up, s.
@@ -121,7 +134,11 @@ impl FocusControllerParameters {
             estimate_timeout: seconds("estimate_timeout", self.estimate_timeout)?,
             motion_timeout: seconds("motion_timeout", self.motion_timeout)?,
             tolerance_depths: self.tolerance,
-            sweeps: self.sweep,
+            sweeping: match self.sweep {
+                Sweep::Known => Sweeping::Known,
+                Sweep::Always => Sweeping::Always,
+                Sweep::Never => Sweeping::Never,
+            },
             confirms_anew: false,
             settle: seconds("settle", self.settle)?,
             run_timeout: seconds("run_timeout", self.run_timeout)?,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::common::pair::{Around, Pair};
 use hhnet::focus::{
-    Command, FocusConfig, FocusController, Law, Observation, RunState, StageMotion, StageReport,
+    Command, FocusConfig, FocusController, Law, Observation, RunState, StageMotion, StageReport, Sweeping,
 };
 use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
@@ -44,6 +44,7 @@ struct World {
     wobble: f64,
     /// Whether the model states a distance, not only a class.
     has_distance: bool,
+    sweeping: Sweeping,
     /// Distance from focus within which estimates are trusted, µm.
     trusted_um: f64,
     /// Whether frames have a sharpness, and whether there is a specimen that it shows.
@@ -68,6 +69,7 @@ impl Default for World {
             noise_um: 0.0,
             wobble: 0.0,
             has_distance: true,
+            sweeping: Sweeping::default(),
             trusted_um: f64::INFINITY,
             has_sharpness: true,
             has_specimen: true,
@@ -250,6 +252,7 @@ impl Loop {
         let config = FocusConfig {
             law: world.law,
             settle: world.settle,
+            sweeping: world.sweeping,
             z_min: StageHeight::from_um(Z_RANGE_UM.0),
             z_max: StageHeight::from_um(Z_RANGE_UM.1),
             ..FocusConfig::default()
@@ -498,6 +501,7 @@ fn a_lens_that_is_lost_sweeps() {
             let side = if index % 2 == 0 { 1.0 } else { -1.0 };
             let offset_um = side * (least_um + 1.5 * index as f64).min(95.0);
             let world = World {
+                sweeping: Sweeping::Always,
                 trusted_um,
                 has_specimen,
                 noise_um: 0.1,
@@ -535,6 +539,30 @@ fn a_lens_that_is_lost_sweeps() {
         );
         assert!(worst_um <= 1.0, "{name}: {worst_um}");
     }
+}
+
+/// Up by the stage's word may lead to the slide: before the picture was seen to follow, a lens that is lost goes no farther than one step.
+#[test]
+fn a_stage_that_is_not_known_is_not_swept() {
+    for offset_um in [-90.0, -30.0, 60.0, 95.0] {
+        let world = World {
+            scale: -1.0,
+            trusted_um: -1.0,
+            ..World::default()
+        };
+        let mut run = Loop::in_world(world, offset_um, MechanicsConfig::fine_focus());
+        let start_um = run.lens_um();
+        let (state, _) = run.run();
+        assert!(matches!(state, RunState::Failed(_)), "{state:?}");
+        let way_um = start_um - run.around.lowest_physical_um;
+        assert!(way_um < 30.0, "{offset_um} µm: {way_um} µm towards the slide");
+    }
+    // Once it was, it is.
+    let mut run = Loop::focusing(15.0, MechanicsConfig::fine_focus());
+    run.check_run("the first run");
+    run.around.world.trusted_um = 25.0;
+    run.go_on_at(50.0);
+    run.check_run("a field far away");
 }
 
 /// A specimen that drifts stays in focus, and what is no specimen is not followed.

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use hhnet::classes::{ClassEdges, DistanceIndex};
 use hhnet::focus::{
-    Command, FocusConfig, FocusController, Law, Observation, RunState, StageMotion, StageReport,
+    Command, FocusConfig, FocusController, Law, Observation, RunState, StageMotion, StageReport, Sweeping,
 };
 use hhnet::protocol::grbl::host::GrblHost;
 use hhnet::sim::grbl::{Emulator, EmulatorConfig};
@@ -208,6 +208,7 @@ impl Focusing {
             z_min: StageHeight::from_um(course.z_range_um.0),
             z_max: StageHeight::from_um(course.z_range_um.1),
             run_timeout: RUN_TIMEOUT,
+            sweeping: Sweeping::Always,
             ..FocusConfig::default()
         };
         let (law, z_um) = (course.law, course.z_um);

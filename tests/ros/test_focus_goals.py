@@ -55,7 +55,7 @@ def test_focus_is_held_until_the_goal_is_cancelled(graph, client):
 
 
 def test_a_lens_far_from_focus_finds_it(graph, client):
-    at(graph, client, 115.0)
+    at(graph, client, 115.0, focus_controller__sweep="always")
     goal = Goal(client, Autofocus, "autofocus", Autofocus.Goal())
     status, result = goal.result(60)
     assert (status, result.code) == (GoalStatus.STATUS_SUCCEEDED, Autofocus.Result.IN_FOCUS), result.message

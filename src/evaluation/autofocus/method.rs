@@ -4,7 +4,7 @@ use super::ours::Ours;
 use super::search::{Brent, HillClimb, Planes, Searcher, StepCnn, Sweep};
 use super::strategy::Strategy;
 use crate::classes::ClassEdges;
-use crate::focus::{FocusConfig, FocusConfigError, FocusController, Law};
+use crate::focus::{FocusConfig, FocusConfigError, FocusController, Law, Sweeping};
 use crate::objective::Objective;
 use crate::units::StageHeight;
 
@@ -91,6 +91,8 @@ fn ours(law: Law, objective: &Objective) -> Result<Ours, FocusConfigError> {
         edges: ClassEdges::for_objective(objective),
         z_min: StageHeight::from_um(Z_RANGE_UM.0),
         z_max: StageHeight::from_um(Z_RANGE_UM.1),
+        // Up is up on the virtual stand.
+        sweeping: Sweeping::Always,
         ..FocusConfig::default()
     };
     Ok(Ours::new(FocusController::new(config.checked()?)))
