@@ -16,6 +16,16 @@ pub const CLASSES: usize = 7;
 pub struct DistanceIndex(i8);
 
 impl DistanceIndex {
+    /// Probability, 0 to 1, that focus lies on the other side than this class says; `probabilities` in the order of [`Self::ALL`].
+    pub fn other_side(self, probabilities: &[f32]) -> f32 {
+        Self::ALL
+            .into_iter()
+            .zip(probabilities)
+            .filter(|(class, _)| class.value() * self.value() < 0)
+            .map(|(_, probability)| *probability)
+            .sum()
+    }
+
     /// In focus.
     pub const IN_FOCUS: Self = Self(0);
     /// Far too far from the slide.

@@ -1,44 +1,38 @@
 //! `focus_controller`: estimates in, heights to drive to or velocities along z out, while enabled.
 
+mod messages;
+mod outlets;
+
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use futures::StreamExt;
-use r2r::geometry_msgs::msg::{Twist, TwistStamped, Vector3};
 use r2r::hhnet::action::Autofocus;
-use r2r::hhnet::msg::{About, FocusEstimate, FocusState, StageState, StageTarget};
+use r2r::hhnet::msg::{About, FocusEstimate, StageState};
 use r2r::std_srvs::srv::{SetBool, Trigger};
 use r2r::{QosProfile, ServiceRequest};
 use tokio::sync::watch;
 use tokio::time::{Interval, MissedTickBehavior};
 
-use super::demand::Demand;
-use super::frame_in;
-use super::frames::to_text;
+use self::messages::{describe, to_news, to_observation, to_wanted};
+use self::outlets::{Heard, Outlets};
 use super::microscope::MicroscopeParameters;
 use super::recorded::{REFUSAL, Recorded};
-use crate::classes::{ClassEdges, DistanceIndex};
-use crate::focus::session::{Answer, End, Goal, Session, StageNews, Surroundings};
-use crate::focus::{
-    Account, Command, FocusConfig, FocusController, Law, Method, Observation, RunState, StageMotion,
-    StageReport, Sweeping, Wanted,
-};
+use crate::classes::ClassEdges;
+use crate::focus::session::{Goal, Session, Surroundings};
+use crate::focus::{Command, FocusConfig, Law, RunState, Sweeping};
 use crate::objective::Objective;
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
 use crate::ros::app::App;
 use crate::ros::bond::Bonds;
 use crate::ros::clock::Clock;
-use crate::ros::convert::{from_time, header};
-use crate::ros::diagnostics::Severity;
 use crate::ros::lifecycle::{Change, Wish};
 use crate::ros::managed::Base;
-use crate::ros::node::{Builder, Newest, Publisher, Requests, latched, newest_reliable, reply};
+use crate::ros::node::{Builder, Newest, Requests, reply};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Work, capabilities, limits};
-use crate::statistics::median;
-use crate::units::{Defocus, Instant, StageHeight};
+use crate::units::{Instant, StageHeight};
 use crate::{choices, parameters};
 
 /// Period of velocity commands; a tenth of the bridge's command timeout.
@@ -283,16 +277,7 @@ impl FocusNode {
             session: Focusing::new(parameters.config()?, parameters.enabled),
             bonds: Bonds::new(node, names.clone(), silence, clock)?,
             recorded: Recorded::new(node, names.chain(["camera"]).collect::<BTreeSet<_>>())?,
-            outlets: Outlets {
-                velocities: node.publisher("cmd_vel", newest_reliable())?,
-                targets: node.publisher("cmd_target", newest_reliable())?,
-                states: node.publisher("focus_state", latched())?,
-                frame_id: frame_in(&node.namespace()?, "z"),
-                demand: Demand::new(node, "focus")?,
-                tally: Tally::default(),
-                heard: Heard::default(),
-                published: None,
-            },
+            outlets: Outlets::new(node)?,
             live,
         })
     }
@@ -407,240 +392,6 @@ impl FocusNode {
     }
 }
 
-/// What the newest messages said, for those who watch a goal.
-struct Heard {
-    index: i8,
-    certainty: f32,
-    defocus: f64,
-    z: f64,
-}
-
-impl Default for Heard {
-    fn default() -> Self {
-        Self {
-            index: 0,
-            certainty: 0.0,
-            defocus: f64::NAN,
-            z: f64::NAN,
-        }
-    }
-}
-
-/// What a goal asks for beyond the parameters.
-///
-/// # Errors
-/// Names the field that makes no sense, and what it may be.
-fn to_wanted(goal: &Autofocus::Goal) -> Result<Wanted, String> {
-    const MODES: [(u8, Option<Law>); 4] = [
-        (Autofocus::Goal::MODE_DEFAULT as u8, None),
-        (Autofocus::Goal::MODE_PREDICTIVE as u8, Some(Law::Predictive)),
-        (Autofocus::Goal::MODE_STEPWISE as u8, Some(Law::Stepwise)),
-        (Autofocus::Goal::MODE_PAPER as u8, Some(Law::Paper)),
-    ];
-    let Autofocus::Goal {
-        mode,
-        timeout,
-        reach,
-        tolerance,
-        confirm,
-        hold,
-    } = *goal;
-    let law = MODES.iter().find(|(code, _)| *code == mode).map(|(_, law)| *law);
-    let law = law.ok_or_else(|| format!("mode {mode} is none: give one of the constants MODE_*"))?;
-    let limit = Duration::try_from_secs_f64(timeout)
-        .map_err(|_| format!("a timeout of {timeout} s is no time: give seconds, or 0"))?;
-    // Written so that NaN is refused too.
-    if !(reach >= 0.0 && reach.is_finite()) {
-        return Err(format!("a reach of {reach} m is no length: give metres, or 0"));
-    }
-    if !(0.0..=0.5).contains(&tolerance) {
-        return Err(format!(
-            "a tolerance of {tolerance} depths of field: give up to 0.5, or 0"
-        ));
-    }
-    Ok(Wanted {
-        law,
-        limit: (limit > Duration::ZERO).then_some(limit),
-        reach_um: (reach > 0.0).then_some(1e6 * reach),
-        tolerance_depths: (tolerance > 0.0).then_some(tolerance),
-        confirms_anew: confirm,
-        holds: hold,
-    })
-}
-
-/// `None` for an index that does not exist.
-fn to_observation(estimate: &FocusEstimate) -> Option<Observation> {
-    let index = DistanceIndex::ALL
-        .into_iter()
-        .find(|index| index.value() == estimate.distance_index)?;
-    let known = |value: f64| value.is_finite().then_some(value);
-    let other_side = DistanceIndex::ALL
-        .into_iter()
-        .zip(&estimate.probabilities)
-        .filter(|(class, _)| class.value() * index.value() < 0)
-        .map(|(_, probability)| *probability)
-        .sum();
-    let exposed = from_time(&estimate.header.stamp);
-    Some(Observation {
-        index,
-        defocus: known(estimate.defocus).map(Defocus::from_metres),
-        stddev_um: known(1e6 * estimate.defocus_stddev),
-        // 0 is what one leaves who does not know it.
-        sharpness: known(estimate.sharpness).filter(|sharpness| *sharpness > 0.0),
-        other_side,
-        trusted: estimate.trusted,
-        reason: estimate.reason.as_str().into(),
-        has_specimen: estimate.patches_used > 0,
-        exposed,
-    })
-}
-
-fn to_news(stage: StageState) -> StageNews {
-    const IDLE: u8 = StageState::IDLE as u8;
-    const MOVING: u8 = StageState::MOVING as u8;
-    let motion = match stage.state {
-        IDLE => StageMotion::Still,
-        MOVING => StageMotion::Moving,
-        _ => StageMotion::Unavailable,
-    };
-    let z = (stage.position_valid && stage.z.is_finite()).then(|| StageHeight::from_metres(stage.z));
-    StageNews {
-        report: StageReport {
-            z,
-            motion,
-            at: from_time(&stage.header.stamp),
-        },
-        reason: stage.reason,
-        stops: stage.stops,
-    }
-}
-
-struct Outlets {
-    velocities: Publisher<TwistStamped>,
-    targets: Publisher<StageTarget>,
-    states: Publisher<FocusState>,
-    /// The frame in which velocities are meant.
-    frame_id: Arc<str>,
-    demand: Demand,
-    tally: Tally,
-    heard: Heard,
-    published: Option<RunState>,
-}
-
-impl Outlets {
-    fn command(&self, command: Command, now: Instant) {
-        match command {
-            Command::Velocity(um_per_s) => self.command_velocity(um_per_s, now),
-            Command::Target(z, um_per_s) => self.targets.publish(&StageTarget {
-                header: header(now, &self.frame_id),
-                z: z.as_metres(),
-                max_speed: um_per_s * 1e-6,
-            }),
-        }
-    }
-
-    fn command_velocity(&self, velocity_um_per_s: f64, now: Instant) {
-        let linear = Vector3 {
-            x: 0.0,
-            y: 0.0,
-            z: velocity_um_per_s * 1e-6,
-        };
-        let twist = Twist {
-            linear,
-            angular: Vector3::default(),
-        };
-        self.velocities.publish(&TwistStamped {
-            header: header(now, &self.frame_id),
-            twist,
-        });
-    }
-
-    /// Publishes the state when it has changed.
-    fn publish_state(&mut self, controller: &FocusController, base: &Base) {
-        if self.published.as_ref() == Some(controller.state()) {
-            return;
-        }
-        let (state, reason) = describe(controller.state());
-        match controller.state() {
-            RunState::Failed(reason) => tracing::warn!(node = base.name, "gave up: {reason}"),
-            RunState::InFocus => tracing::info!(node = base.name, "in focus"),
-            RunState::Disabled | RunState::Looking | RunState::Moving | RunState::Searching => {}
-        }
-        self.published = Some(controller.state().clone());
-        let reason = reason.to_owned();
-        self.states.publish(&FocusState {
-            header: header(base.now(), ""),
-            state,
-            reason,
-            confirmed: *controller.state() == RunState::InFocus && controller.account().is_confirmed,
-        });
-    }
-
-    /// Tells the one who asked.
-    fn answer(&self, answer: Answer<Handle, Call, Wish>, base: &mut Base) {
-        match answer {
-            Answer::Goal {
-                goal,
-                end,
-                message,
-                account,
-            } => self.end(goal, end, message, account, base.now()),
-            Answer::Call(call, Ok(message)) => call.answer(true, message.to_owned()),
-            Answer::Call(call, Err(message)) => call.answer(false, message),
-            Answer::Left(wish, Ok(())) => wish.done(),
-            Answer::Left(wish, Err(reason)) => base.lifecycle.fail_over(wish, reason),
-        }
-    }
-
-    fn end(&self, goal: Handle, end: End, message: String, account: Account, now: Instant) {
-        let code = match end {
-            End::InFocus => Autofocus::Result::IN_FOCUS as u8,
-            End::Cancelled => Autofocus::Result::CANCELED as u8,
-            End::Preempted => Autofocus::Result::PREEMPTED as u8,
-            End::GaveUp => Autofocus::Result::GAVE_UP as u8,
-            End::NodeGone => Autofocus::Result::NODE_GONE as u8,
-        };
-        let result = Autofocus::Result {
-            code,
-            message,
-            z: self.heard.z,
-            defocus: self.heard.defocus,
-            expected_error: account.error_um.map_or(f64::NAN, |um| 1e-6 * um),
-            confirmed: end == End::InFocus && account.is_confirmed,
-            method: match account.method {
-                Method::None => Autofocus::Result::METHOD_NONE as u8,
-                Method::Estimate => Autofocus::Result::METHOD_ESTIMATE as u8,
-                Method::Sweep => Autofocus::Result::METHOD_SWEEP as u8,
-            },
-            frames: account.frames,
-            duration: now.since(goal.accepted()).as_secs_f64(),
-        };
-        match end {
-            End::InFocus => goal.succeed(result),
-            End::Cancelled => goal.cancelled(result),
-            End::Preempted | End::GaveUp | End::NodeGone => goal.abort(result),
-        }
-    }
-
-    fn publish_diagnostics(&mut self, session: &Focusing, base: &Base) {
-        let controller = session.controller();
-        let (_, reason) = describe(controller.state());
-        let (severity, message) = match controller.state() {
-            _ if !session.is_active() => (Severity::Warn, "not active"),
-            RunState::Failed(_) => (Severity::Error, reason),
-            RunState::Disabled => (Severity::Ok, "disabled"),
-            RunState::Looking => (Severity::Ok, "looking"),
-            RunState::Moving => (Severity::Ok, "moving"),
-            RunState::Searching => (Severity::Ok, "searching"),
-            RunState::InFocus => (Severity::Ok, "in focus"),
-        };
-        let mode = controller.config().law.name().to_owned();
-        let [rate, untrusted, age] = std::mem::take(&mut self.tally).values();
-        let values = [("mode", mode), rate, untrusted, age];
-        base.diagnostics.publish(base.now(), severity, message, &values);
-    }
-}
-
 fn introduce(parameters: &FocusControllerParameters, base: &mut Base) {
     base.presence.introduce(About {
         capabilities: capabilities(&[
@@ -683,83 +434,9 @@ fn wants_estimates(state: &RunState) -> bool {
     }
 }
 
-/// Numbers for the diagnostics of one second.
-#[derive(Default)]
-struct Tally {
-    untrusted: u64,
-    ages_ms: Vec<f64>,
-}
-
-impl Tally {
-    fn handle_estimate(&mut self, estimate: &FocusEstimate, now: Instant) {
-        let age = now.since(from_time(&estimate.header.stamp));
-        self.ages_ms.push(1e3 * age.as_secs_f64());
-        self.untrusted += u64::from(!estimate.trusted);
-    }
-
-    fn values(self) -> [(&'static str, String); 3] {
-        [
-            ("estimates_per_second", self.ages_ms.len().to_string()),
-            ("untrusted_per_second", self.untrusted.to_string()),
-            ("estimate_age_ms_median", to_text(median(self.ages_ms))),
-        ]
-    }
-}
-
-fn describe(state: &RunState) -> (u8, &str) {
-    match state {
-        RunState::Disabled => (FocusState::DISABLED as u8, ""),
-        RunState::Looking => (FocusState::LOOKING as u8, ""),
-        RunState::Moving => (FocusState::MOVING as u8, ""),
-        RunState::Searching => (FocusState::SEARCHING as u8, ""),
-        RunState::InFocus => (FocusState::IN_FOCUS as u8, ""),
-        RunState::Failed(reason) => (FocusState::FAILED as u8, reason),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_goal_that_makes_no_sense_is_refused_by_its_field() {
-        let refused = |change: fn(&mut Autofocus::Goal)| {
-            let mut goal = Autofocus::Goal::default();
-            change(&mut goal);
-            to_wanted(&goal).err().unwrap_or_default()
-        };
-        assert_eq!(to_wanted(&Autofocus::Goal::default()), Ok(Wanted::default()));
-        assert!(refused(|goal| goal.timeout = f64::NAN).contains("no time"));
-        assert!(refused(|goal| goal.timeout = -1.0).contains("no time"));
-        assert!(refused(|goal| goal.mode = 9).contains("mode 9"));
-        assert!(refused(|goal| goal.reach = -1e-6).contains("reach"));
-        assert!(refused(|goal| goal.tolerance = 0.6).contains("up to 0.5"));
-        let asked = Autofocus::Goal {
-            mode: Autofocus::Goal::MODE_PAPER as u8,
-            timeout: 2.0,
-            reach: 20e-6,
-            tolerance: 0.1,
-            confirm: true,
-            hold: true,
-        };
-        let wanted = Wanted {
-            law: Some(Law::Paper),
-            limit: Some(Duration::from_secs(2)),
-            reach_um: Some(20.0),
-            tolerance_depths: Some(0.1),
-            confirms_anew: true,
-            holds: true,
-        };
-        let found = to_wanted(&asked).unwrap();
-        assert!((found.reach_um.unwrap() - 20.0).abs() < 1e-9);
-        assert_eq!(
-            Wanted {
-                reach_um: Some(20.0),
-                ..found
-            },
-            wanted
-        );
-    }
 
     #[test]
     fn the_defaults_are_those_of_the_core() {

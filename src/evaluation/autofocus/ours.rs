@@ -72,18 +72,10 @@ impl Strategy for Ours {
     }
 
     fn handle_look(&mut self, look: Look, now: Instant) {
-        let (judgement, sharpness) = (look.seen.judgement, look.seen.sharpness.tenengrad);
         self.frames += 1;
         let observation = Observation {
-            index: judgement.index,
-            defocus: judgement.defocus,
-            stddev_um: judgement.stddev_um,
-            sharpness: Some(sharpness),
-            other_side: judgement.other_side,
-            trusted: judgement.trusted,
-            reason: judgement.reason,
-            has_specimen: judgement.has_specimen,
             exposed: look.exposed,
+            ..look.seen.judgement
         };
         self.controller.handle_observation(observation, now);
         // As the node does: an estimate is acted on when it arrives.

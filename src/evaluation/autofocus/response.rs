@@ -1,50 +1,28 @@
 //! What frames of one place show of the height they were taken at: recorded once, looked up in every run.
 
-use std::sync::Arc;
-
 use super::content::Content;
-use crate::classes::DistanceIndex;
+#[cfg(test)]
+use crate::classes::ClassEdges;
 use crate::estimate::classifier::Estimate;
-use crate::units::Defocus;
+use crate::focus::Observation;
+#[cfg(test)]
+use crate::units::Micrometres;
+use crate::units::{Defocus, Instant};
 
-/// What the network says of a frame.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Judgement {
-    /// Voted class.
-    pub index: DistanceIndex,
-    /// Signed defocus, if the model states one.
-    pub defocus: Option<Defocus>,
-    /// Standard deviation of it, µm, if the model states one.
-    pub stddev_um: Option<f64>,
-    /// Probability that focus lies on the other side than `index` says, 0 to 1.
-    pub other_side: f32,
-    /// False: it must not be acted on.
-    pub trusted: bool,
-    /// Why it is not trusted; empty if it is.
-    pub reason: Arc<str>,
-    /// Whether anything was seen that could be judged.
-    pub has_specimen: bool,
-}
-
-impl From<&Estimate> for Judgement {
-    fn from(estimate: &Estimate) -> Self {
-        let index = estimate.index;
-        Self {
-            index,
-            defocus: estimate.defocus.map(|um| Defocus::from_um(um.0)),
-            stddev_um: estimate.defocus_stddev.map(|um| um.0),
-            other_side: DistanceIndex::ALL
-                .into_iter()
-                .zip(estimate.probabilities)
-                .filter(|(class, _)| class.value() * index.value() < 0)
-                .map(|(_, probability)| probability)
-                .sum(),
-            trusted: estimate.trusted,
-            reason: estimate
-                .doubt
-                .map_or_else(|| "".into(), |doubt| doubt.to_string().into()),
-            has_specimen: estimate.patches_used > 0,
-        }
+/// What the control laws are told of a frame; when it was exposed is known in a run only.
+pub fn judgement(estimate: &Estimate) -> Observation {
+    Observation {
+        index: estimate.index,
+        defocus: estimate.defocus.map(|um| Defocus::from_um(um.0)),
+        stddev_um: estimate.defocus_stddev.map(|um| um.0),
+        sharpness: estimate.sharpness,
+        other_side: estimate.index.other_side(&estimate.probabilities),
+        trusted: estimate.trusted,
+        reason: estimate
+            .doubt
+            .map_or_else(|| "".into(), |doubt| doubt.to_string().into()),
+        has_specimen: estimate.patches_used > 0,
+        exposed: Instant::default(),
     }
 }
 
@@ -75,7 +53,7 @@ impl Sharpness {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Seen {
     /// By the network.
-    pub judgement: Judgement,
+    pub judgement: Observation,
     /// By classical measures.
     pub sharpness: Sharpness,
 }
@@ -179,23 +157,31 @@ impl Response {
     }
 }
 
+/// A clear answer, for tests.
+#[cfg(test)]
+pub(super) fn told(defocus_um: f64) -> Observation {
+    Observation {
+        index: ClassEdges::default().classify(Micrometres(defocus_um)),
+        defocus: Some(Defocus::from_um(defocus_um)),
+        stddev_um: None,
+        sharpness: None,
+        other_side: 0.0,
+        trusted: true,
+        reason: "".into(),
+        has_specimen: true,
+        exposed: Instant::default(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::classes::DistanceIndex;
     use crate::estimate::classifier::Doubt;
-    use crate::units::Micrometres;
 
     fn seen(um: f64, sharp: f64) -> Seen {
         Seen {
-            judgement: Judgement {
-                index: DistanceIndex::IN_FOCUS,
-                defocus: Some(Defocus::from_um(um)),
-                stddev_um: None,
-                other_side: 0.0,
-                trusted: true,
-                reason: "".into(),
-                has_specimen: true,
-            },
+            judgement: told(um),
             sharpness: Sharpness {
                 tenengrad: sharp,
                 brenner: 2.0 * sharp,
@@ -256,7 +242,7 @@ mod tests {
             trusted: false,
             doubt: Some(Doubt::NoAnswer),
         };
-        let judgement = Judgement::from(&estimate);
+        let judgement = judgement(&estimate);
         assert!((judgement.other_side - 0.2).abs() < 1e-6);
         assert_eq!(judgement.defocus, Some(Defocus::from_um(33.0)));
         assert!(judgement.has_specimen && !judgement.trusted && !judgement.reason.is_empty());

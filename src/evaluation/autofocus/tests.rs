@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use super::content::Content;
-use super::response::{Judgement, Plane, Seen, Sharpness};
+use super::response::{Plane, Seen, Sharpness, told};
 use super::strategy::End;
 use super::*;
-use crate::classes::ClassEdges;
-use crate::units::{Defocus, Micrometres};
 
 /// Half width of the peak of sharpness, µm.
 const WIDTH_UM: f64 = 2.5;
@@ -16,15 +14,7 @@ fn seen(defocus_um: f64) -> Seen {
     let told_um = 1.03 * defocus_um + 0.05 * (3.0 * defocus_um).sin();
     let sharp = 1.0 / (1.0 + (defocus_um / WIDTH_UM).powi(2)) + 0.1;
     Seen {
-        judgement: Judgement {
-            index: ClassEdges::default().classify(Micrometres(told_um)),
-            defocus: Some(Defocus::from_um(told_um)),
-            stddev_um: None,
-            other_side: 0.0,
-            trusted: true,
-            reason: "".into(),
-            has_specimen: true,
-        },
+        judgement: told(told_um),
         sharpness: Sharpness {
             tenengrad: sharp,
             brenner: sharp,

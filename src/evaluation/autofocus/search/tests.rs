@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::classes::DistanceIndex;
-use crate::evaluation::autofocus::response::{Judgement, Seen, Sharpness};
-use crate::units::Defocus;
+use crate::evaluation::autofocus::response::{Seen, Sharpness, told};
 
 /// What is measured of a frame at a height, focus being at 0.
 fn look(count_um: f64, sharp: f64) -> Look {
@@ -14,15 +12,7 @@ fn look(count_um: f64, sharp: f64) -> Look {
         exposed: Instant::default(),
         count_um,
         seen: Seen {
-            judgement: Judgement {
-                index: DistanceIndex::IN_FOCUS,
-                defocus: Some(Defocus::from_um(count_um)),
-                stddev_um: None,
-                other_side: 0.0,
-                trusted: true,
-                reason: "".into(),
-                has_specimen: true,
-            },
+            judgement: told(count_um),
             sharpness: Sharpness {
                 tenengrad: sharp,
                 brenner: sharp,

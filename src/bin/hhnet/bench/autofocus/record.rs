@@ -8,7 +8,7 @@ use hhnet::estimate::classifier::{Classifier, ClassifierConfig};
 use hhnet::estimate::network::Network as _;
 use hhnet::estimate::sharpness::{brenner, tenengrad};
 use hhnet::evaluation::autofocus::content::Content;
-use hhnet::evaluation::autofocus::response::{Judgement, Plane, Response, Seen, Sharpness};
+use hhnet::evaluation::autofocus::response::{Plane, Response, Seen, Sharpness, judgement};
 use hhnet::frame::Frame;
 use hhnet::objective::Objective;
 use hhnet::pictures::jpeg::{Chroma, encode};
@@ -143,7 +143,7 @@ impl Viewer {
         let size = (small.width() as usize, small.height() as usize);
         let jpeg = encode(small.as_raw(), size, JPEG_QUALITY, Chroma::Halved)?;
         Ok(Seen {
-            judgement: Judgement::from(&estimate),
+            judgement: judgement(&estimate),
             sharpness: Sharpness {
                 tenengrad,
                 brenner: brenner(frame),
