@@ -100,6 +100,10 @@ class Record:
     def state(self) -> int:
         return self.states[-1][1] if self.states else FocusState.DISABLED
 
+    def state_at(self, time_s: float) -> int:
+        """The state at a time: topics come at different speeds."""
+        return next((state for since, state, _ in reversed(self.states) if since <= time_s), FocusState.DISABLED)
+
     def in_focus_since(self) -> float | None:
         """Since when focus is held, once everything up to the end of the hold has been heard."""
         if self.state != FocusState.IN_FOCUS or not self.truth:
@@ -220,13 +224,13 @@ def live_line(record: Record, enabled: float):
         if not record.truth or not record.estimates or now - last[0] < (0.1 if terminal else 0.5):
             return
         last[0] = now
-        # One moment, of which both are known: on a busy machine one topic comes later than the other.
+        # One moment, of which all is known: on a busy machine one topic comes later than the other.
         at, z_um, defocus_um = record.truth[-1]
         judged = [row for row in record.estimates if row[0] <= at] or record.estimates[:1]
         _, index, certainty, trusted, _ = judged[-1]
         text = (
             f"{at - enabled:5.1f} s  z {z_um:+8.2f} µm  defocus {defocus_um:+8.2f} µm  index {index:+d}  "
-            f"certainty {certainty:.2f}{'' if trusted else ' (not trusted)'}  {STATE_NAMES[record.state]}"
+            f"certainty {certainty:.2f}{'' if trusted else ' (not trusted)'}  {STATE_NAMES[record.state_at(at)]}"
         )
         print(f"\r{text:<100}" if terminal else text, end="" if terminal else "\n", file=sys.stderr, flush=True)
 

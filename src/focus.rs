@@ -12,11 +12,12 @@
 //!
 //! Three rules stand above the laws. The picture has to follow the stage ([`follows`]): a run begins with a short step, and the
 //! lens does not descend a second time unless it was seen to descend. In focus is only what a frame says that was exposed while the
-//! stage stood, and that was seen to follow the lens ([`confirmation`]). And where no estimate can be trusted, the lens looks longer and steps away from the slide before it gives up ([`search`]).
+//! stage stood, and that was seen to follow the lens ([`confirmation`]). And where no estimate can be trusted, the lens looks longer, steps
+//! away from the slide and sweeps the range before it gives up ([`lost`]).
 //!
 //! [`FocusController`] holds no clock and does no I/O. What happened goes in by `handle_*`, [`FocusController::poll`] says what
 //! to command now. It promises: no motion while disabled, failed, or without fresh estimates; towards the slide no motion
-//! that no trusted estimate ordered; no command that leads past the z limits.
+//! that no trusted estimate ordered, but for a sweep, which is slow and bounded; no command that leads past the z limits.
 
 mod config;
 mod confirmation;

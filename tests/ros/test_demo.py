@@ -12,7 +12,7 @@ from PIL import Image
 
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from demo import HOLD_S, LAG_S, Record, Settings, Verdict, judge  # noqa: E402
+from demo import HOLD_S, LAG_S, Record, Settings, Verdict, judge, live_line  # noqa: E402
 
 NEEDED = {"focused", "confirmed", "start_offset_um", "final_error_um", "time_to_focus_s", "frames", "decision_ms_p50"}
 
@@ -71,6 +71,13 @@ def test_focus_counts_once_it_was_held():
     again = [*left, (10.4, FocusState.IN_FOCUS, "")]
     assert record(again, enough).in_focus_since() is None
     assert record(again, enough + 0.5).in_focus_since() == 10.4
+
+
+def test_the_live_line_says_the_state_of_the_moment_that_it_shows(capsys):
+    late = record([(10.0, FocusState.MOVING, ""), (10.9, FocusState.IN_FOCUS, "")], 10.5, 30.0)
+    live_line(late, 9.0)()
+    assert "moving" in capsys.readouterr().err and late.state_at(11.0) == FocusState.IN_FOCUS
+    assert late.state_at(9.5) == FocusState.DISABLED
 
 
 def test_the_verdict_weighs_error_lower_limit_and_confirmation():
