@@ -13,7 +13,6 @@ use hhnet::sim::mechanics::MechanicsConfig;
 use hhnet::stage::Axis;
 use hhnet::stage::host::StageConfig;
 use hhnet::stage::status::StageState;
-use hhnet::statistics::sorted;
 use hhnet::units::{Defocus, Instant, Micrometres, StageHeight};
 
 /// Depth the count must never go below, µm, and its upper counterpart; as shipped.
