@@ -22,7 +22,6 @@
 mod config;
 mod confirmation;
 mod follows;
-mod heights;
 mod hold;
 mod landing;
 mod lost;
@@ -40,7 +39,6 @@ use std::time::Duration;
 pub use config::{FocusConfig, FocusConfigError, Law, Sweeping, Wanted};
 use confirmation::Confirmation;
 use follows::{Follows, Mismatch, Sight};
-use heights::Heights;
 use hold::Hold;
 use landing::Landing;
 use search::Search;
@@ -49,6 +47,7 @@ use stepwise::{DOUBT, MIN_MOVE, Stepwise, TRIAL};
 use sweep::Sweep;
 
 use crate::classes::DistanceIndex;
+use crate::stage::heights::Heights;
 use crate::units::{CLOCK_SKEW, Defocus, Instant, StageHeight};
 
 /// Time after which the lens has come to rest from a motion that was not this run's: ringing of half a micrometre and more, after a long
@@ -81,6 +80,8 @@ pub struct Observation {
     pub reason: Arc<str>,
     /// Whether anything was seen that could be judged. False: index and defocus mean nothing.
     pub has_specimen: bool,
+    /// Patches that had no vote, because they were seen not to follow the lens.
+    pub left_out: u16,
     /// Middle of the frame's exposure.
     pub exposed: Instant,
 }
@@ -175,6 +176,26 @@ impl Account {
     }
 }
 
+/// Changes of the patches that vote, in one run, after which what was seen before them does not count: with each the lens may descend by
+/// one step more without having been seen to follow.
+const MOST_CHANGES: u32 = 3;
+
+/// Whether other patches vote than before.
+#[derive(Clone, Copy, Debug, Default)]
+struct LeftOut {
+    /// Patches without a vote in the newest estimate that was compared.
+    patches: u16,
+    changes: u32,
+}
+
+impl LeftOut {
+    fn is_news(&mut self, patches: u16) -> bool {
+        let is_other = std::mem::replace(&mut self.patches, patches) != patches;
+        self.changes += u32::from(is_other);
+        is_other && self.changes <= MOST_CHANGES
+    }
+}
+
 /// What is wrong with the times of the estimates that arrive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Misdated {
@@ -217,6 +238,7 @@ pub struct FocusController {
     landing: Landing,
     /// Whether a move has gone on by what was seen on its way since the newest look at rest.
     is_steered: bool,
+    left_out: LeftOut,
     search: Search,
     hold: Hold,
     /// The sweep under way.
@@ -257,6 +279,7 @@ impl FocusController {
             stepwise: Stepwise::default(),
             landing: Landing::default(),
             is_steered: false,
+            left_out: LeftOut::default(),
             search: Search::default(),
             hold: Hold::default(),
             sweep: None,
@@ -311,6 +334,7 @@ impl FocusController {
         self.stepwise = Stepwise::default();
         self.landing.restart();
         self.is_steered = false;
+        self.left_out.changes = 0;
         self.search = Search::default();
         self.hold = Hold::default();
         (self.sweep, self.sweeps) = (None, 0);
@@ -567,10 +591,16 @@ impl FocusController {
         };
         let in_motion = look.exposed < self.counts_from();
         let is_continuous = self.config.law == Law::Paper && self.follows.is_proven();
-        if in_motion && !is_continuous {
+        // Where a stage in motion was is known once it has reported from later.
+        if in_motion && (!is_continuous || self.height(&look).is_none()) {
             return Ok(());
         }
         self.compared = look.exposed;
+        if self.left_out.is_news(look.left_out) {
+            // Dirt was told from the specimen, and what it said is no measure of what the rest says.
+            self.follows.forget();
+            self.confirmation.restart();
+        }
         if !in_motion {
             self.is_steered = false;
             self.measure_step();
@@ -587,10 +617,17 @@ impl FocusController {
         self.follows.handle_sight(sight, &self.config.edges)
     }
 
+    /// Where the lens was at the exposure, µm; none while a stage in motion has not reported from later.
+    fn height(&self, look: &Observation) -> Option<f64> {
+        let stands = |_: &f64| look.exposed >= self.counts_from();
+        let newest = || self.heights.newest().filter(stands);
+        self.heights.at(look.exposed).or_else(newest)
+    }
+
     /// The estimate beside the height at its exposure; none if either says nothing.
     fn sight(&self, look: &Observation, in_motion: bool) -> Option<Sight> {
         let is_usable = look.trusted || (look.has_specimen && look.defocus.is_some());
-        let z_um = self.heights.at(look.exposed).filter(|_| is_usable)?;
+        let z_um = self.height(look).filter(|_| is_usable)?;
         let defocus_um = match look.defocus {
             Some(defocus) => defocus.um(),
             None => stepwise::distance(look, &self.config.edges),

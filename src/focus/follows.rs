@@ -110,6 +110,9 @@ pub(super) struct Follows {
     seen_um: f64,
     /// The same since the lens turned last: what it travelled before a turn is no sign that it went the wrong way after it.
     leg_um: (f64, f64),
+    /// Whether the lens moved at the look that the sums, or those since the turn, begin with.
+    began_in_motion: bool,
+    leg_began_in_motion: bool,
     /// An estimate that was not trusted, or of no clear side, is part of the two sums.
     is_doubtful: bool,
     is_sideless: bool,
@@ -128,6 +131,8 @@ impl Default for Follows {
             sent_um: 0.0,
             seen_um: 0.0,
             leg_um: (0.0, 0.0),
+            began_in_motion: false,
+            leg_began_in_motion: false,
             is_doubtful: false,
             is_sideless: false,
             is_proven: false,
@@ -194,6 +199,7 @@ impl Follows {
         self.seen_um += shown_um;
         if step_um * self.leg_um.0 < 0.0 {
             self.leg_um = (0.0, 0.0);
+            self.leg_began_in_motion = last.in_motion;
         }
         self.leg_um = (self.leg_um.0 + step_um, self.leg_um.1 + shown_um);
         self.is_sideless |= !sight.is_sided;
@@ -211,13 +217,17 @@ impl Follows {
             seen_um * sent_um.signum()
         };
         let reach_um = sight.defocus_um.abs().max(last.defocus_um.abs());
-        let is_clear = !self.is_doubtful && (!sight.in_motion || way_um >= 2.0 * edges.near_um);
+        // Both ends of a way count as far as stage and camera agree where they were.
+        let is_clear = |way_um: f64, began_in_motion: bool| {
+            let at_rest = !sight.in_motion && !began_in_motion;
+            !self.is_doubtful && (at_rest || way_um >= 2.0 * edges.near_um)
+        };
         let (leg_um, leg_seen_um) = self.leg_um;
         let error_um = noise_um(reach_um, sight, edges) + RINGING * edges.in_focus_um;
-        if is_clear && leg_seen_um * leg_um.signum() < -error_um {
+        if is_clear(leg_um.abs(), self.leg_began_in_motion) && leg_seen_um * leg_um.signum() < -error_um {
             return Err(Mismatch::Contrary { sent_um: leg_um });
         }
-        let is_measured = is_clear && sight.has_distance && last.has_distance;
+        let is_measured = is_clear(way_um, self.began_in_motion) && sight.has_distance && last.has_distance;
         let most_um = MOST_SHARE * way_um + 0.5 + 0.5 * edges.in_focus_um + 0.05 * reach_um;
         if is_measured && shown_um > most_um {
             return Err(Mismatch::Scale { sent_um, seen_um });
@@ -246,6 +256,8 @@ impl Follows {
 
     fn restart(&mut self) {
         (self.sent_um, self.seen_um, self.leg_um) = (0.0, 0.0, (0.0, 0.0));
+        self.began_in_motion = self.last.is_some_and(|last| last.in_motion);
+        self.leg_began_in_motion = self.began_in_motion;
         self.is_sideless = self.last.is_some_and(|last| !last.is_sided);
         self.is_doubtful = self.is_sideless || self.last.is_some_and(|last| !last.is_trusted);
     }
@@ -307,4 +319,33 @@ fn noise_um(reach_um: f64, sight: Sight, edges: &ClassEdges) -> f64 {
 fn proof_um(reach_um: f64, edges: &ClassEdges) -> f64 {
     let share = if reach_um > 2.0 * edges.far_um { 0.05 } else { 0.02 };
     0.4 * edges.in_focus_um + share * reach_um
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the sights of a lens say, each a height, an estimate and whether the lens moved.
+    fn verdict(sights: &[(f64, f64, bool)]) -> Result<(), Mismatch> {
+        let mut follows = Follows::proven();
+        sights.iter().try_for_each(|&(z_um, defocus_um, in_motion)| {
+            let sight = Sight {
+                in_motion,
+                ..Sight::clear(z_um, defocus_um)
+            };
+            follows.handle_sight(sight, &ClassEdges::default())
+        })
+    }
+
+    #[test]
+    fn a_way_that_began_in_motion_is_as_uncertain_as_one_that_ends_there() {
+        // The lens hunts: it passed 0 µm when it was reported at 2 µm, turned, and stands at 2.1 µm.
+        let hunting = [(12.0, 12.0, false), (2.0, 0.0, true), (2.1, 2.1, false)];
+        assert_eq!(verdict(&hunting), Ok(()));
+        let at_rest = hunting.map(|(z_um, defocus_um, _)| (z_um, defocus_um, false));
+        assert!(matches!(verdict(&at_rest), Err(Mismatch::Scale { .. })));
+        // A long way is clear all the same.
+        let reversed = [(0.0, 30.0, true), (-6.0, 36.0, true), (-11.0, 41.0, true)];
+        assert!(matches!(verdict(&reversed), Err(Mismatch::Contrary { .. })));
+    }
 }

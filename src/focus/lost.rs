@@ -162,8 +162,7 @@ impl FocusController {
         let look = self
             .fresh(now)
             .filter(|look| look.exposed > self.swept && look.exposed >= began);
-        let Some((look, z_um)) = look.and_then(|look| self.heights.at(look.exposed).map(|z_um| (look, z_um)))
-        else {
+        let Some((look, z_um)) = look.and_then(|look| self.height(&look).map(|z_um| (look, z_um))) else {
             return false;
         };
         self.swept = look.exposed;

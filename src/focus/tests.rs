@@ -17,9 +17,25 @@ struct Loop {
     has_specimen: bool,
     reason: Arc<str>,
     latency: Duration,
+    /// Dirt on the camera is taken for a specimen in focus until the lens was seen to have moved by 6 µm.
+    dirt: Dirt,
+    first_um: f64,
+    /// How many ticks pass before the stage does what it is told, and what it was told meanwhile.
+    hears_late: usize,
+    unheard_of: Vec<Command>,
+    /// How late the reports of the stage arrive.
+    reports_late: Duration,
+    unheard: Vec<StageReport>,
     now: Instant,
     pending: Vec<Observation>,
     last_exposure: Instant,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Dirt {
+    None,
+    Unknown,
+    Known,
 }
 
 const TICK: Duration = Duration::from_millis(10);
@@ -45,6 +61,12 @@ impl Loop {
             has_specimen: true,
             reason: "".into(),
             latency: Duration::from_millis(latency_ms),
+            dirt: Dirt::None,
+            first_um: start_um,
+            hears_late: 0,
+            unheard_of: Vec::new(),
+            reports_late: Duration::ZERO,
+            unheard: Vec::new(),
             now,
             pending: Vec::new(),
             last_exposure: now,
@@ -52,7 +74,11 @@ impl Loop {
     }
 
     fn observe(&self, trusted: bool) -> Observation {
-        let defocus = Micrometres(self.z_um - self.focus_um);
+        let seen_um = match self.dirt {
+            Dirt::Unknown => 0.3,
+            Dirt::None | Dirt::Known => self.z_um - self.focus_um,
+        };
+        let defocus = Micrometres(seen_um);
         let seen = if defocus.0 < -self.blind_below_um {
             -defocus
         } else {
@@ -73,11 +99,15 @@ impl Loop {
             stddev_um: None,
             sharpness: None,
             has_specimen: self.has_specimen,
+            left_out: if self.dirt == Dirt::Known { 21 } else { 0 },
             exposed: self.now,
         }
     }
 
     fn tick(&mut self, see: bool, trusted: bool) -> f64 {
+        if self.dirt == Dirt::Unknown && (self.z_um - self.first_um).abs() >= 6.0 {
+            self.dirt = Dirt::Known;
+        }
         if see && self.now.since(self.last_exposure) >= Duration::from_millis(50) {
             self.pending.push(self.observe(trusted));
             self.last_exposure = self.now;
@@ -90,7 +120,13 @@ impl Loop {
             let observation = self.pending.remove(0);
             self.controller.handle_observation(observation, self.now);
         }
-        let velocity = match self.controller.poll(self.now) {
+        self.unheard_of.push(self.controller.poll(self.now));
+        let command = if self.unheard_of.len() > self.hears_late {
+            self.unheard_of.remove(0)
+        } else {
+            Command::STAND
+        };
+        let velocity = match command {
             Command::Velocity(velocity) => velocity,
             // A drive without inertia.
             Command::Target(goal, um_per_s) => {
@@ -106,11 +142,19 @@ impl Loop {
         self.z_um += velocity * TICK.as_secs_f64();
         self.lowest_um = self.lowest_um.min(self.z_um);
         self.now = self.now + TICK;
-        self.controller.handle_stage(StageReport {
+        self.unheard.push(StageReport {
             z: Some(StageHeight::from_um(self.z_um)),
             motion,
             at: self.now,
         });
+        while self
+            .unheard
+            .first()
+            .is_some_and(|first| self.now.since(first.at) >= self.reports_late)
+        {
+            let report = self.unheard.remove(0);
+            self.controller.handle_stage(report);
+        }
         velocity
     }
 
@@ -178,6 +222,46 @@ fn the_verbatim_law_hunts_where_stepwise_settles() {
     stepwise.run(10.0);
     assert_eq!(*stepwise.controller.state(), RunState::InFocus);
     assert!(stepwise.z_um.abs() < 0.5, "{}", stepwise.z_um);
+}
+
+#[test]
+fn dirt_that_was_told_from_the_specimen_is_forgotten() {
+    for start_um in [-22.0, -15.0, -8.0, 6.5, 12.0, 18.0] {
+        let mut run = Loop::new(Law::Predictive, start_um, 50);
+        run.dirt = Dirt::Unknown;
+        run.run(10.0);
+        assert_eq!(*run.controller.state(), RunState::InFocus, "from {start_um} µm");
+        assert!(run.z_um.abs() < 0.5, "from {start_um} µm: {}", run.z_um);
+    }
+}
+
+#[test]
+fn a_stage_that_hears_late_and_is_heard_late_is_not_accused() {
+    for law in [Law::Paper, Law::Stepwise, Law::Predictive] {
+        for (start_um, hears_late, reports_late_ms) in
+            (-30..=30).map(|um| 2.0 * f64::from(um) + 0.3).flat_map(|um| {
+                [
+                    (um, 0, 0),
+                    (um, 4, 0),
+                    (um, 0, 40),
+                    (um, 7, 0),
+                    (um, 7, 30),
+                    (um, 12, 0),
+                    (um, 15, 0),
+                ]
+            })
+        {
+            let mut run = Loop::new(law, start_um, 0);
+            run.hears_late = hears_late;
+            run.reports_late = Duration::from_millis(reports_late_ms);
+            run.run(6.0);
+            let state = run.controller.state();
+            assert!(
+                !matches!(state, RunState::Failed(reason) if reason.starts_with("the picture")),
+                "{law:?} from {start_um} µm, hears {hears_late} ticks late, heard {reports_late_ms} ms late: {state:?}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -348,7 +432,7 @@ proptest! {
         let mut run = Loop::new(law, start_um, 0);
         run.controller.handle_stage(StageReport { z: Some(StageHeight::from_um(start_um)), motion: StageMotion::Still, at: run.now });
         for _ in 0..2000 {
-            let lie = Observation { index: DistanceIndex::from_class(index), defocus: None,
+            let lie = Observation { index: DistanceIndex::from_class(index), defocus: None, left_out: 0,
                 other_side: 0.0, trusted: true, reason: "".into(), stddev_um: None, sharpness: None, has_specimen: true, exposed: run.now };
             run.controller.handle_observation(lie, run.now);
             run.tick(false, true);

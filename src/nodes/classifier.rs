@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use r2r::QosProfile;
-use r2r::hhnet::msg::{About, FocusEstimate};
+use r2r::hhnet::msg::{About, FocusEstimate, StageState};
 use r2r::std_msgs::msg::{Header, String as Text};
 use tokio::sync::watch;
 use tokio::time::Interval;
@@ -22,6 +22,7 @@ use super::stamps::{self, StampError, StampSource};
 use crate::classes::ClassEdges;
 use crate::drivers::onnx::{Interrupt, OnnxNetwork};
 use crate::estimate::classifier::{Classifier, ClassifierConfig, Doubt, Estimate, Judged};
+use crate::estimate::following::Following;
 use crate::estimate::frozen::FrozenCamera;
 use crate::estimate::network::{ModelCard, Network, NoNetwork};
 use crate::estimate::resample::{ALIKE, MENDABLE, to_model_pixels};
@@ -29,15 +30,16 @@ use crate::frame::Frame;
 use crate::objective::Objective;
 use crate::pictures::preview::Picture;
 use crate::ros::app::App;
-use crate::ros::convert::header;
+use crate::ros::convert::{from_time, header};
 use crate::ros::diagnostics::Severity;
 use crate::ros::lifecycle::Wish;
 use crate::ros::managed::{Base, Flow, Managed};
-use crate::ros::node::{Builder, Publisher, latched};
+use crate::ros::node::{Builder, Newest, Publisher, latched};
 use crate::ros::params::Checked;
 use crate::ros::presence::{Work, capabilities, limits};
+use crate::stage::heights::Heights;
 use crate::statistics::median;
-use crate::units::Instant;
+use crate::units::{Instant, StageHeight};
 use crate::{choices, parameters};
 
 /// The model that ships for an objective, below the package's share folder.
@@ -122,6 +124,9 @@ struct Judge {
     classifier: Classifier<AnyNetwork>,
     frozen: FrozenCamera,
     flat: FlatFieldInForce,
+    /// Heights of the stage, and the patches that were seen not to follow them.
+    heights: Heights,
+    following: Following,
 }
 
 impl Judge {
@@ -130,6 +135,8 @@ impl Judge {
             classifier,
             frozen: FrozenCamera::default(),
             flat,
+            heights: Heights::default(),
+            following: Following::default(),
         }
     }
 
@@ -159,7 +166,17 @@ impl Judge {
         if !ratios.iter().all(|ratio| ALIKE.contains(ratio)) {
             shot.frame = Arc::new(to_model_pixels(&shot.frame, ratios)?);
         }
-        Ok((self.classifier.judge(&shot.frame)?, doubt))
+        let mut judged = self.classifier.judge(&shot.frame)?;
+        let height = self.heights.at(shot.frame.stamp).map(StageHeight::from_um);
+        let edges = &self.classifier.config().edges;
+        self.following.handle_frame(height, &judged, edges);
+        self.following.leave_out(&mut judged);
+        Ok((judged, doubt))
+    }
+
+    fn handle_stage(&mut self, stage: &StageState) {
+        let z_um = (stage.position_valid && stage.z.is_finite()).then_some(1e6 * stage.z);
+        self.heights.handle_report(from_time(&stage.header.stamp), z_um);
     }
 
     /// The estimate that a judged frame makes.
@@ -196,6 +213,8 @@ struct Tally {
     last_doubt: Option<Doubt>,
     /// What frames are divided by.
     flat_field: String,
+    /// Patches that have no vote, because they were seen not to follow the lens.
+    left_out: usize,
     decision_ms: Vec<f64>,
 }
 
@@ -261,6 +280,8 @@ impl Arrival {
 enum Event {
     /// A shot, or what makes none; `None` when the camera has ended.
     Shot(Option<Result<Shot, BadShot>>),
+    /// Where the lens is.
+    Stage(StageState),
     /// Parameters have changed.
     Live,
     /// Another node may want estimates now.
@@ -277,6 +298,7 @@ pub async fn run(app: App, frames: Option<ShotReceiver>) -> Result<()> {
     let parameters = live.borrow_and_update().clone();
     let classifier = ClassifierNode {
         input: FrameInput::new(frames, &mut node, "image_raw")?.with_infos(&mut node, "camera_info")?,
+        stages: node.subscribe("stage_state", QosProfile::default())?,
         outlets: Outlets {
             name: node.name().to_owned(),
             estimates: node.publisher("focus", QosProfile::default())?,
@@ -299,6 +321,7 @@ struct ClassifierNode {
     app: App,
     live: watch::Receiver<ClassifierParameters>,
     input: FrameInput,
+    stages: Newest<StageState>,
     outlets: Outlets,
     poll: Interval,
     tally: Tally,
@@ -367,6 +390,7 @@ impl Managed for ClassifierNode {
             // A new subscriber waits for the first estimate.
             () = self.outlets.taker.changed() => Event::Demand,
             _ = self.poll.tick() => Event::Demand,
+            Some(stage) = self.stages.next(), if self.looks => Event::Stage(stage),
             shot = self.input.next(), if self.looks => Event::Shot(shot),
         }
     }
@@ -376,6 +400,10 @@ impl Managed for ClassifierNode {
             Event::Shot(Some(shot)) => self.handle_shot(shot, loaded, base).await,
             // The camera has ended, and says itself why.
             Event::Shot(None) => Ok(Flow::End),
+            Event::Stage(stage) => {
+                loaded.judge.handle_stage(&stage);
+                Ok(Flow::Continue)
+            }
             Event::Live => {
                 loaded.take_over(&self.live.borrow())?;
                 introduce(&self.live.borrow(), &loaded.card, base);
@@ -389,13 +417,15 @@ impl Managed for ClassifierNode {
         if base.is_active() {
             loaded.active_since = base.now();
             loaded.judge.frozen.reset();
+            loaded.judge.following.reset();
         }
         base.switched(wish);
     }
 
     fn handle_second(&mut self, loaded: &mut Loaded, base: &mut Base) {
-        self.look_at_flat_field(&mut loaded.judge.flat);
+        self.look_at_flat_field(&mut loaded.judge);
         self.tally.flat_field = loaded.judge.flat.describe();
+        self.tally.left_out = loaded.judge.following.left_out();
         self.tally.report(base, self.looks);
         self.input.remind();
     }
@@ -408,13 +438,15 @@ impl Managed for ClassifierNode {
 
 impl ClassifierNode {
     /// Takes over a flat field whose file has been replaced, or another file.
-    fn look_at_flat_field(&self, flat: &mut FlatFieldInForce) {
+    fn look_at_flat_field(&self, judge: &mut Judge) {
+        let flat = &mut judge.flat;
         let microscope = self.live.borrow().microscope.clone();
         // Reading takes up to a second, which other tasks need not wait for.
         let is_news =
             tokio::task::block_in_place(|| flat.refresh(&microscope.flat_field, &microscope.objective));
         if is_news {
-            self.outlets.tell_flat_field(flat);
+            judge.following.reset();
+            self.outlets.tell_flat_field(&judge.flat);
         }
     }
 
@@ -449,10 +481,11 @@ impl ClassifierNode {
                     loaded.take_over(&self.live.borrow())?;
                 }
                 let estimate = loaded.judge.estimate(&judged, doubt);
+                let left_out = loaded.judge.following.left_out();
                 self.tally.frames.handle_frame(&shot.frame, base.now());
                 let (tally, card) = (&mut self.tally, &loaded.card);
                 self.outlets
-                    .publish(&shot, &estimate, received.elapsed(), tally, card);
+                    .publish(&shot, &estimate, left_out, received.elapsed(), tally, card);
                 let rate = self.live.borrow().overlay_rate;
                 self.outlets
                     .overlay
@@ -663,6 +696,7 @@ impl Outlets {
         &self,
         shot: &Shot,
         estimate: &Estimate,
+        left_out: usize,
         decision: Duration,
         tally: &mut Tally,
         card: &ModelCard,
@@ -675,6 +709,7 @@ impl Outlets {
         }
         let message = FocusEstimate {
             header: header(shot.frame.stamp, &shot.frame_id),
+            patches_left_out: left_out as u16,
             ..to_message(estimate, decision, &card.model_id)
         };
         self.estimates.publish(&message);
@@ -717,6 +752,7 @@ impl Tally {
             ("untrusted_per_second", untrusted),
             ("last_doubt", doubt.clone()),
             ("flat_field", self.flat_field.clone()),
+            ("patches_that_do_not_follow", self.left_out.to_string()),
             ("decision_ms_median", to_text(median(decision_ms))),
             ("decision_ms_most", to_text(slowest)),
         ];

@@ -8,15 +8,18 @@ use anyhow::Result;
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::estimate::classifier::{Classifier, ClassifierConfig, Estimate};
 use hhnet::estimate::flat_field::{FlatField, making};
+use hhnet::estimate::following::Following;
 use hhnet::estimate::network::Network as _;
 use hhnet::frame::Frame;
 use hhnet::objective::Objective;
 use hhnet::sim::microscope::{Microscope, MicroscopeConfig};
 use hhnet::sim::slide::Appearance;
-use hhnet::units::Instant;
+use hhnet::units::{Instant, StageHeight};
 
 const WIDTH: usize = 1024;
 const HEIGHT: usize = 768;
+/// A whole frame, of 30 patches.
+const WHOLE: [usize; 2] = [2048, 1536];
 /// Heights of the frames that are judged, µm.
 const HEIGHTS_UM: [f64; 7] = [-20.0, -8.0, -2.5, 0.2, 3.0, 9.0, 22.0];
 
@@ -36,15 +39,24 @@ struct Bench {
 
 impl Bench {
     fn new(seed: u64, appearance: Option<Appearance>, heights_um: &[f64]) -> Result<Self> {
+        Self::of([WIDTH, HEIGHT], seed, appearance, heights_um)
+    }
+
+    fn of(
+        [width, height]: [usize; 2],
+        seed: u64,
+        appearance: Option<Appearance>,
+        heights_um: &[f64],
+    ) -> Result<Self> {
         let mut microscope = Microscope::new(MicroscopeConfig {
-            width: WIDTH,
-            height: HEIGHT,
+            width,
+            height,
             appearance,
             ..MicroscopeConfig::randomised(Objective::default(), seed)
         })?;
         let mut frame = |[x_um, y_um]: [f64; 2], defocus_um: f64, sequence: u64| -> Result<Frame> {
             let rgb = microscope.expose_defocused(x_um, y_um, defocus_um, sequence)?;
-            Ok(Frame::new(WIDTH, HEIGHT, rgb, Instant::default(), sequence)?)
+            Ok(Frame::new(width, height, rgb, Instant::default(), sequence)?)
         };
         // 25 places, 60 µm above focus.
         let place = |at: u64| [(at % 5) as f64 * 180.0 + 100.0, (at / 5) as f64 * 180.0 + 100.0];
@@ -61,15 +73,30 @@ impl Bench {
 
     /// What arrives through this dirt: the flat field, and the frames to be judged.
     fn through(&self, dirt: &Dirt) -> Result<(FlatField, Vec<(f64, Frame)>)> {
-        let cover = |frame: &Frame| -> Result<Frame> {
-            let mut rgb = frame.rgb().to_vec();
-            dirt.cover(&mut rgb);
-            Ok(Frame::new(WIDTH, HEIGHT, rgb, frame.stamp, frame.sequence)?)
-        };
-        let places = self.places.iter().map(cover).collect::<Result<Vec<_>>>()?;
-        let looks = self.looks.iter().map(|(z_um, frame)| Ok((*z_um, cover(frame)?)));
-        Ok((making::flat_field(&places)?.0, looks.collect::<Result<_>>()?))
+        let places = self.places.iter().map(|frame| covered(frame, dirt));
+        let flat = making::flat_field(&places.collect::<Result<Vec<_>>>()?)?.0;
+        Ok((flat, self.cover(dirt)?))
     }
+
+    /// The frames to be judged, through this dirt.
+    fn cover(&self, dirt: &Dirt) -> Result<Vec<(f64, Frame)>> {
+        let looks = self.looks.iter();
+        looks
+            .map(|(z_um, frame)| Ok((*z_um, covered(frame, dirt)?)))
+            .collect()
+    }
+}
+
+fn covered(frame: &Frame, dirt: &Dirt) -> Result<Frame> {
+    let mut rgb = frame.rgb().to_vec();
+    dirt.cover(&mut rgb);
+    Ok(Frame::new(
+        frame.width(),
+        frame.height(),
+        rgb,
+        frame.stamp,
+        frame.sequence,
+    )?)
 }
 
 /// Whether an estimate that is trusted is wrong by more than a model may be.
@@ -146,6 +173,46 @@ fn divided_frames_are_judged_like_clean_ones() -> Result<()> {
             divided.wrong <= clean.wrong,
             "{name}: {divided:?}, clean {clean:?}"
         );
+    }
+    Ok(())
+}
+
+/// Without a flat field the lens itself tells dust from the specimen: on the way down patches that stay lose their vote.
+#[test]
+fn patches_that_do_not_follow_the_lens_have_no_vote() -> Result<()> {
+    let mut classifier = classifier()?;
+    let edges = classifier.config().edges;
+    let heights_um: Vec<f64> = (-2..=4).rev().map(|at| 5.0 * f64::from(at)).collect();
+    let bench = Bench::of(WHOLE, 7_000_200, None, &heights_um)?;
+    let [width, height] = WHOLE;
+    let clean = || Dirt::none(width, height);
+    let kinds = [
+        ("clean", clean()),
+        ("20 specks", clean().with_specks(20, 1)),
+        ("50 specks", clean().with_specks(50, 1)),
+        ("150 specks", clean().with_specks(150, 1)),
+        ("hair", clean().with_hair()),
+    ];
+    for (name, dirt) in kinds {
+        let (mut raw, mut followed) = (Count::default(), Count::default());
+        let mut following = Following::default();
+        for (defocus_um, frame) in bench.cover(&dirt)? {
+            let mut judged = classifier.judge(&frame)?;
+            let all = classifier.estimate(&judged);
+            raw.add(&all, defocus_um);
+            following.handle_frame(Some(StageHeight::from_um(defocus_um)), &judged, &edges);
+            following.leave_out(&mut judged);
+            let rest = classifier.estimate(&judged);
+            followed.add(&rest, defocus_um);
+        }
+        println!("{name}: all patches {raw:?}, those that follow {followed:?}");
+        assert!(followed.wrong <= raw.wrong, "{name}");
+        assert_eq!(following.left_out() == 0, name == "clean", "{name}");
+        if name == "50 specks" {
+            // From the first way of 6 µm on.
+            assert!(raw.wrong >= 3, "{raw:?}");
+            assert_eq!((followed.trusted, followed.wrong), (heights_um.len(), 2));
+        }
     }
     Ok(())
 }

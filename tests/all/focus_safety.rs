@@ -340,6 +340,7 @@ impl Focusing {
             stddev_um: Some(0.1),
             sharpness: sharpness.then(|| self.random.random_range(0.1..1.0)),
             has_specimen: self.random.random_bool(0.95),
+            left_out: if self.random.random_bool(0.1) { 7 } else { 0 },
             exposed,
         }
     }

@@ -22,6 +22,7 @@ pub fn judgement(estimate: &Estimate) -> Observation {
             .doubt
             .map_or_else(|| "".into(), |doubt| doubt.to_string().into()),
         has_specimen: estimate.patches_used > 0,
+        left_out: 0,
         exposed: Instant::default(),
     }
 }
@@ -169,6 +170,7 @@ pub(super) fn told(defocus_um: f64) -> Observation {
         trusted: true,
         reason: "".into(),
         has_specimen: true,
+        left_out: 0,
         exposed: Instant::default(),
     }
 }

@@ -60,6 +60,7 @@ fn far(ms: u64) -> Observation {
         stddev_um: None,
         sharpness: None,
         has_specimen: true,
+        left_out: 0,
         exposed: at(ms),
     }
 }

@@ -70,6 +70,7 @@ pub(super) fn to_observation(estimate: &FocusEstimate) -> Option<Observation> {
         trusted: estimate.trusted,
         reason: estimate.reason.as_str().into(),
         has_specimen: estimate.patches_used > 0,
+        left_out: estimate.patches_left_out,
         exposed,
     })
 }

@@ -190,6 +190,7 @@ impl Autofocus {
                     .has_sharpness
                     .then(|| self.sharpness(emulator, exposed)),
                 has_specimen: self.world.has_specimen,
+                left_out: 0,
                 exposed,
             };
             self.estimates

@@ -9,7 +9,7 @@ const KEPT: usize = 100;
 
 /// The newest reports, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Heights(VecDeque<(Instant, f64)>);
+pub struct Heights(VecDeque<(Instant, f64)>);
 
 impl Heights {
     /// A report; one that is older than the newest begins anew, for the clock was set.
@@ -26,12 +26,18 @@ impl Heights {
         self.0.push_back((at, z_um));
     }
 
-    /// The height then, µm: between two reports in proportion, after the newest as in the newest, before the oldest unknown.
+    /// The newest height, µm: that of a stage which has stood since.
+    pub fn newest(&self) -> Option<f64> {
+        self.0.back().map(|newest| newest.1)
+    }
+
+    /// The height then, µm: between two reports in proportion, unknown before the oldest and after the newest. A busy computer passes on a
+    /// frame before the report of where the stage was meanwhile.
     pub fn at(&self, then: Instant) -> Option<f64> {
-        let after = self.0.iter().position(|(at, _)| *at > then);
-        let Some(after) = after else {
-            return self.0.back().map(|newest| newest.1);
-        };
+        if self.0.back()?.0 == then {
+            return self.newest();
+        }
+        let after = self.0.iter().position(|(at, _)| *at > then)?;
         let (before, after) = (self.0.get(after.checked_sub(1)?)?, self.0.get(after)?);
         let share = then.since(before.0).as_secs_f64() / after.0.since(before.0).as_secs_f64();
         Some(before.1 + share * (after.1 - before.1))
@@ -72,11 +78,13 @@ mod tests {
             (100, Some(1.0)),
             (105, Some(2.0)),
             (130, Some(5.0)),
-            (900, Some(5.0)),
+            (140, Some(5.0)),
+            (141, None),
         ] {
             assert_eq!(heights.at(at(ms)), expected, "{ms} ms");
         }
+        assert_eq!(heights.newest(), Some(5.0));
         heights.handle_report(at(160), None);
-        assert_eq!(heights.at(at(160)), None);
+        assert_eq!((heights.at(at(160)), heights.newest()), (None, None));
     }
 }
