@@ -27,6 +27,7 @@ mod landing;
 mod lost;
 mod paper;
 mod predictive;
+mod refine;
 mod search;
 pub mod session;
 mod step;
@@ -41,6 +42,7 @@ use confirmation::Confirmation;
 use follows::{Follows, Mismatch, Sight};
 use hold::Hold;
 use landing::Landing;
+use refine::Refinement;
 use search::Search;
 use step::{LEAST_COMMAND_S, Step};
 use stepwise::{DOUBT, MIN_MOVE, Stepwise, TRIAL};
@@ -154,6 +156,8 @@ pub enum Method {
     Estimate,
     /// By the peak of sharpness in a sweep.
     Sweep,
+    /// By what single frames say, and the peak of sharpness around that.
+    Refined,
 }
 
 /// What a run can say for itself.
@@ -167,6 +171,8 @@ pub struct Account {
     pub is_confirmed: bool,
     /// Standard deviation of what is left, µm, if it is known.
     pub error_um: Option<f64>,
+    /// By how much refinement moved the lens from where the estimates had focus, µm; positive: up.
+    pub refined_um: Option<f64>,
 }
 
 impl Account {
@@ -239,6 +245,7 @@ pub struct FocusController {
     /// Whether a move has gone on by what was seen on its way since the newest look at rest.
     is_steered: bool,
     left_out: LeftOut,
+    refinement: Refinement,
     search: Search,
     hold: Hold,
     /// The sweep under way.
@@ -280,6 +287,7 @@ impl FocusController {
             landing: Landing::default(),
             is_steered: false,
             left_out: LeftOut::default(),
+            refinement: Refinement::default(),
             search: Search::default(),
             hold: Hold::default(),
             sweep: None,
@@ -335,6 +343,7 @@ impl FocusController {
         self.landing.restart();
         self.is_steered = false;
         self.left_out.changes = 0;
+        self.refinement = Refinement::default();
         self.search = Search::default();
         self.hold = Hold::default();
         (self.sweep, self.sweeps) = (None, 0);
@@ -520,6 +529,9 @@ impl FocusController {
         if self.sweep.is_some() {
             return self.poll_sweep(now);
         }
+        if let Refinement::UnderWay(_) = self.refinement {
+            return self.poll_refinement(now);
+        }
         if self.is_holding() {
             return self.poll_hold(now);
         }
@@ -670,9 +682,12 @@ impl FocusController {
             return 0.0;
         };
         if self.confirmation.confirm(&sight, &edges, now) {
+            if self.begins_refinement(sight.z_um, now) {
+                return self.poll_refinement(now);
+            }
             self.is_acquainted |= self.follows.is_proven();
             self.follows.rest();
-            self.account.handle_focus(Method::Estimate, look.stddev_um);
+            self.account_for_focus(look.stddev_um);
             self.hold = Hold::default();
             self.state = RunState::InFocus;
             return 0.0;

@@ -56,6 +56,8 @@ pub struct Wanted {
     pub tolerance_depths: Option<f64>,
     /// Whether the confirmation of an earlier run does not count.
     pub confirms_anew: bool,
+    /// Whether focus is refined by sharpness, once it is found.
+    pub refines: bool,
     /// Whether focus is to be kept, once it is found, until the run is ended from outside.
     pub holds: bool,
 }
@@ -86,6 +88,8 @@ pub struct FocusConfig {
     pub sweeping: Sweeping,
     /// Whether the confirmation of an earlier run does not count.
     pub confirms_anew: bool,
+    /// Whether focus is refined by sharpness, once it is found.
+    pub refines: bool,
     /// Rest between standstill and the first exposure that counts.
     pub settle: Duration,
     /// Time after which a run that has not reached focus, or not again, is given up.
@@ -106,6 +110,7 @@ impl Default for FocusConfig {
             tolerance_depths: 0.35,
             sweeping: Sweeping::default(),
             confirms_anew: false,
+            refines: false,
             settle: Duration::from_millis(30),
             run_timeout: Duration::from_secs(30),
         }
@@ -119,6 +124,7 @@ impl FocusConfig {
         this.law = wanted.law.unwrap_or(self.law);
         this.tolerance_depths = wanted.tolerance_depths.unwrap_or(self.tolerance_depths);
         this.confirms_anew |= wanted.confirms_anew;
+        this.refines |= wanted.refines;
         if let Some((reach_um, z)) = wanted.reach_um.zip(z) {
             this.z_min = StageHeight::from_um(self.z_min.um().max(z.um() - reach_um));
             this.z_max = StageHeight::from_um(self.z_max.um().min(z.um() + reach_um));

@@ -94,7 +94,7 @@ impl FocusController {
     }
 
     /// Whether a height may be driven to. Written so that NaN may not.
-    fn permits(&self, goal_um: f64) -> bool {
+    pub(super) fn permits(&self, goal_um: f64) -> bool {
         let (low_um, high_um) = self.limits_um();
         goal_um >= low_um && goal_um <= high_um
     }

@@ -67,6 +67,9 @@ impl FocusController {
             }
             return 0.0;
         };
+        if self.is_refined() && look.index == DistanceIndex::IN_FOCUS {
+            return self.stand(&look, true, now);
+        }
         match self.stepwise.distance(&look, &self.config) {
             None => self.stand(&look, true, now),
             Some(distance_um) => self.order(&look, distance_um, now),

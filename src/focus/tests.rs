@@ -15,6 +15,8 @@ struct Loop {
     /// Beyond this depth the sign is not in the picture and everything looks too far.
     blind_below_um: f64,
     has_specimen: bool,
+    /// Where the picture is sharpest, µm, if frames have a sharpness.
+    sharpest_um: Option<f64>,
     reason: Arc<str>,
     latency: Duration,
     /// Dirt on the camera is taken for a specimen in focus until the lens was seen to have moved by 6 µm.
@@ -59,6 +61,7 @@ impl Loop {
             focus_um: 0.0,
             blind_below_um: 1e3,
             has_specimen: true,
+            sharpest_um: None,
             reason: "".into(),
             latency: Duration::from_millis(latency_ms),
             dirt: Dirt::None,
@@ -97,7 +100,9 @@ impl Loop {
             trusted,
             reason: self.reason.clone(),
             stddev_um: None,
-            sharpness: None,
+            sharpness: self
+                .sharpest_um
+                .map(|um| (-((self.z_um - um) / 2.0).powi(2)).exp()),
             has_specimen: self.has_specimen,
             left_out: if self.dirt == Dirt::Known { 21 } else { 0 },
             exposed: self.now,
@@ -222,6 +227,37 @@ fn the_verbatim_law_hunts_where_stepwise_settles() {
     stepwise.run(10.0);
     assert_eq!(*stepwise.controller.state(), RunState::InFocus);
     assert!(stepwise.z_um.abs() < 0.5, "{}", stepwise.z_um);
+}
+
+#[test]
+fn focus_is_refined_where_a_run_is_asked_for_it() {
+    // Where it is sharpest, and where the run ends, how and by how much farther: with a peak that the looks do not reach the estimates count.
+    for (sharpest_um, end_um, method, refined_um) in [
+        (Some(0.25), 0.25, Method::Refined, Some(0.25)),
+        (Some(-0.4), -0.4, Method::Refined, Some(-0.4)),
+        (Some(4.0), 0.0, Method::Estimate, None),
+        (None, 0.0, Method::Estimate, None),
+    ] {
+        for start_um in [-18.0, 0.1, 25.0] {
+            let mut run = Loop::new(Law::Predictive, start_um, 50);
+            run.sharpest_um = sharpest_um;
+            run.controller.config.refines = true;
+            run.run(15.0);
+            let account = run.controller.account();
+            let case = format!("{sharpest_um:?} from {start_um}: at {} {account:?}", run.z_um);
+            assert_eq!(*run.controller.state(), RunState::InFocus, "{case}");
+            assert!((run.z_um - end_um).abs() < 0.25, "{case}");
+            assert_eq!(
+                (account.method, account.refined_um.is_some()),
+                (method, refined_um.is_some()),
+                "{case}"
+            );
+            assert!(
+                sharpest_um != Some(0.25) || (run.z_um - end_um).abs() < 0.02,
+                "{case}"
+            );
+        }
+    }
 }
 
 #[test]

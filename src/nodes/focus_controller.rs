@@ -134,6 +134,7 @@ impl FocusControllerParameters {
                 Sweep::Never => Sweeping::Never,
             },
             confirms_anew: false,
+            refines: false,
             settle: seconds("settle", self.settle)?,
             run_timeout: seconds("run_timeout", self.run_timeout)?,
         };

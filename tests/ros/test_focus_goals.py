@@ -38,6 +38,17 @@ def test_a_law_for_one_goal(graph, client):
     assert goal.result(30)[1].code == Autofocus.Result.IN_FOCUS
 
 
+def test_focus_is_refined_by_sharpness(graph, client):
+    at(graph, client, 12.0)
+    status, result = Goal(client, Autofocus, "autofocus", Autofocus.Goal(refine=True)).result(40)
+    assert (status, result.code) == (GoalStatus.STATUS_SUCCEEDED, Autofocus.Result.IN_FOCUS), result.message
+    error = 1e6 * client.truth[-1].defocus
+    by_um, expected_um = 1e6 * result.refined_by, 1e6 * result.expected_error
+    print(f"refined by {by_um:+.2f} µm, expected error {expected_um:.3f} µm, true error {error:+.3f} µm")
+    assert result.method == Autofocus.Result.METHOD_REFINED and abs(by_um) < 1.5 and 0.0 < expected_um < 0.5
+    assert abs(error) < 0.5
+
+
 def test_focus_is_held_until_the_goal_is_cancelled(graph, client):
     at(graph, client, 12.0, **DRIFTING)
     goal = Goal(client, Autofocus, "autofocus", Autofocus.Goal(hold=True))

@@ -18,6 +18,8 @@ const SETTINGS_FOR: &str = "40x0.65";
 pub enum Method {
     /// [`Law::Predictive`].
     Predictive,
+    /// [`Law::Predictive`], then refined by sharpness.
+    Refined,
     /// [`Law::Stepwise`].
     Stepwise,
     /// [`Law::Paper`].
@@ -36,8 +38,9 @@ pub enum Method {
 
 impl Method {
     /// All of them, ours first.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Predictive,
+        Self::Refined,
         Self::Stepwise,
         Self::Paper,
         Self::Brent,
@@ -51,6 +54,7 @@ impl Method {
     pub const fn name(self) -> &'static str {
         match self {
             Self::Predictive => Law::Predictive.name(),
+            Self::Refined => "refined",
             Self::Stepwise => Law::Stepwise.name(),
             Self::Paper => Law::Paper.name(),
             Self::Brent => "brent",
@@ -73,9 +77,10 @@ impl Method {
         let um = |um: f64| um * depth_um / usual_um;
         let speed = FocusConfig::default().speed_um_per_s;
         Ok(match self {
-            Self::Predictive => Box::new(ours(Law::Predictive, objective)?),
-            Self::Stepwise => Box::new(ours(Law::Stepwise, objective)?),
-            Self::Paper => Box::new(ours(Law::Paper, objective)?),
+            Self::Predictive => Box::new(ours(Law::Predictive, false, objective)?),
+            Self::Refined => Box::new(ours(Law::Predictive, true, objective)?),
+            Self::Stepwise => Box::new(ours(Law::Stepwise, false, objective)?),
+            Self::Paper => Box::new(ours(Law::Paper, false, objective)?),
             Self::Brent => Box::new(Searcher::new(Brent::new(um(1.0)), speed)),
             Self::Sweep => Box::new(Searcher::new(Sweep::new(um(62.0)), speed)),
             Self::HillClimb => Box::new(Searcher::new(HillClimb::new(um(20.0), um(1.0)), speed)),
@@ -85,9 +90,10 @@ impl Method {
     }
 }
 
-fn ours(law: Law, objective: &Objective) -> Result<Ours, FocusConfigError> {
+fn ours(law: Law, refines: bool, objective: &Objective) -> Result<Ours, FocusConfigError> {
     let config = FocusConfig {
         law,
+        refines,
         edges: ClassEdges::for_objective(objective),
         z_min: StageHeight::from_um(Z_RANGE_UM.0),
         z_max: StageHeight::from_um(Z_RANGE_UM.1),

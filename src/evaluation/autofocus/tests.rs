@@ -65,6 +65,7 @@ fn every_method_finds_focus_as_well_as_it_was_published_to() {
             Method::HillClimb => 1.3,
             Method::Sweep => 1.7,
             Method::Tenengrad17 => 0.36,
+            Method::Refined => 0.36,
             Method::Predictive | Method::Stepwise | Method::Paper | Method::StepCnn => 0.72,
         };
         let run = &trial.run;

@@ -102,7 +102,7 @@ pub(super) fn vertex(looks: &[(f64, f64)]) -> Result<(f64, f64), NoPeak> {
 }
 
 /// Coefficients of 1, x and x² of the parabola with the least squares; none where the points do not determine it.
-fn parabola(points: &[(f64, f64)]) -> Option<[f64; 3]> {
+pub(in crate::focus) fn parabola(points: &[(f64, f64)]) -> Option<[f64; 3]> {
     let sum = |power: i32| points.iter().map(|point| point.0.powi(power)).sum::<f64>();
     let moment = |power: i32| {
         points

@@ -28,6 +28,7 @@ pub(super) fn to_wanted(goal: &Autofocus::Goal) -> Result<Wanted, String> {
         reach,
         tolerance,
         confirm,
+        refine,
         hold,
     } = *goal;
     let law = MODES.iter().find(|(code, _)| *code == mode).map(|(_, law)| *law);
@@ -43,12 +44,16 @@ pub(super) fn to_wanted(goal: &Autofocus::Goal) -> Result<Wanted, String> {
             "a tolerance of {tolerance} depths of field: give up to 0.5, or 0"
         ));
     }
+    if refine && hold {
+        return Err("refine and hold exclude each other: what is held is what single frames say".to_owned());
+    }
     Ok(Wanted {
         law,
         limit: (limit > Duration::ZERO).then_some(limit),
         reach_um: (reach > 0.0).then_some(1e6 * reach),
         tolerance_depths: (tolerance > 0.0).then_some(tolerance),
         confirms_anew: confirm,
+        refines: refine,
         holds: hold,
     })
 }
@@ -123,12 +128,14 @@ mod tests {
         assert!(refused(|goal| goal.mode = 9).contains("mode 9"));
         assert!(refused(|goal| goal.reach = -1e-6).contains("reach"));
         assert!(refused(|goal| goal.tolerance = 0.6).contains("up to 0.5"));
+        assert!(refused(|goal| (goal.refine, goal.hold) = (true, true)).contains("exclude each other"));
         let asked = Autofocus::Goal {
             mode: Autofocus::Goal::MODE_PAPER as u8,
             timeout: 2.0,
             reach: 20e-6,
             tolerance: 0.1,
             confirm: true,
+            refine: false,
             hold: true,
         };
         let wanted = Wanted {
@@ -137,6 +144,7 @@ mod tests {
             reach_um: Some(20.0),
             tolerance_depths: Some(0.1),
             confirms_anew: true,
+            refines: false,
             holds: true,
         };
         let found = to_wanted(&asked).unwrap();

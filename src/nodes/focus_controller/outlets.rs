@@ -151,7 +151,9 @@ impl Outlets {
                 Method::None => Autofocus::Result::METHOD_NONE as u8,
                 Method::Estimate => Autofocus::Result::METHOD_ESTIMATE as u8,
                 Method::Sweep => Autofocus::Result::METHOD_SWEEP as u8,
+                Method::Refined => Autofocus::Result::METHOD_REFINED as u8,
             },
+            refined_by: account.refined_um.map_or(f64::NAN, |um| 1e-6 * um),
             frames: account.frames,
             duration: now.since(goal.accepted()).as_secs_f64(),
         };

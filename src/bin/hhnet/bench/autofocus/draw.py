@@ -11,7 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
-OURS = ("predictive", "stepwise", "paper")
+OURS = ("predictive", "refined", "stepwise", "paper")
 RIVALS = ("brent", "sweep", "hill_climb", "step_cnn", "tenengrad_17")
 COLOURS = {"dense": "tab:blue", "sparse": "tab:orange", "extremely_sparse": "tab:green"}
 
