@@ -1,9 +1,10 @@
 //! What every motion controller is to the rest: the [`host::Host`] that drives one, the [`guard::Guard`] of limits, stops and positions,
-//! axes, the course of a motion, a status, what is remembered from one start to the next.
+//! axes, the course of a motion, a status, which controller it is, what is remembered from one start to the next.
 
 pub mod axis;
 pub mod guard;
 pub mod host;
+pub mod identity;
 pub mod memory;
 pub mod status;
 pub mod trajectory;
