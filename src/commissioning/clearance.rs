@@ -42,6 +42,8 @@ pub enum Way {
     Height,
     /// Also along x or y.
     Sideways,
+    /// To the switches.
+    Home,
 }
 
 /// What is known of the controller of one port.

@@ -29,6 +29,8 @@ use crate::units::Instant;
 const CONTACT_LIMIT: Duration = Duration::from_secs(15);
 /// Time beyond twice the planned one that a motion may take.
 const SPARE: Duration = Duration::from_secs(5);
+/// Time after a motion in which what hangs on the drive comes to rest.
+const SETTLE: Duration = Duration::from_millis(400);
 /// What reports of one place may differ by, µm, and by which part of a way.
 const READ_BACK: (f64, f64) = (1.5, 0.01);
 /// Part of a rise after which it is stopped.
@@ -142,6 +144,8 @@ pub struct Course {
     at: usize,
     began: Option<Instant>,
     motion: Option<Motion>,
+    /// Since when the stage has stood for a picture.
+    stood: Option<Instant>,
     /// Height at which the lens began, µm as the controller counts.
     z_began_um: f64,
     is_told: bool,
@@ -177,6 +181,7 @@ impl Course {
             at: 0,
             began: None,
             motion: None,
+            stood: None,
             z_began_um: f64::NAN,
             is_told: false,
             before: None,
@@ -236,7 +241,13 @@ impl Course {
         match part {
             Part::Contact => Step::Wait,
             Part::Ask(question) => Step::Ask(question),
-            Part::Look(_) => Step::Look,
+            Part::Look(_) => {
+                let stood = *self.stood.get_or_insert(now);
+                if now.since(stood) < SETTLE {
+                    return Step::Wait;
+                }
+                Step::Look
+            }
             Part::Move(name, axis, um, um_per_s) => self.poll_move(name, axis, um, um_per_s, known, now),
             Part::Lower(height_um) => {
                 let um = height_um - (known.status.z_um() - self.z_began_um);
@@ -298,6 +309,7 @@ impl Course {
             return;
         };
         self.at += 1;
+        self.stood = None;
         let before = std::mem::replace(&mut self.before, sight);
         let pair = before.as_ref().zip(self.before.as_ref());
         let missing = || Told::Nothing("there was no picture".to_owned());
@@ -662,14 +674,19 @@ impl Course {
         )
     }
 
-    fn judge_apart(&mut self, seen: Seen<()>) {
+    fn judge_apart(&mut self, seen: Seen<bool>) {
         const NAME: &str = "z up: direction by eye";
         match seen {
-            Seen::Clearly(()) => self.add(NAME, "apart", "apart", Verdict::Right, ""),
-            Seen::Otherwise => {
+            Seen::Clearly(true) => self.add(NAME, "apart", "apart", Verdict::Right, ""),
+            Seen::Clearly(false) => {
                 let reason = self.reversed();
-                self.add(NAME, "apart", "not apart", Verdict::Wrong, &reason);
+                self.add(NAME, "apart", "closer", Verdict::Wrong, &reason);
                 self.refuse(&reason);
+            }
+            Seen::Nothing => {
+                let reason = "z was not seen to move: check the power of the motors, the clutch of the focus drive and the steps/mm ($102)";
+                self.add(NAME, "apart", "nothing", Verdict::Wrong, reason);
+                self.refuse(reason);
             }
             Seen::Unknown if self.is_seen[2] => {
                 let note = "the picture showed it";
@@ -700,7 +717,7 @@ impl Course {
                 let note = "the picture showed that it moves";
                 self.add(name, "a direction", "", Verdict::NotChecked, note);
             }
-            Seen::Otherwise | Seen::Unknown => {
+            Seen::Nothing | Seen::Unknown => {
                 let reason = format!(
                     "{} was not seen to move: check its motor and plug, or say that x and y have no motors, and begin again",
                     NAMES[axis]

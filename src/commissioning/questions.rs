@@ -92,8 +92,8 @@ impl Direction {
 pub enum Seen<T> {
     /// This.
     Clearly(T),
-    /// The contrary, or nothing that moved.
-    Otherwise,
+    /// Nothing that moved.
+    Nothing,
     /// It could not be told, or there was nobody to look.
     Unknown,
 }
@@ -276,17 +276,17 @@ impl Answers {
     }
 }
 
-/// What was seen of the direction of z.
+/// What was seen of the direction of z: whether lens and slide moved apart.
 ///
 /// # Errors
 /// A word that is none of those asked for.
-pub fn seen_apart(text: &str) -> Result<Seen<()>, String> {
+pub fn seen_apart(text: &str) -> Result<Seen<bool>, String> {
     one_of(
         text,
         &[
-            ("apart", Seen::Clearly(())),
-            ("closer", Seen::Otherwise),
-            ("nothing", Seen::Otherwise),
+            ("apart", Seen::Clearly(true)),
+            ("closer", Seen::Clearly(false)),
+            ("nothing", Seen::Nothing),
             ("unsure", Seen::Unknown),
         ],
     )
@@ -304,7 +304,7 @@ pub fn seen_direction(text: &str) -> Result<Seen<Direction>, String> {
             ("right", Seen::Clearly(Direction::Right)),
             ("near", Seen::Clearly(Direction::Near)),
             ("far", Seen::Clearly(Direction::Far)),
-            ("nothing", Seen::Otherwise),
+            ("nothing", Seen::Nothing),
             ("unsure", Seen::Unknown),
         ],
     )
@@ -416,8 +416,8 @@ mod tests {
 
     #[test]
     fn words_are_those_asked_for() {
-        assert_eq!(seen_apart(" Apart "), Ok(Seen::Clearly(())));
-        assert_eq!(seen_apart("nothing"), Ok(Seen::Otherwise));
+        assert_eq!(seen_apart(" Apart "), Ok(Seen::Clearly(true)));
+        assert_eq!(seen_apart("nothing"), Ok(Seen::Nothing));
         for text in ["", "yes", "y", "apart!"] {
             assert!(seen_apart(text).is_err(), "{text}");
         }
