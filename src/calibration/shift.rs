@@ -23,6 +23,8 @@ const ALIKE: f64 = 0.4;
 const UNIQUE: f64 = 0.85;
 /// Lowest frequencies, cycles a frame: shading and the window.
 const SLOW: f64 = 2.5;
+/// Steps to the neighbour that fits better.
+const CLIMBS: usize = 16;
 /// Grey levels below which a frame shows nothing, standard deviation.
 const LEAST_CONTRAST: f64 = 0.5;
 
@@ -258,10 +260,34 @@ fn whole_pixels(
     if best < ALIKE {
         return Err(NoShift::Unlike { likeness: best });
     }
-    match rated.get(1) {
-        Some(&(second, _)) if second > UNIQUE * best => Err(NoShift::Repeats),
-        _ => Ok((whole, best)),
+    // Beside a broad maximum everything is alike; a pattern is not between two of its places.
+    let is_another = |&(other, place): &(f64, [isize; 2])| {
+        let between = [0, 1].map(|axis| (whole[axis] + place[axis]) / 2);
+        let between = overlap(first, second, between).map(|(one, other)| likeness(&one, &other));
+        other > UNIQUE * best && between.is_some_and(|between| between < UNIQUE * other)
+    };
+    if rated[1..].iter().any(is_another) {
+        return Err(NoShift::Repeats);
     }
+    Ok(climbed(first, second, whole, best))
+}
+
+/// The shift beside which none fits better, and how alike what overlaps is: the maximum of a damped correlation may lie beside it.
+fn climbed(first: &Grey, second: &Grey, whole: [isize; 2], best: f64) -> ([isize; 2], f64) {
+    let mut at = (whole, best);
+    for _ in 0..CLIMBS {
+        let neighbours =
+            [[1, 0], [-1, 0], [0, 1], [0, -1]].map(|step: [isize; 2]| [at.0[0] + step[0], at.0[1] + step[1]]);
+        let rated = neighbours.into_iter().filter_map(|place| {
+            let (one, other) = overlap(first, second, place)?;
+            Some((place, likeness(&one, &other)))
+        });
+        match rated.max_by(|one, other| one.1.total_cmp(&other.1)) {
+            Some(next) if next.1 > at.1 => at = next,
+            _ => break,
+        }
+    }
+    at
 }
 
 /// What both frames show if the picture moved by `whole`: none if that is too little.
@@ -306,7 +332,8 @@ fn rest(first: &Grey, second: &Grey, planner: &mut FftPlanner<f32>) -> [f64; 2] 
         if x.hypot(y) > 0.25 {
             continue;
         }
-        let weight = f64::from(value.norm());
+        // Squared: what is mostly noise has a long lever at high frequencies.
+        let weight = f64::from(value.norm_sqr());
         // A picture that moves by d turns the phase of frequency f by -f d.
         let turns = -f64::from(value.arg()) / std::f64::consts::TAU;
         xx += weight * x * x;

@@ -19,22 +19,6 @@ pub enum Demand {
     Waived,
 }
 
-impl Demand {
-    /// By its word in a parameter file.
-    ///
-    /// # Errors
-    /// A sentence with the words there are.
-    pub fn by_name(name: &str) -> Result<Self, String> {
-        match name {
-            "required" => Ok(Self::Required),
-            "waived" => Ok(Self::Waived),
-            other => Err(format!(
-                "first_motion is '{other}', but must be required or waived"
-            )),
-        }
-    }
-}
-
 /// Where a motion leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
@@ -102,7 +86,8 @@ impl Clearance {
         let (low_um, _) = self.z_range_um;
         let confirmed_um = record.z_min_um.unwrap_or(f64::NAN);
         // Written so that NaN is refused.
-        if !(low_um >= confirmed_um - ROUNDING_UM) {
+        let is_confirmed = low_um >= confirmed_um - ROUNDING_UM;
+        if !is_confirmed {
             return Some(format!(
                 "microscope.z_min permits {low_um:.0} µm, but the first motion was made for heights from {confirmed_um:.0} µm on"
             ));

@@ -35,6 +35,8 @@ const SETTLE: Duration = Duration::from_millis(400);
 const READ_BACK: (f64, f64) = (1.5, 0.01);
 /// Part of a rise after which it is stopped.
 const STOPPED_AT: f64 = 0.3;
+/// Part of the first rise that the lens stands above where it began while x and y are looked at.
+const LOOKED_AT: f64 = 0.25;
 /// Greatest speed of x and y, µm/s.
 const ASIDE_UM_PER_S: f64 = 500.0;
 /// Bit of z in the direction mask.
@@ -444,7 +446,7 @@ impl Course {
             parts.push(Part::Reference);
             if self.optics.is_some() {
                 // Higher up there is nothing to be seen.
-                parts.push(Part::Lower(plan.short_um + plan.second_um));
+                parts.push(Part::Lower(LOOKED_AT * plan.short_um));
             }
             for (axis, question) in [(0, Question::DirectionX), (1, Question::DirectionY)] {
                 let go = |name: [&'static str; 2], um| Some(Part::Move(name[axis], axis, um, ASIDE_UM_PER_S));

@@ -249,7 +249,8 @@ impl Answers {
             ));
         }
         // Written so that NaN is refused.
-        if !(now_um - um < free_um) {
+        let is_clear = now_um - um < free_um;
+        if !is_clear {
             return Err(format!(
                 "a lens that goes down to {um} um touches the slide: it stands at {now_um} um and may have {free_um} um to go; give a z_min \
                  above {} um",

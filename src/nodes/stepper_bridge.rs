@@ -30,7 +30,6 @@ use crate::commissioning::clearance::{Clearance, Demand};
 use crate::drivers::record_store::RecordStore;
 use crate::drivers::runtime_dir::state_dir;
 use crate::drivers::serial::{PortError, StageDriver, StageHandle, open_port};
-use crate::parameters;
 use crate::protocol;
 use crate::ros::action::{ActionServer, GoalRequest};
 use crate::ros::app::App;
@@ -43,6 +42,7 @@ use crate::ros::params::Checked;
 use crate::stage::host::StageConfig;
 use crate::stage::status::{Refusal, StageStatus};
 use crate::units::{Instant, Micrometres};
+use crate::{choices, parameters};
 
 /// Why nothing moves before activation.
 const INACTIVE: &str = "the stepper bridge is not active: call ~/change_state";
@@ -55,6 +55,16 @@ const SETTLE_PERIOD: Duration = Duration::from_millis(10);
 
 /// Time a controller may take from the opening of its port to its first answer before the log mentions it.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+choices! {
+    /// Whether a first motion is asked for.
+    FirstMotion {
+        /// It has to have been made, and found right.
+        Required = "required",
+        /// The owner answers for the stand.
+        Waived = "waived",
+    }
+}
 
 parameters! {
     /// Parameters of the stepper bridge node.
@@ -85,7 +95,7 @@ parameters! {
         commander: String = "focus_controller",
         /// Whether a controller has to have made its first motion, `hhnet first-motion`, before anything is obeyed that moves it: `required`, or
         /// `waived` by whoever answers for directions, steps/mm and stops of this stand. A virtual stage needs none.
-        first_motion: String = "required",
+        first_motion: FirstMotion = FirstMotion::Required,
         /// Silence after which it counts as gone, s.
         alive_timeout: f64 [0.2..=60.0, "s"] = 1.0,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
@@ -96,7 +106,6 @@ parameters! {
 impl Checked for StepperBridgeParameters {
     fn check(&self) -> Result<()> {
         self.microscope.check()?;
-        self.demand()?;
         self.stage_config().map(drop)
     }
 }
@@ -462,15 +471,8 @@ impl Bridge {
 }
 
 impl StepperBridgeParameters {
-    /// Whether a first motion is asked for.
-    fn demand(&self) -> Result<Demand> {
-        Demand::by_name(&self.first_motion)
-            .map_err(anyhow::Error::msg)
-            .context("stepper_bridge")
-    }
-
     /// Whether the controller on this port may be driven.
-    fn clearance(&self, path: &Path) -> Result<Clearance> {
+    fn clearance(&self, path: &Path) -> Clearance {
         let record = match state_dir() {
             Ok(folder) => RecordStore::of_port(&folder, path).load(),
             Err(error) => {
@@ -479,7 +481,11 @@ impl StepperBridgeParameters {
             }
         };
         let range_um = (self.microscope.z_min * 1e6, self.microscope.z_max * 1e6);
-        Ok(Clearance::new(self.demand()?, record, range_um))
+        let demand = match self.first_motion {
+            FirstMotion::Required => Demand::Required,
+            FirstMotion::Waived => Demand::Waived,
+        };
+        Clearance::new(demand, record, range_um)
     }
 
     /// The driver's settings, in its own coordinates: they begin where the controller powers up.
@@ -519,7 +525,7 @@ async fn open(
         match open_port(path, baud) {
             Ok(port) => {
                 drop(port);
-                let clearance = parameters.clearance(path)?;
+                let clearance = parameters.clearance(path);
                 let stage = StageDriver::spawn_port(
                     path.to_owned(),
                     baud,
@@ -541,22 +547,33 @@ async fn open(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commissioning::clearance::Way;
+    use crate::stage::identity::Identity;
 
     #[test]
     fn a_first_motion_is_required_unless_it_is_waived() {
-        let with = |word: &str| StepperBridgeParameters {
-            first_motion: word.to_owned(),
-            ..StepperBridgeParameters::default()
+        let identity = Identity {
+            firmware: "GRBL 1.1h.20190830".to_owned(),
+            ..Identity::default()
+        };
+        let check = |first_motion| {
+            let parameters = StepperBridgeParameters {
+                first_motion,
+                ..StepperBridgeParameters::default()
+            };
+            let clearance = parameters.clearance(Path::new("/dev/a-port-that-never-was"));
+            clearance.check(Some(&identity), Way::Height)
         };
         assert_eq!(
-            StepperBridgeParameters::default().demand().unwrap(),
-            Demand::Required
+            StepperBridgeParameters::default().first_motion,
+            FirstMotion::Required
         );
-        assert_eq!(with("waived").demand().unwrap(), Demand::Waived);
-        for word in ["", "no", "Waived"] {
-            let refused = format!("{:#}", with(word).check().unwrap_err());
-            assert!(refused.contains("must be required or waived"), "{refused}");
-        }
+        let refused = check(FirstMotion::Required).unwrap_err();
+        assert!(
+            refused.contains("hhnet first-motion") && refused.contains("waived"),
+            "{refused}"
+        );
+        assert_eq!(check(FirstMotion::Waived), Ok(()));
     }
 
     #[test]

@@ -130,12 +130,6 @@ async fn make(arguments: &Arguments) -> Result<()> {
     };
     // Opening is tried first, so that a port that cannot work is an error and not a reconnection without end.
     drop(open_port(&port, arguments.baud)?);
-    if let Some(store) = &store {
-        // From here on the stage moves: what was known before does not hold any more.
-        store
-            .remove()
-            .with_context(|| format!("cannot remove {}", store.path().display()))?;
-    }
     let stage = StageDriver::spawn_port(
         port.clone(),
         arguments.baud,
@@ -150,18 +144,25 @@ async fn make(arguments: &Arguments) -> Result<()> {
         eyes,
         stand,
         clock,
+        store,
+        has_moved: false,
         told: String::new(),
         is_quiet: arguments.json,
     };
     trial.run(&mut course).await?;
-    let Trial { stage, .. } = trial;
+    let Trial {
+        stage,
+        store,
+        has_moved,
+        ..
+    } = trial;
     let stopped = stage.shutdown().await;
     let record = Record {
         made: date(SystemTime::now()),
         port: port.display().to_string(),
         ..course.record().clone()
     };
-    report(&record, store.as_ref(), arguments.json)?;
+    report(&record, store.filter(|_| has_moved).as_ref(), arguments.json)?;
     if let Err(unconfirmed) = stopped {
         bail!("{unconfirmed}; cut the power of the motors if it moves");
     }
@@ -181,7 +182,7 @@ fn report(record: &Record, store: Option<&RecordStore>, is_json: bool) -> Result
     }
     let Some(store) = store else {
         crate::say(format_args!(
-            "nothing is written down of a virtual stand, which needs no first motion"
+            "nothing is written down: the stand is virtual, or nothing was moved"
         ));
         return Ok(());
     };
@@ -205,6 +206,9 @@ struct Trial {
     eyes: Eyes,
     stand: Option<VirtualStand>,
     clock: TimeSource,
+    /// Where it is written down; nowhere for a virtual stand.
+    store: Option<RecordStore>,
+    has_moved: bool,
     /// What was said last.
     told: String,
     is_quiet: bool,
@@ -223,9 +227,7 @@ impl Trial {
                     Step::Ask(question) => self.ask(course, question).await?,
                     Step::Look => self.look(course)?,
                     Step::Move { by_um, um_per_s } => {
-                        if let Some(stand) = &mut self.stand {
-                            stand.mark();
-                        }
+                        self.begin_motion()?;
                         if let Err(refusal) = self.stage.move_relative(by_um, um_per_s) {
                             course.handle_refusal(&refusal.to_string());
                         }
@@ -304,6 +306,25 @@ impl Trial {
             crate::say(format_args!("{wrong}"));
         }
         Ok(())
+    }
+
+    /// What was known before does not hold any more.
+    fn begin_motion(&mut self) -> Result<()> {
+        if let Some(stand) = &self.stand {
+            stand.mark();
+        }
+        if std::mem::replace(&mut self.has_moved, true) {
+            return Ok(());
+        }
+        match &self.store {
+            Some(store) => store.remove().with_context(|| {
+                format!(
+                    "cannot remove the old record {}: make its folder writable",
+                    store.path().display()
+                )
+            }),
+            None => Ok(()),
+        }
     }
 
     fn look(&mut self, course: &mut Course) -> Result<()> {

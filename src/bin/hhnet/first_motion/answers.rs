@@ -107,6 +107,8 @@ impl Answers {
         // The terminal may be gone, which shows in the answer.
         drop(write!(std::io::stderr(), "{text}{usual}\n> "));
         let lines = self.lines.get_or_insert_with(read_lines);
+        // What was typed before it was asked is no answer to what is to be seen now.
+        while question.is_by_eye() && lines.try_recv().is_ok() {}
         let answer = lines.recv().await;
         answer
             .map(Some)

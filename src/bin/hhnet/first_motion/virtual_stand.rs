@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use hhnet::commissioning::questions::Question;
 use hhnet::drivers::TimeSource;
-use hhnet::drivers::emulated_port::EmulatedPort;
+use hhnet::drivers::emulated_port::{EmulatedPort, EmulatedPortError};
 use hhnet::drivers::runtime_dir::runtime_dir;
 use hhnet::frame::Frame;
 use hhnet::objective::Objective;
@@ -19,6 +19,8 @@ use super::Wrong;
 
 /// What a motor without power moves, of what it should.
 const STILL: f64 = 1e-3;
+/// Virtual stands at a time.
+const MOST_PORTS: u32 = 32;
 /// Motion that a person sees, µm.
 const SEEN_UM: f64 = 10.0;
 
@@ -57,9 +59,8 @@ impl VirtualStand {
             ],
             ..EmulatorConfig::default()
         };
-        let link = runtime_dir()?.join(format!("first-motion-{}", std::process::id()));
         Ok(Self {
-            port: EmulatedPort::open(&link, config, TimeSource::clone(&clock))?,
+            port: plugged_in(&config, &clock)?,
             microscope,
             clock,
             began_um,
@@ -68,6 +69,7 @@ impl VirtualStand {
         })
     }
 
+    /// The name of its port.
     pub(super) fn port(&self) -> &Path {
         self.port.link()
     }
@@ -121,5 +123,18 @@ impl VirtualStand {
         self.sequence += 1;
         let MicroscopeConfig { width, height, .. } = *self.microscope.config();
         Frame::new(width, height, rgb, (self.clock)(), self.sequence).context("the virtual camera")
+    }
+}
+
+/// A port under the first name that no other one has: each name leaves a lock behind.
+fn plugged_in(config: &EmulatorConfig, clock: &TimeSource) -> Result<EmulatedPort> {
+    let folder = runtime_dir()?;
+    let mut number = 0;
+    loop {
+        let link = folder.join(format!("first-motion-{number}"));
+        match EmulatedPort::open(&link, config.clone(), TimeSource::clone(clock)) {
+            Err(EmulatedPortError::Taken { .. }) if number < MOST_PORTS => number += 1,
+            outcome => return Ok(outcome?),
+        }
     }
 }
