@@ -202,11 +202,11 @@ impl Course {
         &self.answers
     }
 
-    /// What happens now, a few words.
+    /// What happens now, a few words; nothing while something is asked, which says it itself.
     pub fn told(&self) -> String {
         match self.parts.get(self.at) {
             Some(Part::Contact) => "waiting for the controller".to_owned(),
-            Some(Part::Ask(question)) => format!("question {}", question.key()),
+            Some(Part::Ask(_)) => String::new(),
             Some(Part::Look(_)) => "taking a picture".to_owned(),
             Some(Part::Move(_, axis, um, _)) => format!("{} goes {um:+.0} um", NAMES[*axis]),
             Some(Part::Halt(um, _)) => format!("z rises by up to {um:.0} um and is stopped on the way"),
@@ -587,7 +587,8 @@ impl Course {
             return Step::Wait;
         }
         let reason = format!(
-            "the stage went on for {measured} after it was told to stop, {asked} allowed: its firmware does not cancel jogs; install GRBL 1.1 on it"
+            "the stage went on for {measured} after it was told to stop, {asked} allowed: if this computer was not busy, the firmware does not \
+             cancel jogs; install GRBL 1.1 on it"
         );
         self.add(NAME, &asked, &measured, Verdict::Wrong, &reason);
         self.refuse(&reason);

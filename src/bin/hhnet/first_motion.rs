@@ -274,7 +274,7 @@ impl Trial {
     fn tell(&mut self, course: &Course, step: &Step) {
         let told = course.told();
         let is_question = matches!(step, Step::Ask(_) | Step::End);
-        if !is_question && told != self.told {
+        if !is_question && !told.is_empty() && told != self.told {
             if !self.is_quiet {
                 crate::say(format_args!("... {told}"));
             }

@@ -49,7 +49,7 @@ const SEGMENT_BUFFER: Duration = Duration::from_millis(50);
 const STOP_POLL: Duration = Duration::from_millis(10);
 /// Longest time from the command to stop to the beginning of the deceleration: the question whether it is a jog, the answer, the cancel, what is
 /// committed, and a busy computer.
-const STOP_LATENCY: Duration = Duration::from_millis(250);
+const STOP_LATENCY: Duration = Duration::from_millis(500);
 /// Resets without an answer after which the link itself is doubted.
 const VAIN_RESETS: u32 = 2;
 
