@@ -8,6 +8,7 @@
 //! * [`estimate`]: HH-Net. One frame, one signed estimate. [`evaluation`]: what its estimates are worth.
 //! * [`focus`]: the control laws, from an estimate to a motion along z. [`calibration`]: what is measured of the instrument.
 //! * [`stage`], [`protocol`]: what every motion controller is to the rest, and the byte protocols they speak.
+//! * [`commissioning`]: the first motion of a stand, and whether a controller may be driven because of it.
 //! * [`sim`]: the virtual microscope, its stage and the firmware it emulates.
 //! * [`dataset`]: labelled patches of it, and of recorded z-stacks; [`table`]: tables as people write them.
 //! * [`pictures`]: small pictures of frames and of what the network said of them.
@@ -18,6 +19,7 @@
 
 pub mod calibration;
 pub mod classes;
+pub mod commissioning;
 pub mod dataset;
 pub mod encoding;
 pub mod estimate;

@@ -1,3 +1,4 @@
-//! What is measured of an instrument so that it works better: here, where to look.
+//! What is measured of an instrument so that it works better: where to look, and how far a picture moved.
 
 pub mod places;
+pub mod shift;

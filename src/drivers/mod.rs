@@ -13,6 +13,8 @@ pub mod onnx;
 #[cfg(feature = "serial")]
 pub mod position_store;
 #[cfg(feature = "serial")]
+pub mod record_store;
+#[cfg(feature = "serial")]
 pub mod runtime_dir;
 #[cfg(feature = "serial")]
 pub mod serial;

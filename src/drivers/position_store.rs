@@ -37,7 +37,7 @@ impl PositionStore {
     /// The record of the controller on `port`, in `folder`.
     pub fn of_port(folder: &Path, port: &Path) -> Self {
         Self {
-            path: Some(record_path(folder, port)),
+            path: Some(file_of_port(folder, "position", port)),
             ..Self::none()
         }
     }
@@ -123,8 +123,8 @@ fn write(path: &Path, record: &Remembered) -> io::Result<()> {
     written
 }
 
-/// The file of a port: its whole path, with what separates folders replaced.
-fn record_path(folder: &Path, port: &Path) -> PathBuf {
+/// The file of a port that holds such a thing: the port's whole path, with what separates folders replaced.
+pub(super) fn file_of_port(folder: &Path, thing: &str, port: &Path) -> PathBuf {
     let name: String = port
         .to_string_lossy()
         .trim_start_matches('/')
@@ -139,7 +139,7 @@ fn record_path(folder: &Path, port: &Path) -> PathBuf {
         .collect();
     // File systems end names at 255 bytes; the end tells ports apart.
     let cut = name.len().saturating_sub(200);
-    folder.join(format!("position-{}.json", &name[cut..]))
+    folder.join(format!("{thing}-{}.json", &name[cut..]))
 }
 
 #[cfg(test)]

@@ -23,7 +23,9 @@ use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
 use super::TimeSource;
 use super::position_store::PositionStore;
+use crate::commissioning::clearance::{Clearance, Way};
 use crate::stage::host::{Host, Hosts};
+use crate::stage::identity::Identity;
 use crate::stage::status::{Refusal, StageState, StageStatus};
 use crate::units::Instant;
 
@@ -193,6 +195,8 @@ struct Shared {
     wake: Notify,
     closing: AtomicBool,
     clock: TimeSource,
+    /// Whether the controller may be moved at all; None: whoever drives it answers for that.
+    clearance: Mutex<Option<Clearance>>,
 }
 
 impl Shared {
@@ -237,6 +241,37 @@ impl Shared {
 
     fn publish(&self, host: &dyn Host) {
         self.status.send_replace(host.state());
+    }
+
+    /// Why the controller that is in touch may not be moved that way.
+    fn objection(&self, host: &dyn Host, way: Way) -> Option<String> {
+        let clearance = self.clearance.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is not in touch refuses by itself, and has not said yet which controller it is.
+        if host.state().state == StageState::Disconnected {
+            return None;
+        }
+        clearance.as_ref()?.check(host.identity().as_ref(), way).err()
+    }
+
+    /// Gives the host a command that moves the stage, if it may be moved.
+    fn motion<R>(
+        &self,
+        way: Way,
+        command: impl FnOnce(&mut dyn Host, Instant) -> Result<R, Refusal>,
+    ) -> Result<R, Refusal> {
+        self.command(|host, now| {
+            let Some(reason) = self.objection(host, way) else {
+                return command(host, now);
+            };
+            let status = host.state();
+            Err(match status.state {
+                // What a fault says comes first, but homing would end it.
+                StageState::Fault if way != Way::Home => Refusal::NotReady {
+                    reason: status.reason,
+                },
+                _ => Refusal::NotCleared { reason },
+            })
+        })
     }
 
     /// Gives the host a command, publishes the outcome and wakes the loop.
@@ -312,6 +347,7 @@ impl StageDriver {
             wake: Notify::new(),
             closing: AtomicBool::new(false),
             clock,
+            clearance: Mutex::new(None),
         });
         let task = tokio::spawn(run(Arc::clone(&shared), open));
         StageHandle {
@@ -363,8 +399,9 @@ impl StageHandle {
     /// # Errors
     /// Why the command has no effect.
     pub fn target(&self, z_um: f64, um_per_s: f64, at: Instant) -> Result<(), Refusal> {
-        self.shared
-            .command(|host, now| host.command_target(z_um, um_per_s, at, now))
+        self.shared.motion(Way::Height, |host, now| {
+            host.command_target(z_um, um_per_s, at, now)
+        })
     }
 
     /// Asks for a velocity along z, µm/s (z up, away from the slide), decided at `at`. It holds until the next command
@@ -373,8 +410,14 @@ impl StageHandle {
     /// # Errors
     /// Why nothing will happen.
     pub fn velocity(&self, z_um_per_s: f64, at: Instant) -> Result<f64, Refusal> {
-        self.shared
-            .command(|host, now| host.command_velocity(z_um_per_s, at, now))
+        if z_um_per_s == 0.0 {
+            return self
+                .shared
+                .command(|host, now| host.command_velocity(z_um_per_s, at, now));
+        }
+        self.shared.motion(Way::Height, |host, now| {
+            host.command_velocity(z_um_per_s, at, now)
+        })
     }
 
     /// Moves x, y, z by `by_um` at `um_per_s` along the path; the status says when it is done.
@@ -382,8 +425,10 @@ impl StageHandle {
     /// # Errors
     /// Why nothing will happen.
     pub fn move_relative(&self, by_um: [f64; 3], um_per_s: f64) -> Result<Duration, Refusal> {
+        let is_upright = by_um[0] == 0.0 && by_um[1] == 0.0;
+        let way = if is_upright { Way::Height } else { Way::Sideways };
         self.shared
-            .command(|host, now| host.command_move_relative(by_um, um_per_s, now))
+            .motion(way, |host, now| host.command_move_relative(by_um, um_per_s, now))
     }
 
     /// Whether a stage that stands at `from_um`, x, y, z, may be moved by `by_um`.
@@ -431,7 +476,7 @@ impl StageHandle {
     /// # Errors
     /// If the stage is moving, in a fault or not connected.
     pub fn home(&self) -> Result<(), Refusal> {
-        self.shared.command(|host, now| host.command_home(now))
+        self.shared.motion(Way::Home, |host, now| host.command_home(now))
     }
 
     /// Declares where the stage is now along the axes given, x, y, z, µm, which makes their positions valid.
@@ -440,6 +485,49 @@ impl StageHandle {
     /// If it is not at rest.
     pub fn reference(&self, um: [Option<f64>; 3]) -> Result<(), Refusal> {
         self.shared.command(|host, now| host.command_reference(um, now))
+    }
+
+    /// From now on nothing moves but what this permits; a stop always does.
+    pub fn require(&self, clearance: Clearance) {
+        *self
+            .shared
+            .clearance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(clearance);
+    }
+
+    /// Why the controller that is in touch may not be moved, whatever the host says; None if it may, or none is in touch.
+    pub fn objection(&self) -> Option<String> {
+        self.shared.objection(&**self.shared.host(), Way::Height)
+    }
+
+    /// What is to be told of the controller's clearance in diagnostics, and what should be changed though it may be moved.
+    pub fn clearance(&self) -> (String, Option<String>) {
+        let identity = self.identity();
+        let clearance = self
+            .shared
+            .clearance
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        clearance.as_ref().map_or_else(
+            || ("not asked for".to_owned(), None),
+            |clearance| {
+                (
+                    clearance.told(identity.as_ref()),
+                    clearance.warning(identity.as_ref()),
+                )
+            },
+        )
+    }
+
+    /// Which controller it is, once it is in touch and has said so.
+    pub fn identity(&self) -> Option<Identity> {
+        self.shared.host().identity()
+    }
+
+    /// How far the stage may go on after a stop at such a speed, µm; NaN while nothing is known of it.
+    pub fn stopping_um(&self, um_per_s: f64) -> f64 {
+        self.shared.host().stopping_um(um_per_s)
     }
 
     /// The status, to be watched.

@@ -26,8 +26,10 @@ use super::microscope::MicroscopeParameters;
 use super::move_goals::{MoveGoals, Outcome};
 use super::stage_waits::{StageWaits, respond};
 use super::{position_store, virtual_port};
+use crate::commissioning::clearance::{Clearance, Demand};
+use crate::drivers::record_store::RecordStore;
+use crate::drivers::runtime_dir::state_dir;
 use crate::drivers::serial::{PortError, StageDriver, StageHandle, open_port};
-use crate::parameters;
 use crate::protocol;
 use crate::ros::action::{ActionServer, GoalRequest};
 use crate::ros::app::App;
@@ -40,6 +42,7 @@ use crate::ros::params::Checked;
 use crate::stage::host::StageConfig;
 use crate::stage::status::{Refusal, StageStatus};
 use crate::units::{Instant, Micrometres};
+use crate::{choices, parameters};
 
 /// Why nothing moves before activation.
 const INACTIVE: &str = "the stepper bridge is not active: call ~/change_state";
@@ -52,6 +55,16 @@ const SETTLE_PERIOD: Duration = Duration::from_millis(10);
 
 /// Time a controller may take from the opening of its port to its first answer before the log mentions it.
 const FIRST_ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+choices! {
+    /// Whether a first motion is asked for.
+    FirstMotion {
+        /// It has to have been made, and found right.
+        Required = "required",
+        /// The owner answers for the stand.
+        Waived = "waived",
+    }
+}
 
 parameters! {
     /// Parameters of the stepper bridge node.
@@ -80,6 +93,9 @@ parameters! {
         /// while this one says on its `~/state` that it is not at work. Whose a message is ROS does not tell: two that command at a
         /// time stop the stage. Empty for one that gives no signs of life.
         commander: String = "focus_controller",
+        /// Whether a controller has to have made its first motion, `hhnet first-motion`, before anything is obeyed that moves it: `required`, or
+        /// `waived` by whoever answers for directions, steps/mm and stops of this stand. A virtual stage needs none.
+        first_motion: FirstMotion = FirstMotion::Required,
         /// Silence after which it counts as gone, s.
         alive_timeout: f64 [0.2..=60.0, "s"] = 1.0,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
@@ -305,8 +321,10 @@ impl Managed for Bridge {
     }
 
     fn handle_second(&mut self, stage: &mut Stage, base: &mut Base) {
-        let status = said_of(&stage.status(), self.dispute.as_deref(), base.now());
-        self.outlets.publish_diagnostics(&status, base);
+        let objection = self.objection(&stage.handle);
+        let status = said_of(&stage.status(), objection.as_deref(), base.now());
+        self.outlets
+            .publish_diagnostics(&status, stage.handle.clearance(), base);
     }
 
     async fn close(&mut self, mut stage: Stage, base: &mut Base) {
@@ -382,7 +400,7 @@ impl Bridge {
     }
 
     fn handle_goal(&mut self, request: GoalRequest<MoveStage::Action>, stage: &StageHandle, base: &Base) {
-        match self.check_able(base) {
+        match self.check_able(stage, base) {
             Err(reason) => request.reject(&reason),
             Ok(()) => self.moves.take_up(request, stage, base.now()),
         }
@@ -398,15 +416,15 @@ impl Bridge {
     fn handle_clear(&mut self, request: ServiceRequest<Trigger::Service>, stage: &mut Stage, now: Instant) {
         stage.handle.clear_fault();
         self.commanded = false;
-        match self.dispute.clone() {
+        match self.objection(&stage.handle) {
             // The controller may go on, but no command is obeyed.
-            Some(dispute) => respond(request, Err::<String, _>(dispute)),
+            Some(objection) => respond(request, Err::<String, _>(objection)),
             None => stage.waits.add_clear(request, now),
         }
     }
 
     fn handle_home(&mut self, request: ServiceRequest<Trigger::Service>, stage: &StageHandle, base: &Base) {
-        let able = self.check_able(base);
+        let able = self.check_able(stage, base);
         let outcome = able.and_then(|()| stage.home().map_err(|refusal| refusal.to_string()));
         let message = "homing; stage_state says when the position is valid";
         respond(request, outcome.map(|()| message.to_owned()));
@@ -418,11 +436,16 @@ impl Bridge {
     }
 
     /// Why nothing may move the stage.
-    fn check_able(&self, base: &Base) -> Result<(), String> {
+    fn check_able(&self, stage: &StageHandle, base: &Base) -> Result<(), String> {
         if !base.is_active() {
             return Err(INACTIVE.to_owned());
         }
-        self.dispute.clone().map_or(Ok(()), Err)
+        self.objection(stage).map_or(Ok(()), Err)
+    }
+
+    /// Why no command is obeyed, whatever the stage says.
+    fn objection(&self, stage: &StageHandle) -> Option<String> {
+        self.dispute.clone().or_else(|| stage.objection())
     }
 
     /// Looks who commands, and publishes what the stage does.
@@ -441,12 +464,30 @@ impl Bridge {
             stage.handle.begin_stop();
         }
         self.outlets.set_orphaned(gone);
-        let status = said_of(&stage.status(), self.dispute.as_deref(), now);
+        let objection = self.objection(&stage.handle);
+        let status = said_of(&stage.status(), objection.as_deref(), now);
         self.outlets.report(&status, base);
     }
 }
 
 impl StepperBridgeParameters {
+    /// Whether the controller on this port may be driven.
+    fn clearance(&self, path: &Path) -> Clearance {
+        let record = match state_dir() {
+            Ok(folder) => RecordStore::of_port(&folder, path).load(),
+            Err(error) => {
+                tracing::warn!("the record of a first motion cannot be read: {error}");
+                None
+            }
+        };
+        let range_um = (self.microscope.z_min * 1e6, self.microscope.z_max * 1e6);
+        let demand = match self.first_motion {
+            FirstMotion::Required => Demand::Required,
+            FirstMotion::Waived => Demand::Waived,
+        };
+        Clearance::new(demand, record, range_um)
+    }
+
     /// The driver's settings, in its own coordinates: they begin where the controller powers up.
     fn stage_config(&self) -> Result<StageConfig> {
         let timeout =
@@ -484,13 +525,16 @@ async fn open(
         match open_port(path, baud) {
             Ok(port) => {
                 drop(port);
-                return Ok(StageDriver::spawn_port(
+                let clearance = parameters.clearance(path);
+                let stage = StageDriver::spawn_port(
                     path.to_owned(),
                     baud,
                     protocol::hosts(config)?,
                     position_store(path),
                     Arc::new(move || clock.now()),
-                ));
+                );
+                stage.require(clearance);
+                return Ok(stage);
             }
             Err(PortError::Missing { .. }) if clock.now() < deadline => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
@@ -503,6 +547,34 @@ async fn open(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commissioning::clearance::Way;
+    use crate::stage::identity::Identity;
+
+    #[test]
+    fn a_first_motion_is_required_unless_it_is_waived() {
+        let identity = Identity {
+            firmware: "GRBL 1.1h.20190830".to_owned(),
+            ..Identity::default()
+        };
+        let check = |first_motion| {
+            let parameters = StepperBridgeParameters {
+                first_motion,
+                ..StepperBridgeParameters::default()
+            };
+            let clearance = parameters.clearance(Path::new("/dev/a-port-that-never-was"));
+            clearance.check(Some(&identity), Way::Height)
+        };
+        assert_eq!(
+            StepperBridgeParameters::default().first_motion,
+            FirstMotion::Required
+        );
+        let refused = check(FirstMotion::Required).unwrap_err();
+        assert!(
+            refused.contains("hhnet first-motion") && refused.contains("waived"),
+            "{refused}"
+        );
+        assert_eq!(check(FirstMotion::Waived), Ok(()));
+    }
 
     #[test]
     fn the_defaults_are_those_of_the_core() {

@@ -22,6 +22,7 @@ use crate::protocol::grbl::command::{RX_BUFFER, RealTime};
 use crate::protocol::grbl::reply::{AlarmCode, MachineState, Reply};
 use crate::sim::mechanics::{Mechanics, MechanicsConfig, Microsteps};
 use crate::stage::Axis;
+use crate::stage::identity::VIRTUAL_BUILD;
 use crate::units::Instant;
 
 /// Bytes that may be on their way to the controller; what a host writes beyond is dropped.
@@ -56,6 +57,11 @@ pub struct EmulatorConfig {
     pub parse_time: Duration,
     /// From power-up to the welcome line.
     pub boot_time: Duration,
+    /// How far x, y, z really go, µm, for each µm that the controller counts: 1; -1 for a motor that was plugged in the wrong way round, 2
+    /// for steps/mm that were set twice too high. Not 0. The controller knows nothing of it; `$3` turns the sign over.
+    pub um_per_counted_um: [f64; 3],
+    /// What `$I` says after the version: of a real controller, whatever its owner wrote there.
+    pub build: String,
 }
 
 impl Default for EmulatorConfig {
@@ -72,6 +78,8 @@ impl Default for EmulatorConfig {
             mechanics: [const { MechanicsConfig::rigid() }; 3],
             parse_time: Duration::from_millis(2),
             boot_time: Duration::from_millis(100),
+            um_per_counted_um: [1.0; 3],
+            build: VIRTUAL_BUILD.to_owned(),
         }
     }
 }
@@ -120,6 +128,8 @@ pub struct Emulator {
     settings: Vec<(u8, f64)>,
     parse_time: Duration,
     boot_time: Duration,
+    um_per_counted_um: [f64; 3],
+    build: String,
     state: MachineState,
     /// In a hold that is complete: lines are not executed until resumed.
     suspended: bool,
@@ -164,6 +174,8 @@ impl Emulator {
             settings,
             parse_time: config.parse_time,
             boot_time: config.boot_time,
+            um_per_counted_um: config.um_per_counted_um,
+            build: config.build.clone(),
             state: MachineState::Idle,
             suspended: false,
             braking: false,
@@ -257,8 +269,14 @@ impl Emulator {
     fn steps(&self, axis: usize) -> Microsteps {
         Microsteps {
             origin_um: self.zero_um[axis],
-            step_um: 1000.0 / self.limits().steps_per_mm[axis],
+            step_um: 1000.0 / self.limits().steps_per_mm[axis] * self.um_per_counted_um[axis].abs(),
         }
+    }
+
+    /// How far an axis goes, µm, when the count goes up by 1 µm.
+    fn um_per_counted_um(&self, axis: usize) -> f64 {
+        let is_turned_over = self.setting(3) as u32 >> axis & 1 == 1;
+        self.um_per_counted_um[axis] * if is_turned_over { -1.0 } else { 1.0 }
     }
 
     /// Makes the controller count an axis that stands now as `mm`.
@@ -266,7 +284,8 @@ impl Emulator {
         // On the lattice of the steps, so that the rotor stays where it is.
         let steps = self.steps(axis);
         let standing_um = steps.nearest_um(self.axes[axis].motor().position_um(self.time));
-        self.zero_um[axis] = standing_um - (mm * 1000.0 / steps.step_um).round() * steps.step_um;
+        let um = mm * 1000.0 * self.um_per_counted_um(axis);
+        self.zero_um[axis] = standing_um - (um / steps.step_um).round() * steps.step_um;
     }
 
     /// Cuts the power and restores it at once: motion, queue, position count and everything sent but not yet acted on are
@@ -344,7 +363,8 @@ impl Emulator {
     fn machine_mm(&self, at: Instant) -> [f64; 3] {
         std::array::from_fn(|axis| {
             let motor_um = self.axes[axis].motor().position_um(at);
-            (self.steps(axis).nearest_um(motor_um) - self.zero_um[axis]) / 1000.0
+            let um = self.steps(axis).nearest_um(motor_um) - self.zero_um[axis];
+            um / self.um_per_counted_um(axis) / 1000.0
         })
     }
 
@@ -512,7 +532,8 @@ impl Emulator {
             let start = self.segments.back().copied().unwrap_or(self.time);
             let duration = Duration::from_secs_f64(segment.seconds);
             for axis in 0..3 {
-                let to_um = self.zero_um[axis] + segment.to_mm[axis] * 1000.0;
+                let um = segment.to_mm[axis] * 1000.0 * self.um_per_counted_um(axis);
+                let to_um = self.zero_um[axis] + um;
                 self.axes[axis].forget(self.time);
                 self.axes[axis].push_steady(start, duration, to_um);
             }

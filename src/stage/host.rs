@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::stage::identity::Identity;
 use crate::stage::memory::Remembered;
 use crate::stage::status::{Refusal, StageStatus};
 use crate::units::Instant;
@@ -75,6 +76,14 @@ pub trait Host: Send {
     fn state(&self) -> StageStatus;
     /// Where the lens is expected at `at`, µm; NaN while unknown.
     fn expected_z_um(&self, at: Instant) -> f64;
+    /// Which controller it is, once it is in touch and has said so; a protocol without such words never tells.
+    fn identity(&self) -> Option<Identity> {
+        None
+    }
+    /// How far the stage may still go after a stop at such a speed, µm, by what is known of the controller; NaN if nothing is.
+    fn stopping_um(&self, _um_per_s: f64) -> f64 {
+        f64::NAN
+    }
     /// Whether nothing helps but to open the link anew.
     fn is_unreachable(&self) -> bool;
     /// Whether something answers that does not speak this host's protocol.

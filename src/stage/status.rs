@@ -120,6 +120,12 @@ pub enum Refusal {
         /// The status sentence.
         reason: String,
     },
+    /// Nothing is known of how the controller moves.
+    #[error("{reason}")]
+    NotCleared {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// Another motion has to end first.
     #[error("the stage is already moving: wait for it or stop it first")]
     Busy,

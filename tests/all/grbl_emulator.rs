@@ -68,7 +68,11 @@ fn identification_and_status() {
             (b"?", 20, "<Idle|MPos:0.000,0.000,0.000|FS:0,0|Ov:100,100,100>"),
             (b"?", 20, "<Idle|MPos:0.000,0.000,0.000|FS:0,0>"),
             (b"\n", 5, "ok"),
-            (b"$I\n", 20, "[VER:1.1h.20190830:]\n[OPT:V,15,128]\nok"),
+            (
+                b"$I\n",
+                20,
+                "[VER:1.1h.20190830:hhnet-virtual]\n[OPT:V,15,128]\nok",
+            ),
             (b"\x80\x90$X\n", 20, "ok"),
         ],
     );

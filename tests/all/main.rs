@@ -12,6 +12,9 @@ mod common;
 mod camera;
 #[cfg(feature = "onnx")]
 mod dirty_frames;
+mod first_motion;
+#[cfg(all(feature = "camera", feature = "serial"))]
+mod first_motion_cli;
 mod flat_field;
 mod focus_curves;
 mod focus_loop;

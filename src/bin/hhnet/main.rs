@@ -6,10 +6,14 @@ mod dataset;
 #[cfg(feature = "onnx")]
 mod evaluate;
 mod features;
+#[cfg(feature = "serial")]
+mod first_motion;
 #[cfg(feature = "camera")]
 mod flat_field;
 #[cfg(feature = "onnx")]
 mod metadata;
+#[cfg(feature = "onnx")]
+mod shipped_model;
 mod sim;
 
 use std::io::Write as _;
@@ -35,6 +39,9 @@ enum Command {
     Dataset(dataset::Command),
     /// The 18 handcrafted features of an image.
     Features(features::Arguments),
+    /// Find out how a controller moves its stage, before it is driven for the first time.
+    #[cfg(feature = "serial")]
+    FirstMotion(first_motion::Arguments),
     /// Make a flat field from image files.
     #[cfg(feature = "camera")]
     FlatField(flat_field::Arguments),
@@ -69,6 +76,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Sim(command) => sim::run(command),
         Command::Dataset(command) => dataset::run(command),
         Command::Features(arguments) => features::run(&arguments),
+        #[cfg(feature = "serial")]
+        Command::FirstMotion(arguments) => first_motion::run(&arguments),
         #[cfg(feature = "camera")]
         Command::FlatField(arguments) => flat_field::run(&arguments),
         #[cfg(feature = "onnx")]

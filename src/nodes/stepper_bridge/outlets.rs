@@ -233,19 +233,26 @@ impl Outlets {
         });
     }
 
-    fn diagnose(&self, status: &StageStatus) -> (Severity, String) {
+    fn diagnose(&self, status: &StageStatus, warning: Option<String>) -> (Severity, String) {
         if let Some(orphaned) = &self.orphaned {
             return (Severity::Error, orphaned.clone());
         }
-        match (status.state, status.warnings.first()) {
+        match (status.state, warning.or_else(|| status.warnings.first().cloned())) {
             (StageState::Fault | StageState::Disconnected, _) => (Severity::Error, status.reason.clone()),
-            (StageState::Idle | StageState::Moving, Some(warning)) => (Severity::Warn, warning.clone()),
+            (StageState::Idle | StageState::Moving, Some(warning)) => (Severity::Warn, warning),
             (StageState::Idle | StageState::Moving, None) => (Severity::Ok, status.state.name().to_owned()),
         }
     }
 
-    pub(super) fn publish_diagnostics(&self, status: &StageStatus, base: &Base) {
-        let (severity, message) = self.diagnose(status);
+    /// What is said of the stage once a second; `clearance` is what allows to drive it, and what should be changed all the same.
+    pub(super) fn publish_diagnostics(
+        &self,
+        status: &StageStatus,
+        clearance: (String, Option<String>),
+        base: &Base,
+    ) {
+        let (first_motion, warning) = clearance;
+        let (severity, message) = self.diagnose(status, warning);
         let now = base.now();
         base.diagnostics.publish(
             now,
@@ -261,6 +268,7 @@ impl Outlets {
                     format!("{:.1}", 1e3 * now.since(status.stamp).as_secs_f64()),
                 ),
                 ("firmware", status.firmware.clone()),
+                ("first_motion", first_motion),
                 ("garbled_lines", status.garbled_lines.to_string()),
                 ("refused_commands", status.refused_commands.to_string()),
             ],

@@ -32,13 +32,14 @@ use std::time::Duration;
 use super::reply::{LineSplitter, MachineState};
 use crate::stage::guard::Guard;
 use crate::stage::host::Host;
+use crate::stage::identity::Identity;
 use crate::stage::memory::Remembered;
 use crate::stage::status::{Refusal, StageState, StageStatus};
 use crate::units::Instant;
 use firmware::Firmware;
 use first_motion::{FirstMotion, Onward};
 use patience::Patience;
-use trust::{Mark, Position};
+use trust::{Mark, Position, REPORT_TOLERANCE_UM};
 
 /// Slowest velocity that is a motion, µm/s: below it a jog of 0.1 µm takes longer than anybody waits.
 const SLOWEST_UM_PER_S: f64 = 0.01;
@@ -46,6 +47,9 @@ const SLOWEST_UM_PER_S: f64 = 0.01;
 const SEGMENT_BUFFER: Duration = Duration::from_millis(50);
 /// Period of `?` while waiting for standstill.
 const STOP_POLL: Duration = Duration::from_millis(10);
+/// Longest time from the command to stop to the beginning of the deceleration: the question whether it is a jog, the answer, the cancel, what is
+/// committed, and a busy computer.
+const STOP_LATENCY: Duration = Duration::from_millis(500);
 /// Resets without an answer after which the link itself is doubted.
 const VAIN_RESETS: u32 = 2;
 
@@ -237,6 +241,20 @@ impl Host for GrblHost {
 
     fn expected_z_um(&self, at: Instant) -> f64 {
         Self::expected_z_um(self, at)
+    }
+
+    fn identity(&self) -> Option<Identity> {
+        (self.contact == Contact::Ready)
+            .then(|| self.firmware.identity())
+            .flatten()
+    }
+
+    fn stopping_um(&self, um_per_s: f64) -> f64 {
+        let braking_um = um_per_s * um_per_s / (2.0 * self.firmware.um_per_s2[2].unwrap_or(f64::NAN));
+        um_per_s.abs() * STOP_LATENCY.as_secs_f64()
+            + braking_um
+            + REPORT_TOLERANCE_UM
+            + self.firmware.z_step_um()
     }
 
     fn is_unreachable(&self) -> bool {

@@ -115,8 +115,10 @@ impl Emulator {
             };
             let (start, end) = (*at, *at + Duration::from_secs_f64(segment.seconds));
             let mut last = start;
+            let way_um: [f64; 3] =
+                std::array::from_fn(|axis| segment.to_mm[axis] * 1000.0 * self.um_per_counted_um(axis));
             moving.retain(|axis| {
-                let to_um = from_um[*axis] + segment.to_mm[*axis] * 1000.0;
+                let to_um = from_um[*axis] + way_um[*axis];
                 let axis = &mut self.axes[*axis];
                 axis.push_steady(start, end.since(start), to_um);
                 let met = axis

@@ -145,7 +145,14 @@ impl Emulator {
         if (100..130).contains(&number) && value <= 0.0 {
             return Err(ErrorCode::NEGATIVE);
         }
+        let counted_mm = self.machine_mm(self.time);
         self.write_setting(number, value)?;
+        if number == 3 {
+            // What turns over is the way that an axis goes from where it stands, not where it stands.
+            for (axis, mm) in counted_mm.into_iter().enumerate() {
+                self.count_from(axis, mm);
+            }
+        }
         if number == 22 && value == 0.0 {
             // Without homing there is no machine zero for soft limits to refer to.
             self.write_setting(20, 0.0)?;
@@ -168,10 +175,11 @@ impl Emulator {
 
     pub(super) fn build_info(&mut self) -> Result<(), ErrorCode> {
         self.standing()?;
-        for (tag, text) in [("VER", "1.1h.20190830:"), ("OPT", "V,15,128")] {
+        let version = format!("1.1h.20190830:{}", self.build);
+        for (tag, text) in [("VER", version), ("OPT", "V,15,128".to_owned())] {
             self.say(&Reply::Message {
                 tag: tag.to_owned(),
-                text: text.to_owned(),
+                text,
             });
         }
         Ok(())

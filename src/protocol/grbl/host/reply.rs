@@ -39,13 +39,13 @@ impl GrblHost {
             Reply::Welcome(version) => self.handle_welcome(version, now),
             Reply::Setting { number, value } => {
                 self.answered = Some(Sent::Settings);
-                self.firmware.take_setting(number, value.mm());
+                self.firmware.take_setting(number, value);
             }
             Reply::Message { tag, text } if tag == "VER" => {
                 self.answered = Some(Sent::BuildInfo);
-                let release = text.split('.').take(2).collect::<Vec<_>>().join(".");
-                self.firmware.version = release.trim_end_matches(':').to_owned();
+                self.firmware.take_version(&text);
             }
+            Reply::Message { tag, text } if tag == "OPT" => self.firmware.take_options(&text),
             Reply::Message { tag, text } if tag == "GC" => self.handle_modal_state(&text, now),
             Reply::Message { .. } | Reply::Startup(_) => {}
         }
