@@ -47,6 +47,7 @@ use search::Search;
 use step::{LEAST_COMMAND_S, Step};
 use stepwise::{DOUBT, MIN_MOVE, Stepwise, TRIAL};
 use sweep::Sweep;
+pub(crate) use sweep::peak;
 
 use crate::classes::DistanceIndex;
 use crate::units::{CLOCK_SKEW, Defocus, Instant, StageHeight};

@@ -6,7 +6,7 @@ mod record;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::estimate::network::{ModelCard, Network as _};
@@ -84,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let objective = Objective::by_name(&arguments.objective)?;
     let path = match &arguments.model {
         Some(path) => path.clone(),
-        None => shipped_model(&objective.name)?,
+        None => crate::models::shipped(&objective.name)?,
     };
     let network = OnnxNetwork::open(&path, arguments.threads.into())?;
     let card = network.card().clone();
@@ -123,22 +123,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn seconds(ms: f64) -> Duration {
     Duration::from_secs_f64(1e-3 * ms)
-}
-
-/// The model that ships, of the installed package or of the working directory.
-fn shipped_model(objective: &str) -> Result<PathBuf> {
-    let name = match objective {
-        "40x0.65" => "models/hhnet_fast.onnx".to_owned(),
-        other => format!("models/hhnet_fast_{other}.onnx"),
-    };
-    let prefixes = std::env::var_os("AMENT_PREFIX_PATH").unwrap_or_default();
-    let installed = std::env::split_paths(&prefixes).map(|prefix| prefix.join("share/hhnet").join(&name));
-    installed
-        .chain([PathBuf::from(&name)])
-        .find(|path| path.exists())
-        .with_context(|| {
-            format!("there is no {name} here: run from the package's folder, or name a model with --model")
-        })
 }
 
 fn report(comparison: &Comparison, card: &ModelCard, recording: &Recording, trials: &[Trial]) -> Value {
