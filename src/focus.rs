@@ -236,6 +236,7 @@ impl FocusController {
     /// A disabled controller.
     pub fn new(config: FocusConfig) -> Self {
         Self {
+            landing: Landing::with_play(config.play_um),
             config,
             state: RunState::Disabled,
             enabled_at: Instant::default(),
@@ -256,7 +257,6 @@ impl FocusController {
             confirmation: Confirmation::default(),
             is_felt: false,
             stepwise: Stepwise::default(),
-            landing: Landing::default(),
             is_steered: false,
             search: Search::default(),
             hold: Hold::default(),
@@ -277,6 +277,10 @@ impl FocusController {
     /// Goes on by other settings; the run, its limits in time included, is not begun anew.
     pub fn set_config(&mut self, config: FocusConfig) {
         self.is_acquainted &= config.edges == self.config.edges;
+        // What was learnt meanwhile stays, unless the play was measured anew.
+        if config.play_um != self.config.play_um {
+            self.landing = Landing::with_play(config.play_um);
+        }
         self.config = config;
     }
 

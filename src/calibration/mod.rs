@@ -1,6 +1,6 @@
 //! What is measured of an instrument so that it works better: where to look, what a few frames tell of it, and the card that says so.
 //!
-//! * [`places`]: where the stage goes.
+//! * [`places`], [`heights`]: where the stage goes.
 //! * [`pass`]: once through focus, frame by frame; [`focus_height`]: where focus lies by sharpness alone; [`response`]: what the network states of
 //!   heights that the stage knows; [`backlash`]: passes from above and from below.
 //! * [`shift`]: how far a picture moved; [`pixel_size`]: moved pictures and a moved stage make a pixel.
@@ -9,6 +9,7 @@
 pub mod backlash;
 pub mod card;
 pub mod focus_height;
+pub mod heights;
 pub mod pass;
 pub mod pixel_size;
 pub mod places;

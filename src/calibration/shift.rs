@@ -23,6 +23,8 @@ const ALIKE: f64 = 0.4;
 const UNIQUE: f64 = 0.85;
 /// Lowest frequencies, cycles a frame: shading and the window.
 const SLOW: f64 = 2.5;
+/// Steps to the neighbour that fits better.
+const CLIMBS: usize = 16;
 /// Grey levels below which a frame shows nothing, standard deviation.
 const LEAST_CONTRAST: f64 = 0.5;
 
@@ -267,7 +269,25 @@ fn whole_pixels(
     if rated[1..].iter().any(is_another) {
         return Err(NoShift::Repeats);
     }
-    Ok((whole, best))
+    Ok(climbed(first, second, whole, best))
+}
+
+/// The shift beside which none fits better, and how alike what overlaps is: the maximum of a damped correlation may lie beside it.
+fn climbed(first: &Grey, second: &Grey, whole: [isize; 2], best: f64) -> ([isize; 2], f64) {
+    let mut at = (whole, best);
+    for _ in 0..CLIMBS {
+        let neighbours =
+            [[1, 0], [-1, 0], [0, 1], [0, -1]].map(|step: [isize; 2]| [at.0[0] + step[0], at.0[1] + step[1]]);
+        let rated = neighbours.into_iter().filter_map(|place| {
+            let (one, other) = overlap(first, second, place)?;
+            Some((place, likeness(&one, &other)))
+        });
+        match rated.max_by(|one, other| one.1.total_cmp(&other.1)) {
+            Some(next) if next.1 > at.1 => at = next,
+            _ => break,
+        }
+    }
+    at
 }
 
 /// What both frames show if the picture moved by `whole`: none if that is too little.

@@ -13,24 +13,12 @@ fn hhnet(arguments: &[&str]) -> Output {
 }
 
 fn tour(folder: &Path, more: &[&str]) {
-    let arguments = [
-        &[
-            "sim",
-            "tour",
-            "--width",
-            "900",
-            "--height",
-            "768",
-            "--places",
-            "1",
-            "--reach-um",
-            "20",
-            "--out",
-        ],
-        &[folder.to_str().unwrap()],
-        more,
+    let mut arguments = vec![
+        "sim", "tour", "--width", "900", "--height", "768", "--places", "1",
     ];
-    let output = hhnet(&arguments.concat());
+    arguments.extend(["--reach-um", "20", "--out", folder.to_str().unwrap()]);
+    arguments.extend(more);
+    let output = hhnet(&arguments);
     assert!(
         output.status.success(),
         "{}",
@@ -39,7 +27,7 @@ fn tour(folder: &Path, more: &[&str]) {
 }
 
 fn calibrate(folder: &Path, more: &[&str]) -> Card {
-    let output = hhnet(&[&["calibrate", folder.to_str().unwrap(), "--json"], more].concat());
+    let output = hhnet(&[&["calibrate", folder.to_str().unwrap(), "--json"][..], more].concat());
     assert!(
         output.status.success(),
         "{}",
@@ -107,7 +95,7 @@ fn a_folder_without_a_table_and_a_model_of_another_objective_are_refused() {
         ),
         (&["--objective", "41x"], "41x"),
     ] {
-        let output = hhnet(&[&["calibrate", path], more].concat());
+        let output = hhnet(&[&["calibrate", path][..], more].concat());
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(!output.status.success() && message.contains(words), "{message}");
         assert_eq!(message.trim_end().lines().count(), 1, "{message}");

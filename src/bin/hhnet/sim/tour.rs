@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use hhnet::calibration::heights::heights_um;
 use hhnet::calibration::pass::Approach;
 use hhnet::drivers::whole_file::write_bytes;
 use hhnet::sim::mechanics::{Mechanics, MechanicsConfig};
@@ -17,9 +18,6 @@ use super::{Scene, cannot_write};
 
 /// Distance between places, µm.
 const APART_UM: f64 = 400.0;
-/// Steps of the stage between two heights, depths of field: near focus, and the part of the height farther away.
-const STEP_DEPTHS: f64 = 0.35;
-const STEP_PART: f64 = 0.12;
 /// Where focus lies by the counts of the stage, µm.
 const FOCUS_UM: f64 = 40.0;
 /// Views beside the first place, parts of the shorter side of a frame.
@@ -134,7 +132,7 @@ pub(super) fn run(tour: &Tour) -> Result<()> {
         manifest: String::from("file,z_um,stage_z_um,x_um,y_um,field,approach,pixel_size_um\n"),
     };
     let mut drive = Drive::new(tour.backlash_um)?;
-    let up = heights_um(tour.reach_um, depth_um);
+    let up = heights_um([tour.reach_um; 2], depth_um);
     let mut down = up.clone();
     down.reverse();
     let place = |number: u8| [tour.scene.x_um + APART_UM * f64::from(number), tour.scene.y_um];
@@ -182,17 +180,4 @@ pub(super) fn run(tour: &Tour) -> Result<()> {
     }
     let path = tour.out.join("manifest.csv");
     write_bytes(&path, writer.manifest).with_context(|| cannot_write(&path))
-}
-
-/// Heights from the lowest up, close to each other near focus.
-fn heights_um(reach_um: f64, depth_um: f64) -> Vec<f64> {
-    let mut above = vec![0.0];
-    let mut height_um = 0.0;
-    // Half a pass near focus lies within the play of the other direction.
-    while height_um < reach_um {
-        height_um += (STEP_DEPTHS * depth_um).max(STEP_PART * (height_um - 5.0 * depth_um));
-        above.push(height_um.min(reach_um));
-    }
-    let below = above[1..].iter().rev().map(|height_um| -height_um);
-    below.chain(above.iter().copied()).collect()
 }
