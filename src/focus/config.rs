@@ -54,8 +54,6 @@ pub struct Wanted {
     pub reach_um: Option<f64>,
     /// Remaining defocus that is not worth another move, depths of field; none for that of the settings.
     pub tolerance_depths: Option<f64>,
-    /// How far the motor turns before the lens follows, µm, 0 to 1000, as it was measured; 0 if it was not. It is learnt further on the way.
-    pub play_um: f64,
     /// Whether the confirmation of an earlier run does not count.
     pub confirms_anew: bool,
     /// Whether focus is to be kept, once it is found, until the run is ended from outside.
