@@ -199,13 +199,22 @@ pub fn condenser_na(
         of(&others)
     };
     let others: Vec<f64> = (0..pairs.len()).filter_map(without).collect();
-    let side = |side: f64| {
+    let side = |side: f64| -> Option<(f64, f64)> {
         let own: Vec<_> = pairs.iter().filter(|pair| side * pair.1 > 0.0).copied().collect();
-        of(&own)
+        let exponent = law.exponents[usize::from(side < 0.0)];
+        Some((of(&own)?, own.len() as f64 * exponent * exponent))
     };
+    // Two values of these weights, of which each is as good as their difference.
     let apart = side(-1.0)
         .zip(side(1.0))
-        .map_or(0.0, |(below, above)| 0.5 * (below - above).abs());
+        .map_or(0.0, |((below, heavy), (above, light))| {
+            let all = heavy + light;
+            if all > 0.0 {
+                (below - above).abs() * (heavy * light).sqrt() / all
+            } else {
+                0.0
+            }
+        });
     Some(Value {
         value,
         stddev: jackknife(&others).hypot(apart),
