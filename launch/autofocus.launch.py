@@ -31,6 +31,7 @@ OVERRIDES = (
     ("serial_port", "stepper_bridge.port", str),
     ("objective", "microscope.objective", str),
     ("flat_field", "microscope.flat_field", str),
+    ("calibration", "microscope.calibration", str),
     ("seed", "sim_microscope.seed", int),
 )
 
@@ -51,6 +52,7 @@ ARGUMENTS = (
     argument("model", "ONNX model of the classifier; empty: as in params_file, else the one that ships"),
     argument("objective", "objective in use, for example 40x0.65; empty: as in params_file"),
     argument("flat_field", "file of the flat field, which calibrate writes; empty: as in params_file"),
+    argument("calibration", "file of what calibrate measured of the instrument; empty: as in params_file"),
     argument(
         "focus_at_start",
         "true: begin to focus as soon as the stage is ready; empty: true with the virtual microscope, out of focus then, false with hardware",

@@ -47,6 +47,7 @@ use search::Search;
 use step::{LEAST_COMMAND_S, Step};
 use stepwise::{DOUBT, MIN_MOVE, Stepwise, TRIAL};
 use sweep::Sweep;
+pub(crate) use sweep::peak;
 
 use crate::classes::DistanceIndex;
 use crate::stage::heights::Heights;
@@ -264,6 +265,7 @@ impl FocusController {
     /// A disabled controller.
     pub fn new(config: FocusConfig) -> Self {
         Self {
+            landing: Landing::with_play(config.play_um),
             config,
             state: RunState::Disabled,
             enabled_at: Instant::default(),
@@ -284,7 +286,6 @@ impl FocusController {
             confirmation: Confirmation::default(),
             is_felt: false,
             stepwise: Stepwise::default(),
-            landing: Landing::default(),
             is_steered: false,
             left_out: LeftOut::default(),
             refinement: Refinement::default(),
@@ -307,6 +308,10 @@ impl FocusController {
     /// Goes on by other settings; the run, its limits in time included, is not begun anew.
     pub fn set_config(&mut self, config: FocusConfig) {
         self.is_acquainted &= config.edges == self.config.edges;
+        // What was learnt meanwhile stays, unless the play was measured anew.
+        if config.play_um != self.config.play_um {
+            self.landing = Landing::with_play(config.play_um);
+        }
         self.config = config;
     }
 

@@ -25,9 +25,31 @@ pub fn quantile(sorted: &[f64], part: f64) -> Option<f64> {
     sorted.get(at).copied()
 }
 
+/// Standard deviation of an estimate, by what it becomes without each of the observations (jackknife); 0 without any.
+pub fn jackknife(without_one: &[f64]) -> f64 {
+    let n = without_one.len().max(1) as f64;
+    let mean = without_one.iter().sum::<f64>() / n;
+    let squares: f64 = without_one.iter().map(|value| (value - mean).powi(2)).sum();
+    ((n - 1.0) / n * squares).sqrt()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{median, quantile, sorted};
+    use super::{jackknife, median, quantile, sorted};
+
+    #[test]
+    fn the_jackknife_of_a_mean_is_its_standard_error() {
+        let values: [f64; 5] = [3.0, -1.0, 4.0, 1.0, 5.0];
+        let sum: f64 = values.iter().sum();
+        let without = values.map(|value| (sum - value) / 4.0);
+        let variance = values
+            .iter()
+            .map(|value| (value - sum / 5.0).powi(2))
+            .sum::<f64>()
+            / 4.0;
+        assert!((jackknife(&without) - (variance / 5.0).sqrt()).abs() < 1e-12);
+        assert_eq!(jackknife(&[]), 0.0);
+    }
 
     #[test]
     fn the_middle_is_found() {

@@ -1,5 +1,6 @@
 //! The table that says at which height each image of a z-stack was taken.
 
+use crate::calibration::pass::Approach;
 use crate::table::{Numbers, Row, Table, TableError};
 
 /// A line of the table.
@@ -19,9 +20,14 @@ pub struct StackLine {
     pub place_um: Option<[f64; 2]>,
     /// Side of a pixel in the object plane, µm, if the line states it.
     pub pixel_size_um: Option<f64>,
+    /// Height as the stage counts it, µm, if the line states it beside the defocus.
+    pub stage_z_um: Option<f64>,
+    /// From where the lens came to this height, if the line states it.
+    pub approach: Option<Approach>,
 }
 
-/// Reads the table `file,z_um`, with the further columns `field`, `page`, `x_um` and `y_um`, `pixel_size_um` if it has them.
+/// Reads the table `file,z_um`, with the further columns `field`, `page`, `x_um` and `y_um`, `pixel_size_um`, `stage_z_um`, `approach` if it has
+/// them.
 ///
 /// # Errors
 /// If the table cannot be read, a column is missing, or a cell is not what its column needs.
@@ -44,6 +50,8 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<StackLine>, TableError> {
         x: table.column(&["x"]),
         y: table.column(&["y"]),
         pixel_size: table.column(&["pixel_size"]),
+        stage_z: table.column(&["stage_z"]),
+        approach: table.column(&["approach"]),
         table: &table,
     };
     let lines = table.rows.iter().map(|row| reader.line(row));
@@ -60,6 +68,8 @@ struct Reader<'a> {
     x: Option<usize>,
     y: Option<usize>,
     pixel_size: Option<usize>,
+    stage_z: Option<usize>,
+    approach: Option<usize>,
 }
 
 impl Reader<'_> {
@@ -77,6 +87,8 @@ impl Reader<'_> {
         };
         let page = filled(self.page).map(|cell| Numbers::count("page", cell, row.line));
         let field = filled(self.field).map(str::to_owned);
+        let approach = filled(self.approach).map(str::parse::<Approach>).transpose();
+        let approach = approach.map_err(|error| TableError::at(row.line, error.to_string()))?;
         let [x, y] = [("x", self.x), ("y", self.y)].map(|(name, column)| self.optional(name, column, row));
         Ok(StackLine {
             line: row.line,
@@ -86,6 +98,8 @@ impl Reader<'_> {
             field,
             place_um: x?.zip(y?).map(|(x, y)| [x, y]),
             pixel_size_um: self.optional("pixel_size", self.pixel_size, row)?,
+            stage_z_um: self.optional("stage_z", self.stage_z, row)?,
+            approach,
         })
     }
 
@@ -172,6 +186,11 @@ mod tests {
         );
         assert_eq!((lines[1].page, lines[1].field_name().as_str()), (None, "10,-2.5"));
         assert_eq!(lines[1].line, 3);
+        let line = &parse(b"file,z_um,stage_z_um,approach\na.png,1,41.5,from_below\n").unwrap()[0];
+        assert_eq!(
+            (line.stage_z_um, line.approach),
+            (Some(41.5), Some(Approach::FromBelow))
+        );
         assert_eq!(parse(b"file;z;stain\na.png;3 nm;3\n").unwrap()[0].z_um, 0.003);
     }
 
@@ -185,6 +204,7 @@ mod tests {
             ("file,z_um,page\na,1,0\n", "line 2: page is '0'"),
             ("file,z_um,x_um\na,1,left\n", "x_um is 'left'"),
             ("file,z\na.png,1\n", "name the column z_um"),
+            ("file,z_um,approach\na.png,1,up\n", "line 2: approach is 'up'"),
         ] {
             let message = parse(text.as_bytes()).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");

@@ -74,7 +74,7 @@ impl Record {
 }
 
 /// A time in the form of RFC 3339, to the millisecond.
-fn date(time: SystemTime) -> String {
+pub(super) fn date(time: SystemTime) -> String {
     // A clock that is off by more than 7000 years says nothing.
     jiff::Timestamp::try_from(time).map_or_else(|_| String::new(), |time| format!("{time:.3}"))
 }

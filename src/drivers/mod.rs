@@ -1,5 +1,7 @@
 //! Everything that does I/O without ROS.
 
+#[cfg(feature = "camera")]
+pub mod calibration_file;
 #[cfg(all(feature = "camera", feature = "serial"))]
 pub mod camera;
 #[cfg(feature = "serial")]

@@ -62,6 +62,18 @@ pub fn read_at_most(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Tells a file from the one that had its name before.
+#[cfg(unix)]
+pub type Version = (u64, u64, std::time::SystemTime);
+
+/// Which file has this name now; None if there is none.
+#[cfg(unix)]
+pub fn version(path: &Path) -> Option<Version> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = fs::metadata(path).ok()?;
+    Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -62,6 +62,9 @@ pub struct Wanted {
     pub holds: bool,
 }
 
+/// Most play that a drive may have, µm.
+const MOST_PLAY_UM: f64 = 1000.0;
+
 /// Checked settings of the controller.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FocusConfig {
@@ -86,6 +89,8 @@ pub struct FocusConfig {
     pub tolerance_depths: f64,
     /// Predictive: whether the permitted range is swept where no estimate can be trusted.
     pub sweeping: Sweeping,
+    /// How far the motor turns before the lens follows, µm, 0 to 1000, as it was measured; 0 if it was not. It is learnt further on the way.
+    pub play_um: f64,
     /// Whether the confirmation of an earlier run does not count.
     pub confirms_anew: bool,
     /// Whether focus is refined by sharpness, once it is found.
@@ -109,6 +114,7 @@ impl Default for FocusConfig {
             motion_timeout: Duration::from_millis(250),
             tolerance_depths: 0.35,
             sweeping: Sweeping::default(),
+            play_um: 0.0,
             confirms_anew: false,
             refines: false,
             settle: Duration::from_millis(30),
@@ -150,6 +156,9 @@ impl FocusConfig {
         positive("motion_timeout", self.motion_timeout.as_secs_f64())?;
         positive("run_timeout", self.run_timeout.as_secs_f64())?;
         positive("tolerance", self.tolerance_depths)?;
+        if !(0.0..=MOST_PLAY_UM).contains(&self.play_um) {
+            return Err(FocusConfigError::Play { um: self.play_um });
+        }
         // Written so that NaN is refused too.
         if !(self.z_min.um().is_finite() && self.z_max.um().is_finite() && self.z_min.um() < self.z_max.um())
         {
@@ -172,6 +181,12 @@ pub enum FocusConfigError {
         name: &'static str,
         /// Its value in SI units.
         value: f64,
+    },
+    /// No drive has that much play.
+    #[error("the play of the drive is {um} µm: give 0 to {MOST_PLAY_UM} µm, or calibrate BACKLASH again")]
+    Play {
+        /// As given, µm.
+        um: f64,
     },
     /// The permitted range is empty.
     #[error("z_min ({z_min_um} µm) must lie below z_max ({z_max_um} µm), both finite")]

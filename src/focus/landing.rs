@@ -41,6 +41,14 @@ impl Default for Landing {
 }
 
 impl Landing {
+    /// Of a drive whose play was measured, µm; 0 if it was not.
+    pub fn with_play(play_um: f64) -> Self {
+        Self {
+            play_um,
+            ..Self::default()
+        }
+    }
+
     /// A new run: what was looked at before may have been another field, the drive is the same.
     pub fn restart(&mut self) {
         self.before = None;
@@ -134,6 +142,16 @@ mod tests {
             landing.handle_rest(&Sight::clear(motor_um, lens_um), &edges);
         }
         landing
+    }
+
+    #[test]
+    fn a_play_that_was_measured_is_added_from_the_first_turn_on() {
+        let mut landing = Landing::with_play(3.0);
+        landing.handle_height(Some(0.0));
+        landing.handle_height(Some(10.0));
+        assert_eq!((landing.play_um(-5.0), landing.play_um(5.0)), (-3.0, 0.0));
+        landing.handle_height(Some(5.0));
+        assert_eq!((landing.play_um(-5.0), landing.play_um(5.0)), (0.0, 3.0));
     }
 
     #[test]

@@ -8,7 +8,7 @@
 //! Subbarao and Tyan fit it, IEEE PAMI 20 (1998) 864), and the picture has to be as sharp there as it was on the way. If there is no
 //! such peak, the lens goes back up to where it began.
 
-pub(super) mod peak;
+pub(crate) mod peak;
 
 use std::collections::VecDeque;
 

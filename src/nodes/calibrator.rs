@@ -1,31 +1,31 @@
-//! `calibrator`: measures properties of the microscope and puts them in force. So far, the flat field.
+//! `calibrator`: measures properties of the microscope and puts them in force.
 
+mod flat_field;
+mod judge;
+mod stack;
+mod through_focus;
 mod tour;
+mod views;
 
 use std::convert::Infallible;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use image::codecs::png::PngEncoder;
 use r2r::hhnet::action::Calibrate;
 use r2r::hhnet::msg::About;
 use tokio::sync::watch;
 
-use self::tour::{End, Start, Tour};
+use self::tour::{End, Tour};
 use super::frames::ShotReceiver;
 use super::microscope::MicroscopeParameters;
-use crate::calibration::places::places;
-use crate::drivers::flat_field_file::{FlatFieldFile, Record};
-use crate::drivers::whole_file::write_whole;
-use crate::estimate::flat_field::making;
-use crate::frame::Frame;
+use crate::calibration::card::{Card, Quantity};
+use crate::calibration::report::Rows;
+use crate::drivers::calibration_file;
 use crate::objective::Objective;
 use crate::parameters;
-use crate::pictures::preview::Picture;
 use crate::ros::action::{ActionServer, GoalHandle, GoalRequest};
 use crate::ros::app::App;
 use crate::ros::diagnostics::Severity;
@@ -35,15 +35,6 @@ use crate::ros::node::Builder;
 use crate::ros::params::Checked;
 use crate::ros::presence::{Work, capabilities};
 
-/// How far the lens is raised for a flat field unless a parameter says otherwise, depths of field: 60 µm at 40x/0.65.
-const HEIGHT_DEPTHS: f64 = 42.0;
-/// Least of that, where the upper limit is near, depths of field.
-const LEAST_HEIGHT_DEPTHS: f64 = 21.0;
-/// How far the stage goes in x and y unless the goal says otherwise, µm under a lens that magnifies once: places lie apart by as much as a
-/// frame of 2048 pixels is wide.
-const REACH_UM: f64 = 20_000.0;
-/// Least of that: nearer to each other, places show the same specimen, which no median leaves out.
-const LEAST_REACH_UM: f64 = 8_000.0;
 /// Time in which a calibration that is interrupted must have ended.
 const END_LIMIT: Duration = Duration::from_secs(5);
 /// The same at the end of the process; the bridge stops the stage by itself.
@@ -51,10 +42,17 @@ const STOP_LIMIT: Duration = Duration::from_millis(300);
 
 parameters! {
     /// Parameters of the calibrator node.
-    CalibratorParameters in "calibrator" with microscope: MicroscopeParameters [objective, flat_field, x_min, x_max, y_min, y_max, z_min, z_max] {
+    CalibratorParameters in "calibrator" with microscope: MicroscopeParameters [objective, pixel_size, flat_field, calibration, x_min, x_max, y_min, y_max, z_min, z_max] {
         /// How far the lens is raised while the frames of a flat field are taken, m; 0 for 42 depths of field. The farther, the less of the
         /// specimen is left in it.
         height: f64 [0.0..=0.001, "m", live] = 0.0,
+        /// Path of the ONNX model that is calibrated; empty for the one that ships for the objective.
+        model: String [live] = "",
+        /// Threads of one inference.
+        threads: i64 [1.0..=64.0, "", live] = 2,
+        /// Folder to which RESPONSE writes the frames as a training set, a folder with manifest.csv for each goal, for `hhnet dataset ingest` and
+        /// `hhnet calibrate`; empty for none. 6 MB a frame, some 300 frames.
+        stacks: String [live] = "",
         /// Rest between standstill and the exposure of a frame, s.
         settle: f64 [0.0..=10.0, "s", live] = 0.2,
         /// Configure and activate the node at start, without waiting for `~/change_state`.
@@ -213,10 +211,7 @@ impl Calibrator {
         let handle = request.accept();
         let parameters = self.live.borrow().clone();
         let calibrating = async move {
-            let outcome = match plan(&goal, &parameters) {
-                Ok(plan) => calibrate(&plan, &mut tour, &handle).await,
-                Err(error) => Err(End::Failed(format!("{error:#}"))),
-            };
+            let outcome = calibrate(&goal, &parameters, &mut tour, &handle).await;
             tour.rest();
             answer(handle, outcome);
             tour
@@ -225,144 +220,155 @@ impl Calibrator {
     }
 }
 
-/// A flat field to be measured.
-struct Plan {
-    path: PathBuf,
-    objective: String,
-    /// Farthest the stage goes, µm.
-    reach_um: f64,
-    /// Least and wanted height above where the lens stands, µm.
-    heights_um: [f64; 2],
+/// What was measured, and what there is to say of it.
+struct Outcome {
+    message: String,
+    /// m, or without unit; NaN for a picture.
+    value: f64,
+    stddev: f64,
+}
+
+async fn calibrate(
+    goal: &Calibrate::Goal,
+    parameters: &CalibratorParameters,
+    tour: &mut Tour,
+    handle: &Handle,
+) -> Result<Outcome, End> {
+    let unfit = |error: anyhow::Error| End::Failed(format!("{error:#}"));
+    let what = What::of(goal).map_err(unfit)?;
+    match what {
+        What::FlatField => {
+            let plan = flat_field::plan(goal, parameters).map_err(unfit)?;
+            flat_field::calibrate(&plan, tour, handle).await
+        }
+        What::PixelSize => {
+            let plan = views::plan(goal, parameters).map_err(unfit)?;
+            views::calibrate(&plan, tour, handle).await
+        }
+        What::Backlash | What::FocusHeight | What::Response => {
+            let plan = through_focus::plan(what, goal, parameters).map_err(unfit)?;
+            through_focus::calibrate(&plan, tour, handle).await
+        }
+    }
+}
+
+/// What a goal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    Backlash,
+    FocusHeight,
+    PixelSize,
+    FlatField,
+    Response,
+}
+
+impl What {
+    fn of(goal: &Calibrate::Goal) -> Result<Self> {
+        let named = [
+            (Calibrate::Goal::BACKLASH as u8, Self::Backlash),
+            (Calibrate::Goal::FOCUS_HEIGHT as u8, Self::FocusHeight),
+            (Calibrate::Goal::PIXEL_SIZE as u8, Self::PixelSize),
+            (Calibrate::Goal::FLAT_FIELD as u8, Self::FlatField),
+            (Calibrate::Goal::RESPONSE as u8, Self::Response),
+        ];
+        let found = named.into_iter().find(|(number, _)| *number == goal.what);
+        found.map(|(_, what)| what).with_context(|| {
+            format!(
+                "what is {}, which names no property: give 0 (BACKLASH) to 4 (RESPONSE)",
+                goal.what
+            )
+        })
+    }
+
+    /// The quantity that the result states, and the unit of the card in that of the result.
+    const fn stated(self) -> Option<(Quantity, f64)> {
+        match self {
+            Self::Backlash => Some((Quantity::Backlash, 1e-6)),
+            Self::FocusHeight => Some((Quantity::FocusHeight, 1e-6)),
+            Self::PixelSize => Some((Quantity::PixelSize, 1e-6)),
+            Self::Response => Some((Quantity::ResponseScale, 1.0)),
+            Self::FlatField => None,
+        }
+    }
+}
+
+/// What every measurement needs to know of the instrument.
+struct Instrument {
+    objective: Objective,
+    /// File of the card.
+    file: PathBuf,
+    /// Side of a pixel of the unbinned camera as it is taken for granted, µm.
+    pixel_um: f64,
     settle: Duration,
+    /// x, y and z.
     limits_um: [(f64, f64); 3],
 }
 
-fn plan(goal: &Calibrate::Goal, parameters: &CalibratorParameters) -> Result<Plan> {
-    let microscope = &parameters.microscope;
-    ensure!(
-        goal.what == Calibrate::Goal::FLAT_FIELD as u8,
-        "this version calibrates FLAT_FIELD ({}) alone, not {}",
-        Calibrate::Goal::FLAT_FIELD as u8,
-        goal.what
-    );
-    ensure!(
-        !microscope.flat_field.is_empty(),
-        "there is no place for the flat field: name its file in microscope.flat_field, for the calibrator and for the classifier"
-    );
-    let objective = Objective::by_name(&microscope.objective)?;
-    let least = 1e-6 * LEAST_REACH_UM / objective.magnification;
-    ensure!(
-        goal.reach == 0.0 || (least..=0.1).contains(&goal.reach),
-        "reach is {} m: give {least:.6} to 0.1, or 0 for as far as the objective needs",
-        goal.reach
-    );
-    let depth_um = objective.depth_of_field_um();
-    let height_um = match parameters.height * 1e6 {
-        0.0 => HEIGHT_DEPTHS * depth_um,
-        height_um => height_um,
-    };
-    let um = |low: f64, high: f64| (low * 1e6, high * 1e6);
-    Ok(Plan {
-        path: PathBuf::from(&microscope.flat_field),
-        objective: microscope.objective.clone(),
-        reach_um: match goal.reach * 1e6 {
-            0.0 => REACH_UM / objective.magnification,
-            reach_um => reach_um,
-        },
-        heights_um: [height_um.min(LEAST_HEIGHT_DEPTHS * depth_um), height_um],
-        settle: Duration::from_secs_f64(parameters.settle),
-        limits_um: [
-            um(microscope.x_min, microscope.x_max),
-            um(microscope.y_min, microscope.y_max),
-            um(microscope.z_min, microscope.z_max),
-        ],
-    })
-}
-
-/// Takes frames, makes the flat field, and puts it in force; what there is to say of it.
-async fn calibrate(plan: &Plan, tour: &mut Tour, handle: &Handle) -> Result<String, End> {
-    let start = tour.start()?;
-    let [x_um, y_um, z_um] = start.position_um;
-    let places = places(
-        [x_um, y_um],
-        plan.reach_um,
-        [plan.limits_um[0], plan.limits_um[1]],
-    );
-    let places = places.map_err(|error| End::Failed(error.to_string()))?;
-    let [least_um, wanted_um] = plan.heights_um;
-    let height_um = wanted_um.min(plan.limits_um[2].1 - z_um);
-    if height_um < least_um {
-        return Err(End::Failed(format!(
-            "the lens can rise {:.0} µm to z_max, and a flat field needs {least_um:.0} µm: focus first, or set microscope.z_max",
-            height_um.max(0.0)
-        )));
+impl Instrument {
+    fn of(parameters: &CalibratorParameters) -> Result<Self> {
+        let microscope = &parameters.microscope;
+        ensure!(
+            !microscope.calibration.is_empty(),
+            "there is no place for what is measured: name its file in microscope.calibration, for all nodes"
+        );
+        let file = PathBuf::from(&microscope.calibration);
+        // Before the stage moves for nothing.
+        calibration_file::read(&file, &microscope.objective)?;
+        let objective = Objective::by_name(&microscope.objective)?;
+        Ok(Self {
+            pixel_um: match microscope.pixel_size * 1e6 {
+                0.0 => objective.object_pixel_um(),
+                pixel_um => pixel_um,
+            },
+            objective,
+            file,
+            settle: Duration::from_secs_f64(parameters.settle),
+            limits_um: limits_um(microscope),
+        })
     }
-    let taken = visit(plan, tour, handle, &start, height_um, &places).await;
-    let frames = match taken {
-        Err(End::Failed(reason)) => {
-            tour.come_back(&start, handle).await?;
-            return Err(End::Failed(reason));
+
+    /// Puts rows into the file; the outcome that they make.
+    fn put_in_force(&self, what: What, rows: Rows, more: &str) -> Result<Outcome, End> {
+        let mut own = Card::new(&self.objective.name);
+        for (quantity, row) in rows.clone() {
+            own.take(quantity, row);
         }
-        taken => taken?,
-    };
-    tour.come_back(&start, handle).await?;
-    let (path, objective) = (plan.path.clone(), plan.objective.clone());
-    let made = tokio::task::spawn_blocking(move || make(&frames, path, objective, height_um)).await;
-    let file = made.map_err(|_| End::Failed("making the flat field panicked".to_owned()))?;
-    let file = file.map_err(|error| End::Failed(format!("{error:#}")))?;
-    let taken_up = tour.hears_of(&file.record.made, handle).await;
-    let force = if taken_up {
-        "in force"
-    } else {
-        "no classifier has taken it up"
-    };
-    Ok(format!(
-        "{} ({force}); {}",
-        plan.path.display(),
-        file.report().replace('\n', "; ")
-    ))
-}
-
-/// A frame of each place, from `height_um` above the start.
-async fn visit(
-    plan: &Plan,
-    tour: &mut Tour,
-    handle: &Handle,
-    start: &Start,
-    height_um: f64,
-    places: &[[f64; 2]],
-) -> Result<Vec<Arc<Frame>>, End> {
-    let z_um = start.position_um[2] + height_um;
-    tour.go([f64::NAN, f64::NAN, z_um], start, handle).await?;
-    tour.look();
-    let mut frames = Vec::new();
-    for &[x_um, y_um] in places {
-        tour.go([x_um, y_um, f64::NAN], start, handle).await?;
-        frames.push(tour.frame(plan.settle, handle).await?);
-        handle.feedback(Calibrate::Feedback {
-            // The way back and the median are the rest.
-            progress: 0.9 * frames.len() as f32 / places.len() as f32,
-            z: z_um * 1e-6,
-        });
+        let stated = what
+            .stated()
+            .and_then(|(quantity, unit)| Some((own.rows.get(&quantity)?, unit)));
+        let Some((row, unit)) = stated else {
+            return Err(End::Failed("nothing was measured".to_owned()));
+        };
+        let (Some(value), Some(stddev)) = (row.value, row.stddev) else {
+            return Err(End::Failed(row.note.clone()));
+        };
+        let said = format!(
+            "{value:.4} ± {stddev:.4} {} ({}): {}; written to {}{more}",
+            row.unit,
+            row.verdict.name(),
+            row.note,
+            self.file.display()
+        );
+        calibration_file::update(&self.file, &self.objective.name, rows)
+            .map_err(|error| End::Failed(error.to_string()))?;
+        Ok(Outcome {
+            message: said,
+            value: unit * value,
+            stddev: unit * stddev,
+        })
     }
-    Ok(frames)
 }
 
-/// Makes the flat field and writes it, and beside it a picture for people.
-fn make(frames: &[Arc<Frame>], path: PathBuf, objective: String, height_um: f64) -> Result<FlatFieldFile> {
-    let (flat, quality) = making::flat_field(frames)?;
-    let record = Record::new(&flat, &quality, Some(objective), Some(height_um));
-    let file = FlatFieldFile { flat, record };
-    let Picture(picture) = Picture::of_flat_field(&file.flat);
-    // First, so that a disk that is full changes nothing that is in force.
-    write_whole(&path.with_extension("picture.png"), |to| {
-        picture.write_with_encoder(PngEncoder::new(to))
-    })?;
-    file.write(&path)?;
-    Ok(file)
+fn limits_um(microscope: &MicroscopeParameters) -> [(f64, f64); 3] {
+    let um = |low: f64, high: f64| (low * 1e6, high * 1e6);
+    [
+        um(microscope.x_min, microscope.x_max),
+        um(microscope.y_min, microscope.y_max),
+        um(microscope.z_min, microscope.z_max),
+    ]
 }
 
-fn answer(handle: Handle, outcome: Result<String, End>) {
+fn answer(handle: Handle, outcome: Result<Outcome, End>) {
     let result = |code: u8, message: String| Calibrate::Result {
         code,
         message,
@@ -370,9 +376,14 @@ fn answer(handle: Handle, outcome: Result<String, End>) {
         stddev: f64::NAN,
     };
     match outcome {
-        Ok(message) => handle.succeed(result(Calibrate::Result::CALIBRATED as u8, message)),
+        Ok(outcome) => handle.succeed(Calibrate::Result {
+            value: outcome.value,
+            stddev: outcome.stddev,
+            ..result(Calibrate::Result::CALIBRATED as u8, outcome.message)
+        }),
         Err(End::Stopped) => {
-            let message = "stopped as asked; the stage stands where it was, raised".to_owned();
+            let message =
+                "stopped as asked; the stage stands where it was then, and nothing has changed".to_owned();
             handle.cancelled(result(Calibrate::Result::CANCELED as u8, message));
         }
         Err(End::Stage(message) | End::Failed(message)) => {

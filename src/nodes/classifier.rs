@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::Interval;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::calibration::CalibrationInForce;
 use super::demand::{POLL, Taker};
 use super::flat_field::FlatFieldInForce;
 use super::frames::{BadShot, FrameInput, FrameTally, Preview, Shot, ShotReceiver, to_text};
@@ -62,7 +63,7 @@ choices! {
 
 parameters! {
     /// Parameters of the classifier node.
-    ClassifierParameters in "classifier" with microscope: MicroscopeParameters [objective, condenser_na, pixel_size, flat_field] {
+    ClassifierParameters in "classifier" with microscope: MicroscopeParameters [objective, condenser_na, pixel_size, flat_field, calibration] {
         /// Path of the ONNX model; empty for the one that ships for the objective; `none` to measure what everything else costs:
         /// no frame is looked at, and no estimate trusted.
         model: String = "",
@@ -123,18 +124,34 @@ impl ClassifierParameters {
 struct Judge {
     classifier: Classifier<AnyNetwork>,
     frozen: FrozenCamera,
-    flat: FlatFieldInForce,
+    given: Given,
     /// Heights of the stage, and the patches that were seen not to follow them.
     heights: Heights,
     following: Following,
 }
 
+/// What files say of the instrument.
+#[derive(Default)]
+struct Given {
+    flat: FlatFieldInForce,
+    calibration: CalibrationInForce,
+}
+
+impl Given {
+    /// The parameters, completed by what was measured.
+    fn completed(&self, parameters: &ClassifierParameters) -> ClassifierParameters {
+        let mut completed = parameters.clone();
+        self.calibration.complete(&mut completed.microscope);
+        completed
+    }
+}
+
 impl Judge {
-    fn new(classifier: Classifier<AnyNetwork>, flat: FlatFieldInForce) -> Self {
+    fn new(classifier: Classifier<AnyNetwork>, given: Given) -> Self {
         Self {
             classifier,
             frozen: FrozenCamera::default(),
-            flat,
+            given,
             heights: Heights::default(),
             following: Following::default(),
         }
@@ -157,7 +174,10 @@ impl Judge {
                 apart_s: apart.as_secs_f64(),
             });
         }
-        shot.frame = self.flat.correct(&shot.frame)?;
+        if let Some(reason) = self.given.calibration.error() {
+            bail!("{reason}");
+        }
+        shot.frame = self.given.flat.correct(&shot.frame)?;
         if let Some(&ratio) = ratios.iter().find(|ratio| !MENDABLE.contains(ratio)) {
             let model_um = self.classifier.network().card().pixel_size_um;
             let pixel_um = ratio * model_um;
@@ -215,6 +235,8 @@ struct Tally {
     flat_field: String,
     /// Patches that have no vote, because they were seen not to follow the lens.
     left_out: usize,
+    /// What was measured of the instrument.
+    calibration: String,
     decision_ms: Vec<f64>,
 }
 
@@ -347,14 +369,15 @@ impl Managed for ClassifierNode {
         async move {
             // Loading takes up to seconds, which neither the other nodes nor the end of the process need to wait for.
             let opened = tokio::task::spawn_blocking(move || {
-                let mut flat = FlatFieldInForce::default();
-                flat.refresh(
-                    &parameters.microscope.flat_field,
-                    &parameters.microscope.objective,
-                );
-                open_classifier(&parameters).map(|opened| (opened, flat))
+                let mut given = Given::default();
+                let microscope = &parameters.microscope;
+                given.flat.refresh(&microscope.flat_field, &microscope.objective);
+                given
+                    .calibration
+                    .refresh(&microscope.calibration, &microscope.objective);
+                open_classifier(&given.completed(&parameters)).map(|opened| (opened, given))
             });
-            let ((classifier, interrupt), flat) = opened.await.context("loading the model panicked")??;
+            let ((classifier, interrupt), given) = opened.await.context("loading the model panicked")??;
             let ending = tokio::spawn(async move {
                 app.stopped().await;
                 // On a busy computer an inference takes longer than the process may take to end.
@@ -364,7 +387,7 @@ impl Managed for ClassifierNode {
             });
             Ok(Loaded {
                 card: classifier.network().card().clone(),
-                judge: Judge::new(classifier, flat),
+                judge: Judge::new(classifier, given),
                 active_since: Instant::default(),
                 _ending: AbortOnDropHandle::new(ending),
             })
@@ -377,7 +400,8 @@ impl Managed for ClassifierNode {
         tracing::info!(node = base.name, "model {}, {}", card.model_id, card.objective);
         base.diagnostics.set_hardware_id(&card.model_id);
         introduce(&self.live.borrow(), card, base);
-        self.outlets.tell_flat_field(&loaded.judge.flat);
+        self.outlets.tell_flat_field(&loaded.judge.given.flat);
+        self.outlets.tell_calibration(&loaded.judge.given.calibration);
         Ok(())
     }
 
@@ -424,7 +448,9 @@ impl Managed for ClassifierNode {
 
     fn handle_second(&mut self, loaded: &mut Loaded, base: &mut Base) {
         self.look_at_flat_field(&mut loaded.judge);
-        self.tally.flat_field = loaded.judge.flat.describe();
+        self.look_at_calibration(loaded);
+        self.tally.flat_field = loaded.judge.given.flat.describe();
+        self.tally.calibration = loaded.judge.given.calibration.describe();
         self.tally.left_out = loaded.judge.following.left_out();
         self.tally.report(base, self.looks);
         self.input.remind();
@@ -439,14 +465,30 @@ impl Managed for ClassifierNode {
 impl ClassifierNode {
     /// Takes over a flat field whose file has been replaced, or another file.
     fn look_at_flat_field(&self, judge: &mut Judge) {
-        let flat = &mut judge.flat;
+        let flat = &mut judge.given.flat;
         let microscope = self.live.borrow().microscope.clone();
         // Reading takes up to a second, which other tasks need not wait for.
         let is_news =
             tokio::task::block_in_place(|| flat.refresh(&microscope.flat_field, &microscope.objective));
         if is_news {
             judge.following.reset();
-            self.outlets.tell_flat_field(&judge.flat);
+            self.outlets.tell_flat_field(&judge.given.flat);
+        }
+    }
+
+    /// Takes over a calibration whose file has been replaced, or another file.
+    fn look_at_calibration(&self, loaded: &mut Loaded) {
+        let parameters = self.live.borrow();
+        let (calibration, microscope) = (&mut loaded.judge.given.calibration, &parameters.microscope);
+        if calibration.refresh(&microscope.calibration, &microscope.objective) {
+            self.outlets.tell_calibration(calibration);
+            // What a file may say was checked when it was read.
+            if let Err(error) = loaded.take_over(&parameters) {
+                tracing::error!(
+                    node = self.outlets.name,
+                    "the calibration is not in force: {error:#}"
+                );
+            }
         }
     }
 
@@ -471,7 +513,7 @@ impl ClassifierNode {
             return Ok(Flow::Continue);
         }
         let binning = self.input.binning(&shot.frame).await;
-        let parameters = self.live.borrow().clone();
+        let parameters = loaded.judge.given.completed(&self.live.borrow());
         let ratios = parameters.pixel_ratios(binning, &loaded.card);
         let judged = tokio::task::block_in_place(|| loaded.judge.judge(&mut shot, ratios, &parameters));
         match judged {
@@ -490,7 +532,7 @@ impl ClassifierNode {
                 self.outlets
                     .overlay
                     .show(&shot, rate, |frame| overlay(frame, &judged));
-                loaded.judge.flat.take_back(shot.frame);
+                loaded.judge.given.flat.take_back(shot.frame);
             }
             Err(_) if base.app.is_stopping() => return Ok(Flow::End),
             Err(error) => {
@@ -506,7 +548,7 @@ impl ClassifierNode {
 impl Loaded {
     /// The settings from the next estimate on; they were checked before they were accepted.
     fn take_over(&mut self, parameters: &ClassifierParameters) -> Result<()> {
-        let config = parameters.config(&self.card);
+        let config = self.judge.given.completed(parameters).config(&self.card);
         Ok(self.judge.classifier.set_config(config)?)
     }
 }
@@ -591,7 +633,7 @@ fn open_model(parameters: &ClassifierParameters) -> Result<OnnxNetwork> {
 }
 
 /// The shipped model, from the installed package or the working directory.
-fn shipped_model(objective: &str) -> Result<PathBuf> {
+pub(super) fn shipped_model(objective: &str) -> Result<PathBuf> {
     let name = shipped_name(objective);
     let prefixes = std::env::var_os("AMENT_PREFIX_PATH").unwrap_or_default();
     let installed = std::env::split_paths(&prefixes).map(|prefix| prefix.join("share/hhnet").join(&name));
@@ -632,6 +674,13 @@ struct Outlets {
 
 impl Outlets {
     /// Says by what frames are divided from now on.
+    fn tell_calibration(&self, calibration: &CalibrationInForce) {
+        match calibration.error() {
+            Some(reason) => tracing::error!(node = self.name, "{reason}"),
+            None => tracing::info!(node = self.name, "calibration: {}", calibration.describe()),
+        }
+    }
+
     fn tell_flat_field(&self, flat: &FlatFieldInForce) {
         tracing::info!(node = self.name, "flat field: {}", flat.describe());
         self.flat_fields.publish(&Text {
@@ -753,6 +802,7 @@ impl Tally {
             ("last_doubt", doubt.clone()),
             ("flat_field", self.flat_field.clone()),
             ("patches_that_do_not_follow", self.left_out.to_string()),
+            ("calibration", self.calibration.clone()),
             ("decision_ms_median", to_text(median(decision_ms))),
             ("decision_ms_most", to_text(slowest)),
         ];

@@ -1,13 +1,12 @@
 //! The flat field in force: read from its file, and again when the file is replaced.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use anyhow::{Result, bail};
 
 use crate::drivers::flat_field_file::FlatFieldFile;
+use crate::drivers::whole_file::{Version, version};
 use crate::frame::Frame;
 
 /// What divides the frames of one node.
@@ -21,9 +20,6 @@ pub(super) struct FlatFieldInForce {
     /// Memory of a frame that was divided.
     spare: Vec<u8>,
 }
-
-/// Tells a file from the one that had its name before.
-type Version = (u64, u64, SystemTime);
 
 /// What there is to divide by.
 #[derive(Default)]
@@ -100,12 +96,6 @@ impl FlatFieldInForce {
             State::Unusable(reason) => reason.clone(),
         }
     }
-}
-
-/// None for a file that is not there.
-fn version(path: &Path) -> Option<Version> {
-    let metadata = std::fs::metadata(path).ok()?;
-    Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
 }
 
 fn read(path: &Path, objective: &str) -> Result<FlatFieldFile> {

@@ -17,8 +17,10 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use self::messages::{describe, to_news, to_observation, to_wanted};
 use self::outlets::{Heard, Outlets};
+use super::calibration::CalibrationInForce;
 use super::microscope::MicroscopeParameters;
 use super::recorded::{REFUSAL, Recorded};
+use crate::calibration::card::Quantity;
 use crate::classes::ClassEdges;
 use crate::focus::session::{Goal, Session, Surroundings};
 use crate::focus::{Command, FocusConfig, Law, RunState, Sweeping};
@@ -64,7 +66,7 @@ choices! {
 
 parameters! {
     /// Parameters of the focus controller node.
-    FocusControllerParameters in "focus_controller" with microscope: MicroscopeParameters [objective, z_min, z_max] {
+    FocusControllerParameters in "focus_controller" with microscope: MicroscopeParameters [objective, calibration, z_min, z_max] {
         /// Control law: `predictive` (drives to the height at which a look has focus, and looks again), `stepwise` (the same in bounded steps at
         /// the paper's speeds) or `paper` (Algorithm 1 as printed).
         mode: Mode [live] = Mode::Predictive,
@@ -133,6 +135,7 @@ impl FocusControllerParameters {
                 Sweep::Always => Sweeping::Always,
                 Sweep::Never => Sweeping::Never,
             },
+            play_um: 0.0,
             confirms_anew: false,
             refines: false,
             settle: seconds("settle", self.settle)?,
@@ -261,6 +264,7 @@ struct FocusNode {
     session: Focusing,
     bonds: Bonds,
     recorded: Recorded,
+    calibration: CalibrationInForce,
     outlets: Outlets,
 }
 
@@ -278,16 +282,45 @@ impl FocusNode {
             session: Focusing::new(parameters.config()?, parameters.enabled),
             bonds: Bonds::new(node, names.clone(), silence, clock)?,
             recorded: Recorded::new(node, names.chain(["camera"]).collect::<BTreeSet<_>>())?,
+            calibration: CalibrationInForce::default(),
             outlets: Outlets::new(node)?,
             live,
         })
+    }
+
+    /// The settings by parameters, and by what was measured of the drive.
+    fn config(&self) -> Result<FocusConfig> {
+        let mut config = self.live.borrow().config()?;
+        let play_um = self.calibration.good(Quantity::Backlash);
+        config.play_um = play_um.map_or(0.0, |play_um| play_um.max(0.0));
+        Ok(config)
+    }
+
+    /// Takes over a calibration whose file has been replaced, or another file.
+    fn look_at_calibration(&mut self, node: &str) {
+        let microscope = self.live.borrow().microscope.clone();
+        if !self
+            .calibration
+            .refresh(&microscope.calibration, &microscope.objective)
+        {
+            return;
+        }
+        match (self.calibration.error(), self.config()) {
+            (Some(reason), _) => tracing::error!(node, "{reason}"),
+            (None, Ok(config)) => {
+                tracing::info!(node, "calibration: {}", self.calibration.describe());
+                self.session.set_config(config);
+            }
+            (None, Err(error)) => tracing::error!(node, "the calibration is not in force: {error:#}"),
+        }
     }
 
     /// Takes over changed parameters, and looks who is there.
     fn look_around(&mut self, base: &mut Base) -> Result<()> {
         if self.live.has_changed().unwrap_or(false) {
             // They were checked before they were accepted.
-            self.session.set_config(self.live.borrow_and_update().config()?);
+            drop(self.live.borrow_and_update());
+            self.session.set_config(self.config()?);
             introduce(&self.live.borrow(), base);
         }
         let is_unfit = self.recorded.is_recorded() && !self.live.borrow().recorded_frames_may_move;
@@ -317,6 +350,8 @@ impl FocusNode {
             Event::Life(wish) => self.handle_life(wish, now),
             Event::Tick => {}
             Event::Second => {
+                self.look_at_calibration(&base.name);
+                let session = &self.session;
                 self.outlets.publish_diagnostics(session, base);
                 self.outlets.demand.repeat();
             }

@@ -81,6 +81,8 @@ pub enum FrameInput {
 pub struct ImageTopic {
     images: Newest<Image>,
     demand: Demand,
+    /// Who says what it wants.
+    taker: By,
     /// How many came.
     received: u64,
     depth: Depth,
@@ -144,6 +146,7 @@ impl FrameInput {
                 Self::Topic(Box::new(ImageTopic {
                     images,
                     demand: Demand::by(taker, node, topic)?,
+                    taker,
                     received: 0,
                     depth: Depth::default(),
                     infos: None,
@@ -160,7 +163,7 @@ impl FrameInput {
         if let Self::Topic(topic) = &mut self {
             topic.infos = Some(CameraInfos {
                 infos: node.subscribe(infos, newest_reliable())?,
-                demand: Demand::new(node, infos)?,
+                demand: Demand::by(topic.taker, node, infos)?,
                 newest: None,
                 size: (0, 0),
             });

@@ -23,6 +23,9 @@ parameters! {
         /// `calibrate` writes it. Frames are judged as they are if it is empty, or as long as the file is not there. One for each objective and
         /// size of frames.
         flat_field: String [live] = "",
+        /// File of what the action `calibrate` measured of the instrument: aperture of the condenser, pixel size, play of the focus drive. The nodes use
+        /// what is good in it wherever no parameter says otherwise; frames are not judged by a file of another objective. One for each objective.
+        calibration: String [live] = "",
         /// Lowest permitted x of the stage, m.
         x_min: f64 [-1.0..=1.0, "m"] = -0.038,
         /// Highest permitted x of the stage, m.

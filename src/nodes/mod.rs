@@ -1,6 +1,7 @@
 //! The nodes: parameters, core, a loop over what can happen, messages. Each is an async function that runs until the
 //! process stops; `bin/` decides which share a process.
 
+mod calibration;
 pub mod calibrator;
 pub mod camera;
 pub mod classifier;

@@ -9,6 +9,8 @@
 
 mod common;
 
+#[cfg(all(feature = "camera", feature = "onnx"))]
+mod calibrate;
 mod camera;
 #[cfg(feature = "onnx")]
 mod dirty_frames;

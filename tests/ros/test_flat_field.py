@@ -134,7 +134,7 @@ def test_what_cannot_be_calibrated_is_said_and_changes_nothing(graph, client, be
         assert words in result.message, result.message
         assert not bench.exists()
 
-    failed("FLAT_FIELD (3) alone, not 0", what=Calibrate.Goal.BACKLASH)
+    failed("there is no place for what is measured", what=Calibrate.Goal.BACKLASH)
     failed("reach is -1 m", reach=-1.0)
     # A hundredth of a frame: the specimen would stay where it is.
     failed("reach is 0.000002 m: give 0.000200 to 0.1", reach=2e-6)

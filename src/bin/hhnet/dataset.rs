@@ -1,8 +1,8 @@
 //! `hhnet dataset`: shards of labelled patches on disk.
 
 mod ingest;
-mod survey;
-mod table;
+pub(crate) mod survey;
+pub(crate) mod table;
 
 use std::fs::{self, File};
 use std::io::BufWriter;

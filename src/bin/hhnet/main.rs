@@ -2,6 +2,8 @@
 
 #[cfg(feature = "onnx")]
 mod bench;
+#[cfg(feature = "onnx")]
+mod calibrate;
 mod dataset;
 #[cfg(feature = "onnx")]
 mod evaluate;
@@ -13,7 +15,7 @@ mod flat_field;
 #[cfg(feature = "onnx")]
 mod metadata;
 #[cfg(feature = "onnx")]
-mod shipped_model;
+mod models;
 mod sim;
 
 use std::io::Write as _;
@@ -45,6 +47,9 @@ enum Command {
     /// Make a flat field from image files.
     #[cfg(feature = "camera")]
     FlatField(flat_field::Arguments),
+    /// Measure an instrument by a recorded z-stack: focus, what the network makes of known heights, play, pixel size.
+    #[cfg(feature = "onnx")]
+    Calibrate(calibrate::Arguments),
     /// Score a model on labelled patches.
     #[cfg(feature = "onnx")]
     Evaluate(evaluate::Arguments),
@@ -80,6 +85,8 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::FirstMotion(arguments) => first_motion::run(&arguments),
         #[cfg(feature = "camera")]
         Command::FlatField(arguments) => flat_field::run(&arguments),
+        #[cfg(feature = "onnx")]
+        Command::Calibrate(arguments) => calibrate::run(&arguments),
         #[cfg(feature = "onnx")]
         Command::Evaluate(arguments) => evaluate::run(&arguments),
         #[cfg(feature = "onnx")]

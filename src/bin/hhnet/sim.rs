@@ -1,5 +1,7 @@
 //! `hhnet sim`: single frames, stacks through focus, and how long they take.
 
+mod tour;
+
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -44,6 +46,8 @@ pub(crate) enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Write what a calibration records: passes through focus from below and from above by a drive with play, and views beside a place.
+    Tour(tour::Tour),
     /// Measure rendering.
     Bench {
         #[command(flatten)]
@@ -186,6 +190,7 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
             scene.write_png(&rgb, &out)
         }
         Command::Stack { scene, z_um, out } => stack(&scene, &z_um, &out),
+        Command::Tour(tour) => tour::run(&tour),
         Command::Bench { scene, json } => bench(&scene, json),
     }
 }

@@ -12,7 +12,7 @@ const SMOOTH: f64 = 0.7;
 const LEAST_LOOKS: usize = 8;
 /// Why sharpness shows no focus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::focus) enum NoPeak {
+pub(crate) enum NoPeak {
     /// Too few looks.
     Few,
     /// Nothing stands out.
@@ -42,7 +42,7 @@ impl NoPeak {
 }
 
 /// The sharpest of all looks, µm and sharpness, if it stands out and lies inside the range by `margin_um`.
-pub(super) fn highest(
+pub(crate) fn highest(
     looks: &[(f64, f64)],
     range_um: (f64, f64),
     margin_um: f64,
@@ -69,7 +69,7 @@ fn sharpest(looks: &[(f64, f64)]) -> Option<(f64, f64)> {
 }
 
 /// Height and sharpness of the top of the parabola through the logarithms of the sharpest looks above the floor (least squares).
-pub(super) fn vertex(looks: &[(f64, f64)]) -> Result<(f64, f64), NoPeak> {
+pub(crate) fn vertex(looks: &[(f64, f64)]) -> Result<(f64, f64), NoPeak> {
     let top = sharpest(looks).ok_or(NoPeak::Few)?;
     if median(looks.iter().map(|look| look.1)).is_none_or(|usual| top.1 < CONTRAST * usual) {
         return Err(NoPeak::Flat);

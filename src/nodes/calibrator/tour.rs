@@ -86,7 +86,8 @@ impl Tour {
         stopped: watch::Receiver<bool>,
         clock: Clock,
     ) -> Result<Self> {
-        let mut frames = FrameInput::by(By::Calibrator, frames, node, "image_raw")?;
+        let frames = FrameInput::by(By::Calibrator, frames, node, "image_raw")?;
+        let mut frames = frames.with_infos(node, "camera_info")?;
         // Silence would count as a wish for frames.
         frames.look(false);
         Ok(Self {
@@ -270,6 +271,21 @@ impl Tour {
             }),
             () = stop(&self.stopped, handle) => Err(End::Stopped),
         }
+    }
+
+    /// Where the stage says it stands, x, y and z, µm.
+    pub(super) fn stands_um(&mut self) -> Result<[f64; 3], End> {
+        let position_um = self.position_um();
+        position_um.ok_or_else(|| {
+            End::Stage(
+                "joint_states does not say where the stage is: is the stepper bridge active?".to_owned(),
+            )
+        })
+    }
+
+    /// Pixels of the camera that make one of this frame, across and down.
+    pub(super) async fn binning(&mut self, frame: &Frame) -> [u32; 2] {
+        self.frames.binning(frame).await
     }
 
     /// Waits until a classifier says that it divides by the flat field of this date; false if none does.

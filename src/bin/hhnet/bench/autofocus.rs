@@ -6,7 +6,6 @@ mod record;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::shipped_model::shipped_model;
 use anyhow::{Result, ensure};
 use clap::Args;
 use hhnet::drivers::onnx::OnnxNetwork;
@@ -85,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let objective = Objective::by_name(&arguments.objective)?;
     let path = match &arguments.model {
         Some(path) => path.clone(),
-        None => shipped_model(&objective.name)?,
+        None => crate::models::shipped(&objective.name)?,
     };
     let network = OnnxNetwork::open(&path, arguments.threads.into())?;
     let card = network.card().clone();

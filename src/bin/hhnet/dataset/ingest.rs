@@ -78,6 +78,7 @@ pub(crate) fn run(ingest: &Ingest) -> Result<()> {
         SETS.iter().try_for_each(|(set, _)| remove(&out.join(set)))?;
     }
     let mut table = Table::of(&lines, &ingest.table(), &ingest.folder, ingest.pixel_size_um)?;
+    table.check_fields(&ingest.table())?;
     if ingest.flip_sign {
         table.rows.iter_mut().for_each(|row| row.z_um = -row.z_um);
     }

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use super::table::{Row, Table, broken};
 
 /// Reads one image.
-pub(super) fn open(folder: &Path, file: &str, page: Option<u32>) -> Result<Page> {
+pub(crate) fn open(folder: &Path, file: &str, page: Option<u32>) -> Result<Page> {
     let path = folder.join(file);
     let opened = File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
     let page = page.map_or(0, |page| page.saturating_sub(1)) as usize;
@@ -32,7 +32,7 @@ pub(super) fn open(folder: &Path, file: &str, page: Option<u32>) -> Result<Page>
 }
 
 /// The same as a frame of 8 bits.
-pub(super) fn frame(folder: &Path, file: &str, page: Option<u32>, depth: Depth) -> Result<Frame> {
+pub(crate) fn frame(folder: &Path, file: &str, page: Option<u32>, depth: Depth) -> Result<Frame> {
     let page = open(folder, file, page)?;
     let (width, height) = (page.width, page.height);
     Ok(Frame::new(
@@ -45,7 +45,7 @@ pub(super) fn frame(folder: &Path, file: &str, page: Option<u32>, depth: Depth) 
 }
 
 /// The depth of a set by the largest value of all its images, unless it is known; None if all have 8 bits.
-pub(super) fn depth(table: &Table, folder: &Path, known: Option<u8>) -> Result<Option<Depth>> {
+pub(crate) fn depth(table: &Table, folder: &Path, known: Option<u8>) -> Result<Option<Depth>> {
     if !table.is_deep {
         return Ok(None);
     }
@@ -76,7 +76,7 @@ pub(super) fn depth(table: &Table, folder: &Path, known: Option<u8>) -> Result<O
 }
 
 /// Judges a set; the error says why it cannot teach.
-pub(super) fn look(table: &Table, folder: &Path, depth: Depth, min_contrast: f32) -> Result<Verdict> {
+pub(crate) fn look(table: &Table, folder: &Path, depth: Depth, min_contrast: f32) -> Result<Verdict> {
     let see = |row: &Row| -> Result<Seen> {
         Ok(Seen {
             name: row.name(),

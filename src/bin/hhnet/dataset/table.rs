@@ -6,6 +6,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use hhnet::calibration::pass::Approach;
 use hhnet::dataset::pages::{self, Pages};
 use hhnet::dataset::stack::{self, StackLine};
 use hhnet::drivers::image_files::{holds_image, is_hidden};
@@ -17,20 +18,26 @@ const SAME_PIXEL: f64 = 1e-3;
 
 /// An image and what is known of it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Row {
+pub(crate) struct Row {
     /// Name within the folder.
-    pub(super) file: String,
+    pub(crate) file: String,
     /// Page of the file, counted from 1; none if it has but one.
-    pub(super) page: Option<u32>,
+    pub(crate) page: Option<u32>,
     /// Defocus, µm; positive: the lens is too far.
-    pub(super) z_um: f64,
+    pub(crate) z_um: f64,
     /// Name of the field of view.
-    pub(super) field: String,
+    pub(crate) field: String,
+    /// Middle of the image on the slide, µm, if the table says it.
+    pub(crate) place_um: Option<[f64; 2]>,
+    /// Height as the stage counts it, µm: the defocus where the table does not say it.
+    pub(crate) stage_z_um: f64,
+    /// From where the lens came, if the table says it.
+    pub(crate) approach: Option<Approach>,
 }
 
 impl Row {
     /// The image for a message.
-    pub(super) fn name(&self) -> String {
+    pub(crate) fn name(&self) -> String {
         match self.page {
             Some(page) => format!("{} page {page}", self.file),
             None => self.file.clone(),
@@ -39,21 +46,21 @@ impl Row {
 }
 
 /// All images.
-pub(super) struct Table {
-    pub(super) rows: Vec<Row>,
+pub(crate) struct Table {
+    pub(crate) rows: Vec<Row>,
     /// Names of the fields, in order; a field's number is its place.
-    pub(super) fields: Vec<String>,
+    pub(crate) fields: Vec<String>,
     /// Side of a pixel in the object plane, µm.
-    pub(super) pixel_size_um: f64,
+    pub(crate) pixel_size_um: f64,
     /// Whether a file may need more than 8 bits.
-    pub(super) is_deep: bool,
+    pub(crate) is_deep: bool,
     /// What is to be said of it.
-    pub(super) warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Table {
     /// Reads the lines of the table.
-    pub(super) fn lines(path: &Path) -> Result<Vec<StackLine>> {
+    pub(crate) fn lines(path: &Path) -> Result<Vec<StackLine>> {
         let shown = path.display();
         let bytes = read_at_most(path, MAX_BYTES as u64).with_context(|| {
             format!("cannot read {shown}: give a CSV file with the columns file and z_um")
@@ -68,7 +75,7 @@ impl Table {
 
     /// Checks the lines of the table at `path`, and the heads of the files they name; `pixel_size_um` may be left to a column of that
     /// name.
-    pub(super) fn of(
+    pub(crate) fn of(
         lines: &[StackLine],
         path: &Path,
         folder: &Path,
@@ -99,13 +106,19 @@ impl Table {
         };
         table.take(lines, path, folder)?;
         table.number_fields();
-        ensure!(
-            table.fields.len() >= 2,
-            "{shown} names {} field of view: at least two are needed, one to learn from and one to score on; add a column field, \
-             or name the files FIELD_zHEIGHT",
-            table.fields.len()
-        );
         Ok(table)
+    }
+
+    /// Refuses a table of a single field, which cannot both teach and be scored on.
+    pub(crate) fn check_fields(&self, path: &Path) -> Result<()> {
+        ensure!(
+            self.fields.len() >= 2,
+            "{} names {} field of view: at least two are needed, one to learn from and one to score on; add a column field, \
+             or name the files FIELD_zHEIGHT",
+            path.display(),
+            self.fields.len()
+        );
+        Ok(())
     }
 
     fn take(&mut self, lines: &[StackLine], path: &Path, folder: &Path) -> Result<()> {
@@ -149,7 +162,7 @@ impl Table {
     }
 
     /// Leaves out the images of some fields.
-    pub(super) fn without(&mut self, fields: &[String]) -> Result<()> {
+    pub(crate) fn without(&mut self, fields: &[String]) -> Result<()> {
         self.rows.retain(|row| !fields.contains(&row.field));
         self.number_fields();
         ensure!(
@@ -162,12 +175,12 @@ impl Table {
     }
 
     /// The number of a field.
-    pub(super) fn number(&self, field: &str) -> usize {
+    pub(crate) fn number(&self, field: &str) -> usize {
         self.fields.partition_point(|name| name.as_str() < field)
     }
 
     /// Images of the folder that no line names. Hidden files, which some systems put beside each other file, are no images.
-    pub(super) fn unnamed(&self, folder: &Path) -> Result<Vec<PathBuf>> {
+    pub(crate) fn unnamed(&self, folder: &Path) -> Result<Vec<PathBuf>> {
         let named: BTreeSet<PathBuf> = self.rows.iter().map(|row| folder.join(&row.file)).collect();
         let mut unnamed = Vec::new();
         for entry in folder
@@ -196,7 +209,7 @@ fn describe(folder: &Path, file: &str, at: &str) -> Result<Pages> {
 }
 
 /// A file that is no image, by name.
-pub(super) fn broken(path: &Path, error: &pages::PageError) -> anyhow::Error {
+pub(crate) fn broken(path: &Path, error: &pages::PageError) -> anyhow::Error {
     anyhow!(
         "image {} cannot be read ({error}): repair it or take out its line",
         path.display()
@@ -210,6 +223,9 @@ fn rows(line: &StackLine, pages: &Pages) -> Result<Vec<Row>> {
         page,
         z_um,
         field: line.field_name(),
+        place_um: line.place_um,
+        stage_z_um: line.stage_z_um.unwrap_or(line.z_um) + (z_um - line.z_um),
+        approach: line.approach,
     };
     match line.page {
         Some(page) if page as usize > pages.count => {

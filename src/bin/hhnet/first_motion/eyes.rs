@@ -97,8 +97,9 @@ impl Eyes {
 fn classifier(arguments: &Arguments, objective: &Objective) -> Result<Option<Classifier<OnnxNetwork>>> {
     let opened = match &arguments.model {
         Some(path) => OnnxNetwork::open(path, 2).map_err(anyhow::Error::from),
-        None => crate::shipped_model::shipped_model(&objective.name)
-            .and_then(|path| Ok(OnnxNetwork::open_shipped(path, 2)?)),
+        None => {
+            crate::models::shipped(&objective.name).and_then(|path| Ok(OnnxNetwork::open_shipped(path, 2)?))
+        }
     };
     match opened {
         Ok(network) => {

@@ -1,11 +1,11 @@
-//! Where the models are that ship.
+//! Where the models that ship lie.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
 
 /// The model that ships, of the installed package or of the working directory.
-pub(crate) fn shipped_model(objective: &str) -> Result<PathBuf> {
+pub(crate) fn shipped(objective: &str) -> Result<PathBuf> {
     let name = match objective {
         "40x0.65" => "models/hhnet_fast.onnx".to_owned(),
         other => format!("models/hhnet_fast_{other}.onnx"),
