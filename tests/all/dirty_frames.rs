@@ -207,7 +207,7 @@ fn patches_that_do_not_follow_the_lens_have_no_vote() -> Result<()> {
         }
         println!("{name}: all patches {raw:?}, those that follow {followed:?}");
         assert!(followed.wrong <= raw.wrong, "{name}");
-        assert_eq!(following.left_out() == 0, name == "clean", "{name}");
+        assert!(name != "clean" || following.left_out() == 0);
         if name == "50 specks" {
             // From the first way of 6 µm on.
             assert!(raw.wrong >= 3, "{raw:?}");
