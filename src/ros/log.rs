@@ -26,6 +26,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use self::levels::{Levels, LogLevel};
 use self::throttle::Throttle;
+use super::node::one_at_a_time;
 
 /// Lines waiting for `/rosout`, and kept there for late listeners; more are dropped there, never on the console.
 const QUEUE: usize = 1000;
@@ -71,6 +72,7 @@ pub(super) fn start(context: r2r::Context) -> Result<()> {
     };
     // Hidden, and one for each process: two nodes of one name disturb each other's parameters and graph entries.
     let name = format!("_log_{}", std::process::id());
+    let alone = one_at_a_time();
     let mut node = r2r::Node::create(context, &name, "").context("the log node could not be created")?;
     let qos = QosProfile::default()
         .keep_last(QUEUE)
@@ -81,6 +83,7 @@ pub(super) fn start(context: r2r::Context) -> Result<()> {
         true => Some(node.create_publisher::<Log>("/rosout", qos)?),
         false => None,
     };
+    drop(alone);
     let (lines, queue) = mpsc::sync_channel::<Told>(QUEUE);
     // A second start in one process (tests) keeps the first.
     drop(ROSOUT.set(lines.clone()));

@@ -4,7 +4,7 @@
 //! timeout; [`Builder`] therefore owns the node until [`Builder::spin`] consumes it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -133,6 +133,14 @@ fn forward<R>(
     }
 }
 
+/// Held while ROS makes a node or a handle. The nodes of a process are built at once, each by a thread of its own; the code that looks up the
+/// description of a message type, which all of them use, is not made for that: now and then one of them was refused a service at start
+/// ("typesupport identifier is not supported").
+pub(super) fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static MAKING: Mutex<()> = Mutex::new(());
+    MAKING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A node whose handles are being made.
 pub struct Builder {
     node: r2r::Node,
@@ -150,6 +158,7 @@ impl Builder {
     /// # Errors
     /// If ROS refuses the name or its arguments.
     pub fn new(name: &str) -> Result<Self> {
+        let _alone = one_at_a_time();
         let context = r2r::Context::create().context("ROS did not start")?;
         let node = r2r::Node::create(context, name, "")
             .with_context(|| format!("node {name} could not be created"))?;
@@ -181,6 +190,7 @@ impl Builder {
         topic: &str,
         qos: QosProfile,
     ) -> Result<Publisher<T>> {
+        let _alone = one_at_a_time();
         let publisher = self.node.create_publisher(topic, qos);
         let publisher = publisher.with_context(|| format!("topic {topic} cannot be published"))?;
         Ok(Publisher(publisher))
@@ -208,6 +218,7 @@ impl Builder {
         topic: &str,
         qos: QosProfile,
     ) -> Result<Newest<T>> {
+        let _alone = one_at_a_time();
         let stream = self
             .node
             .subscribe(topic, qos.clone())
@@ -220,6 +231,7 @@ impl Builder {
         );
         let undemanding = qos.clone().best_effort().volatile();
         self.graph.join_when_needed(self.topic(topic), qos, move |node| {
+            let _alone = one_at_a_time();
             let stream = node.subscribe(&name, undemanding)?;
             runtime.spawn(pump(stream, slot));
             Ok(())
@@ -251,6 +263,7 @@ impl Builder {
     where
         T::Request: Send,
     {
+        let _alone = one_at_a_time();
         let requests = self.node.create_service::<T>(name, qos);
         let mut requests = requests.with_context(|| format!("service {name} cannot be served"))?;
         let (mut sender, arrived) = mpsc::channel(MOST_REQUESTS);
@@ -268,6 +281,7 @@ impl Builder {
     /// # Errors
     /// If ROS refuses the service name.
     pub fn client<T: WrappedServiceTypeSupport + 'static>(&mut self, name: &str) -> Result<Client<T>> {
+        let _alone = one_at_a_time();
         let client = self.node.create_client::<T>(name, services_deep());
         Ok(Client(
             client.with_context(|| format!("service {name} cannot be called"))?,

@@ -23,11 +23,7 @@ CONFIG = ROOT / "config" / "autofocus.yaml"
 RIGID = {f"sim_microscope__{name}": 0.0 for name in ("backlash", "settling_frequency", "drift", "drift_swing")}
 # From signal to exit; nodes promise one second, and a busy machine is slow.
 EXIT_LIMIT_S = 10.0
-# Tests run in several processes at once: each has its share of the first hundred ROS domains, and begins anywhere in it.
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-SHARE = 100 // WORKERS
-DOMAINS = itertools.count(os.getpid())
+DOMAINS = itertools.count(1 + os.getpid() % 90)
 
 
 def seconds(stamp) -> float:
@@ -198,7 +194,7 @@ def descending(graph, client) -> None:
 @pytest.fixture(autouse=True)
 def domain(tmp_path, monkeypatch):
     """What a test starts is heard by nobody else and remembers nothing of other tests."""
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + WORKER * SHARE + next(DOMAINS) % SHARE))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + next(DOMAINS) % 100))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 

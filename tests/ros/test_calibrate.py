@@ -59,7 +59,7 @@ def test_play_and_focus_are_measured_and_the_controller_takes_the_play_up(graph,
     assert 1e6 * result.value == pytest.approx(BACKLASH_UM, abs=0.5), result.message
     assert 0 < 1e6 * result.stddev < 0.5
     # It came back, but for the play of the drive.
-    assert client.z_um_now() == pytest.approx(stood, abs=0.5)
+    assert client.z_um_now() == pytest.approx(stood, abs=BACKLASH_UM + 0.5)
     backlash = rows(card)["backlash"]
     assert backlash["verdict"] == "good" and backlash["value"] == pytest.approx(1e6 * result.value)
     client.spin_until(lambda: "calibration: focus_height, backlash" in graph.log("autofocus"), 20, "the nodes to read the file")
