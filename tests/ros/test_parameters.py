@@ -47,7 +47,13 @@ def test_what_there_is_and_what_it_means(graph, client):
     graph.start("autofocus")
     client.spin_until(client.is_up, 30, "the stage")
     names = client.call(ListParameters, "classifier/list_parameters", ListParameters.Request()).result.names
-    shared = ["microscope.objective", "microscope.condenser_na", "microscope.pixel_size", "microscope.flat_field", "microscope.calibration"]
+    shared = [
+        "microscope.objective",
+        "microscope.condenser_na",
+        "microscope.pixel_size",
+        "microscope.flat_field",
+        "microscope.calibration",
+    ]
     own = ["model", "threads", "min_certainty", "crop_seed", "stamp", "identical_frames", "overlay_rate", "autostart"]
     assert names == [*shared, *own, "use_sim_time"]
     request = DescribeParameters.Request(names=["threads", "min_certainty", "model", "absent"])
