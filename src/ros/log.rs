@@ -134,7 +134,10 @@ fn deliver(publisher: &r2r::Publisher<Log>, line: &Log, until: std::time::Instan
     while std::time::Instant::now() < until {
         match publisher.get_inter_process_subscription_count() {
             Ok(0) => std::thread::sleep(LOOK),
-            Ok(_) => return std::thread::sleep(ON_ITS_WAY),
+            Ok(_) => {
+                let left = until.saturating_duration_since(std::time::Instant::now());
+                return std::thread::sleep(left.clamp(ON_ITS_WAY, END_LIMIT));
+            }
             Err(_) => return,
         }
     }

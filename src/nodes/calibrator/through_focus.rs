@@ -22,6 +22,8 @@ use crate::frame::Frame;
 /// How far the lens is raised at first, depths of field, and the part of it that the network has to see.
 const RISE_DEPTHS: f64 = 5.0;
 const SEEN: f64 = 0.5;
+/// Play of the drive that may be part of it, µm.
+const MOST_PLAY_UM: f64 = 5.0;
 /// How far passes reach from focus unless the goal says otherwise, depths of field: 20 µm under the 40x/0.65 for the network, 9 µm for the rest.
 const FAR_DEPTHS: f64 = 14.0;
 const NEAR_DEPTHS: f64 = 6.0;
@@ -207,7 +209,8 @@ impl Sweep<'_> {
             ));
         };
         let seen_um = after_um - before_um;
-        if seen_um < SEEN * (after.z_um - before.z_um) {
+        // Where the lens came from above, it follows once the play is taken up.
+        if seen_um < SEEN * (after.z_um - before.z_um - MOST_PLAY_UM) {
             return Err(End::Failed(format!(
                 "the lens was sent {rise_um:.1} µm up and the network says that its height changed by {seen_um:+.1} µm: z counts downwards, the model is for \
                  another instrument, or dust is stronger than the specimen; nothing was swept"
