@@ -19,11 +19,13 @@
 //! to command now. It promises: no motion while disabled, failed, or without fresh estimates; towards the slide no motion
 //! that no trusted estimate ordered, but for a sweep, which is slow and bounded; no command that leads past the z limits.
 
+mod account;
 mod config;
 mod confirmation;
 mod follows;
 mod hold;
 mod landing;
+mod left_out;
 mod lost;
 mod paper;
 mod predictive;
@@ -37,11 +39,13 @@ mod sweep;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use account::{Account, Method};
 pub use config::{FocusConfig, FocusConfigError, Law, Sweeping, Wanted};
 use confirmation::Confirmation;
 use follows::{Follows, Mismatch, Sight};
 use hold::Hold;
 use landing::Landing;
+use left_out::LeftOut;
 use refine::Refinement;
 use search::Search;
 use step::{LEAST_COMMAND_S, Step};
@@ -144,62 +148,6 @@ impl Command {
     /// Whether it is a motion.
     pub fn is_motion(self) -> bool {
         self != Self::STAND
-    }
-}
-
-/// How focus was found.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Method {
-    /// It was not.
-    #[default]
-    None,
-    /// By what single frames say of the distance.
-    Estimate,
-    /// By the peak of sharpness in a sweep.
-    Sweep,
-    /// By what single frames say, and the peak of sharpness around that.
-    Refined,
-}
-
-/// What a run can say for itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Account {
-    /// Estimates that were taken note of.
-    pub frames: u32,
-    /// How focus was found, or that it was not.
-    pub method: Method,
-    /// Whether what is in focus was seen to follow the lens.
-    pub is_confirmed: bool,
-    /// Standard deviation of what is left, µm, if it is known.
-    pub error_um: Option<f64>,
-    /// By how much refinement moved the lens from where the estimates had focus, µm; positive: up.
-    pub refined_um: Option<f64>,
-}
-
-impl Account {
-    /// In focus, and seen to follow the lens.
-    fn handle_focus(&mut self, method: Method, error_um: Option<f64>) {
-        (self.method, self.is_confirmed, self.error_um) = (method, true, error_um);
-    }
-}
-
-/// Changes of the patches that vote, in one run, after which what was seen before them does not count: with each the lens may descend by
-/// one step more without having been seen to follow.
-const MOST_CHANGES: u32 = 3;
-
-/// Whether other patches vote than before.
-#[derive(Clone, Copy, Debug, Default)]
-struct LeftOut {
-    /// Patches without a vote in the newest estimate that was compared.
-    patches: u16,
-    changes: u32,
-}
-
-impl LeftOut {
-    fn is_news(&mut self, patches: u16) -> bool {
-        let is_other = std::mem::replace(&mut self.patches, patches) != patches;
-        self.changes += u32::from(is_other);
-        is_other && self.changes <= MOST_CHANGES
     }
 }
 
@@ -347,7 +295,7 @@ impl FocusController {
         self.stepwise = Stepwise::default();
         self.landing.restart();
         self.is_steered = false;
-        self.left_out.changes = 0;
+        self.left_out.restart();
         self.refinement = Refinement::default();
         self.search = Search::default();
         self.hold = Hold::default();

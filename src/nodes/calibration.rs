@@ -1,71 +1,29 @@
 //! The calibration in force: read from its file, and again when the file is replaced.
 
-use std::path::{Path, PathBuf};
-
+use super::in_force::InForce;
 use super::microscope::MicroscopeParameters;
 use crate::calibration::card::{Card, Quantity};
 use crate::drivers::calibration_file::read;
-use crate::drivers::whole_file::{Version, version};
 
 /// What was measured of the instrument, for one node.
 #[derive(Default)]
-pub(super) struct CalibrationInForce {
-    path: PathBuf,
-    objective: String,
-    /// Which file was read.
-    version: Option<Version>,
-    state: State,
-}
-
-/// What there is to use.
-#[derive(Default)]
-enum State {
-    /// No file is named.
-    #[default]
-    None,
-    /// The file is not there yet.
-    Absent,
-    /// It was read.
-    Ready(Card),
-    /// It cannot be used; why.
-    Unusable(String),
-}
+pub(super) struct CalibrationInForce(InForce<Card>);
 
 impl CalibrationInForce {
     /// Reads the file that `path` names, if it is another than the one that was read; whether anything has changed. An empty path names none.
     pub(super) fn refresh(&mut self, path: &str, objective: &str) -> bool {
-        let path = Path::new(path);
-        let version = version(path);
-        if (path, objective, version) == (&self.path, &self.objective, self.version) {
-            return false;
-        }
-        (self.path, self.objective, self.version) = (path.to_owned(), objective.to_owned(), version);
-        self.state = if path.as_os_str().is_empty() {
-            State::None
-        } else {
-            match read(path, objective) {
-                Ok(Some(card)) => State::Ready(card),
-                Ok(None) => State::Absent,
-                Err(error) => State::Unusable(error.to_string()),
-            }
-        };
-        true
+        self.0
+            .refresh(path, objective, |path, objective| Ok(read(path, objective)?))
     }
 
     /// A value that is good, in the unit of its quantity.
     pub(super) fn good(&self, quantity: Quantity) -> Option<f64> {
-        match &self.state {
-            State::Ready(card) => card.good(quantity),
-            State::None | State::Absent | State::Unusable(_) => None,
-        }
+        self.0.ready().and_then(|card| card.good(quantity))
     }
 
     /// Why the file cannot be used.
     pub(super) fn error(&self) -> Option<&str> {
-        match &self.state {
-            State::Unusable(reason) => Some(reason),
-            State::None | State::Absent | State::Ready(_) => None,
-        }
+        self.0.error()
     }
 
     /// Fills in what the parameters leave open.
@@ -81,20 +39,11 @@ impl CalibrationInForce {
 
     /// What there is to say of it.
     pub(super) fn describe(&self) -> String {
-        let path = self.path.display();
-        match &self.state {
-            State::None => "none".to_owned(),
-            State::Absent => format!("none yet: {path} is not there, call the action calibrate"),
-            State::Ready(card) => {
-                let good = card
-                    .rows
-                    .keys()
-                    .filter(|quantity| card.good(**quantity).is_some());
-                let names: Vec<&str> = good.map(|quantity| quantity.name()).collect();
-                format!("{} ({path})", names.join(", "))
-            }
-            State::Unusable(reason) => reason.clone(),
-        }
+        self.0.describe(|card| {
+            let quantities = card.rows.keys().copied();
+            let good = quantities.filter(|&quantity| card.good(quantity).is_some());
+            good.map(Quantity::name).collect::<Vec<_>>().join(", ")
+        })
     }
 }
 

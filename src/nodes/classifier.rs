@@ -1,55 +1,43 @@
 //! `classifier`: one focus estimate for the newest frame; frames that arrive meanwhile are skipped, never queued.
 
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::{Duration, Instant as MonotonicInstant};
+mod judge;
+mod outlets;
+mod tally;
 
-use anyhow::{Context as _, Result, bail};
+use std::path::Path;
+use std::time::Instant as MonotonicInstant;
+
+use anyhow::{Context as _, Result};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use r2r::QosProfile;
-use r2r::hhnet::msg::{About, FocusEstimate, StageState};
-use r2r::std_msgs::msg::{Header, String as Text};
+use r2r::hhnet::msg::{About, StageState};
 use tokio::sync::watch;
 use tokio::time::Interval;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::calibration::CalibrationInForce;
+use self::judge::{Given, Judge};
+use self::outlets::{Arrival, Outlets};
+use self::tally::Tally;
 use super::demand::{POLL, Taker};
-use super::flat_field::FlatFieldInForce;
-use super::frames::{BadShot, FrameInput, FrameTally, Preview, Shot, ShotReceiver, to_text};
+use super::frames::{BadShot, FrameInput, Preview, Shot, ShotReceiver};
 use super::microscope::MicroscopeParameters;
-use super::stamps::{self, StampError, StampSource};
+use super::stamps::StampSource;
 use crate::classes::ClassEdges;
 use crate::drivers::onnx::{Interrupt, OnnxNetwork};
-use crate::estimate::classifier::{Classifier, ClassifierConfig, Doubt, Estimate, Judged};
-use crate::estimate::following::Following;
-use crate::estimate::frozen::FrozenCamera;
+use crate::estimate::classifier::{Classifier, ClassifierConfig, Judged};
 use crate::estimate::network::{ModelCard, Network, NoNetwork};
-use crate::estimate::resample::{ALIKE, MENDABLE, to_model_pixels};
 use crate::frame::Frame;
 use crate::objective::Objective;
 use crate::pictures::preview::Picture;
 use crate::ros::app::App;
-use crate::ros::convert::{from_time, header};
-use crate::ros::diagnostics::Severity;
 use crate::ros::lifecycle::Wish;
 use crate::ros::managed::{Base, Flow, Managed};
-use crate::ros::node::{Builder, Newest, Publisher, latched};
+use crate::ros::node::{Builder, Newest, latched};
 use crate::ros::params::Checked;
-use crate::ros::presence::{Work, capabilities, limits};
-use crate::stage::heights::Heights;
-use crate::statistics::median;
-use crate::units::{Instant, StageHeight};
+use crate::ros::presence::{capabilities, limits};
+use crate::units::Instant;
 use crate::{choices, parameters};
-
-/// The model that ships for an objective, below the package's share folder.
-fn shipped_name(objective: &str) -> String {
-    match objective {
-        "40x0.65" => "models/hhnet_fast.onnx".to_owned(),
-        other => format!("models/hhnet_fast_{other}.onnx"),
-    }
-}
 
 choices! {
     /// What frames are that equal the one before.
@@ -117,184 +105,6 @@ impl ClassifierParameters {
             1.0
         };
         binning.map(|pixels| unbinned * f64::from(pixels))
-    }
-}
-
-/// The classifier, and what frames are compared with before it sees them.
-struct Judge {
-    classifier: Classifier<AnyNetwork>,
-    frozen: FrozenCamera,
-    given: Given,
-    /// Heights of the stage, and the patches that were seen not to follow them.
-    heights: Heights,
-    following: Following,
-}
-
-/// What files say of the instrument.
-#[derive(Default)]
-struct Given {
-    flat: FlatFieldInForce,
-    calibration: CalibrationInForce,
-}
-
-impl Given {
-    /// The parameters, completed by what was measured.
-    fn completed(&self, parameters: &ClassifierParameters) -> ClassifierParameters {
-        let mut completed = parameters.clone();
-        self.calibration.complete(&mut completed.microscope);
-        completed
-    }
-}
-
-impl Judge {
-    fn new(classifier: Classifier<AnyNetwork>, given: Given) -> Self {
-        Self {
-            classifier,
-            frozen: FrozenCamera::default(),
-            given,
-            heights: Heights::default(),
-            following: Following::default(),
-        }
-    }
-
-    /// Judges a shot, whose frame is divided by the flat field and becomes one of the model's pixel size; what else there is to doubt about it.
-    fn judge(
-        &mut self,
-        shot: &mut Shot,
-        ratios: [f64; 2],
-        parameters: &ClassifierParameters,
-    ) -> Result<(Judged, Option<Doubt>)> {
-        if !self.classifier.network().looks() {
-            return Ok((self.classifier.judge(&shot.frame)?, None));
-        }
-        let mut doubt = None;
-        if parameters.identical_frames == IdenticalFrames::Distrust {
-            let apart = self.frozen.handle_frame(&shot.frame);
-            doubt = apart.map(|apart| Doubt::Frozen {
-                apart_s: apart.as_secs_f64(),
-            });
-        }
-        if let Some(reason) = self.given.calibration.error() {
-            bail!("{reason}");
-        }
-        shot.frame = self.given.flat.correct(&shot.frame)?;
-        if let Some(&ratio) = ratios.iter().find(|ratio| !MENDABLE.contains(ratio)) {
-            let model_um = self.classifier.network().card().pixel_size_um;
-            let pixel_um = ratio * model_um;
-            return Ok((Judged::default(), Some(Doubt::PixelSize { pixel_um, model_um })));
-        }
-        if !ratios.iter().all(|ratio| ALIKE.contains(ratio)) {
-            shot.frame = Arc::new(to_model_pixels(&shot.frame, ratios)?);
-        }
-        let mut judged = self.classifier.judge(&shot.frame)?;
-        let height = self.heights.at(shot.frame.stamp).map(StageHeight::from_um);
-        let edges = &self.classifier.config().edges;
-        self.following.handle_frame(height, &judged, edges);
-        self.following.leave_out(&mut judged);
-        Ok((judged, doubt))
-    }
-
-    fn handle_stage(&mut self, stage: &StageState) {
-        let z_um = (stage.position_valid && stage.z.is_finite()).then_some(1e6 * stage.z);
-        self.heights.handle_report(from_time(&stage.header.stamp), z_um);
-    }
-
-    /// The estimate that a judged frame makes.
-    fn estimate(&self, judged: &Judged, doubt: Option<Doubt>) -> Estimate {
-        match doubt {
-            Some(doubt @ Doubt::PixelSize { .. }) => Estimate::unknown(doubt),
-            Some(doubt) => match self.classifier.estimate(judged) {
-                // Black, white and grey pictures may well be equal.
-                known @ Estimate {
-                    doubt: Some(Doubt::Dark { .. } | Doubt::Clipped { .. } | Doubt::Grey),
-                    ..
-                } => known,
-                estimate => estimate.doubted(doubt),
-            },
-            None => self.classifier.estimate(judged),
-        }
-    }
-}
-
-/// Numbers for the diagnostics of one second.
-#[derive(Default)]
-struct Tally {
-    frames: FrameTally,
-    refused: u64,
-    /// Of them, for their stamps.
-    bad_stamps: u64,
-    /// Stamps replaced by the time of arrival.
-    restamped: u64,
-    /// Exposed before the node was activated.
-    outdated: u64,
-    /// Judged, but not trusted, and why last.
-    untrusted: u64,
-    last_refusal: String,
-    last_doubt: Option<Doubt>,
-    /// What frames are divided by.
-    flat_field: String,
-    /// Patches that have no vote, because they were seen not to follow the lens.
-    left_out: usize,
-    /// What was measured of the instrument.
-    calibration: String,
-    decision_ms: Vec<f64>,
-}
-
-impl Tally {
-    /// Counts an estimate; whether its doubt is of another kind than the one before.
-    fn handle_estimate(&mut self, estimate: &Estimate) -> bool {
-        let kind = |doubt: &Option<Doubt>| doubt.as_ref().map(std::mem::discriminant);
-        self.untrusted += u64::from(!estimate.trusted);
-        let is_news = kind(&self.last_doubt) != kind(&estimate.doubt);
-        self.last_doubt = estimate.doubt;
-        is_news
-    }
-
-    /// Bad stamps, replaced ones, outdated frames and untrusted estimates of this second.
-    fn take_counts(&mut self) -> [u64; 4] {
-        [
-            &mut self.bad_stamps,
-            &mut self.restamped,
-            &mut self.outdated,
-            &mut self.untrusted,
-        ]
-        .map(std::mem::take)
-    }
-}
-
-/// How a frame came.
-struct Arrival {
-    at: Instant,
-    /// Whether from another process, where clocks may differ.
-    is_foreign: bool,
-}
-
-impl Arrival {
-    /// Of the frame that the input gave last.
-    fn of(input: &FrameInput, now: Instant) -> Self {
-        let since = input.since_arrival();
-        Self {
-            at: now.before(since.unwrap_or_default()),
-            is_foreign: since.is_some(),
-        }
-    }
-
-    /// The stamp that counts, if it makes sense.
-    fn stamp(&self, frame: Instant, source: StampSource) -> Result<Instant, StampError> {
-        match (self.is_foreign, source) {
-            // Frames of this process have its clock, however late they are.
-            (false, _) => Ok(frame),
-            (true, StampSource::Arrival) => Ok(self.at),
-            (true, StampSource::Message) => stamps::check(frame, self.at).map(|()| frame),
-        }
-    }
-
-    /// The header of what is said of a frame that cannot be judged: its stamp, or its arrival where that makes no sense.
-    fn stamped(&self, frame: Instant, frame_id: &str) -> Header {
-        header(
-            self.stamp(frame, StampSource::Message).unwrap_or(self.at),
-            frame_id,
-        )
     }
 }
 
@@ -606,213 +416,19 @@ fn open_classifier(parameters: &ClassifierParameters) -> Result<(Classifier<AnyN
 }
 
 fn open_model(parameters: &ClassifierParameters) -> Result<OnnxNetwork> {
-    let path = if parameters.model.is_empty() {
-        shipped_model(&parameters.microscope.objective)?
-    } else {
-        PathBuf::from(&parameters.model)
-    };
     let threads = usize::try_from(parameters.threads)
         .ok()
         .filter(|threads| (1..=64).contains(threads));
     let threads =
         threads.with_context(|| format!("classifier threads must be 1 to 64, not {}", parameters.threads))?;
-    let network = if parameters.model.is_empty() {
-        OnnxNetwork::open_shipped(&path, threads)?
-    } else {
-        OnnxNetwork::open(&path, threads)?
-    };
-    let trained_for = &network.card().objective;
-    if *trained_for != parameters.microscope.objective {
-        bail!(
-            "model {} is for objective {trained_for}, not {}: set classifier.model to one trained for it (make train)",
-            path.display(),
-            parameters.microscope.objective
-        );
-    }
-    Ok(network)
-}
-
-/// The shipped model, from the installed package or the working directory.
-pub(super) fn shipped_model(objective: &str) -> Result<PathBuf> {
-    let name = shipped_name(objective);
-    let prefixes = std::env::var_os("AMENT_PREFIX_PATH").unwrap_or_default();
-    let installed = std::env::split_paths(&prefixes).map(|prefix| prefix.join("share/hhnet").join(&name));
-    installed.chain([PathBuf::from(&name)]).find(|path| path.exists()).with_context(|| {
-        format!("no model for objective {objective} is installed ({name}): build the package, or set classifier.model to one that `make train` made")
-    })
-}
-
-fn to_message(estimate: &Estimate, decision: Duration, model_id: &Arc<str>) -> FocusEstimate {
-    FocusEstimate {
-        distance_index: estimate.index.value(),
-        certainty: estimate.certainty,
-        probabilities: estimate.probabilities.to_vec(),
-        defocus: estimate.defocus.map_or(f64::NAN, |defocus| defocus.as_metres()),
-        defocus_stddev: estimate
-            .defocus_stddev
-            .map_or(f64::NAN, |stddev| stddev.as_metres()),
-        sharpness: estimate.sharpness.unwrap_or(f64::NAN),
-        patches_used: estimate.patches_used as u16,
-        trusted: estimate.trusted,
-        reason: estimate.doubt.map_or_else(String::new, |doubt| doubt.to_string()),
-        decision_time: decision.as_secs_f64(),
-        model_id: model_id.to_string(),
-        ..FocusEstimate::default()
-    }
-}
-
-struct Outlets {
-    /// The node's, for log lines.
-    name: String,
-    estimates: Publisher<FocusEstimate>,
-    /// When the flat field in force was made.
-    flat_fields: Publisher<Text>,
-    /// The focus controller.
-    taker: Taker,
-    overlay: Preview,
-}
-
-impl Outlets {
-    /// Says by what frames are divided from now on.
-    fn tell_calibration(&self, calibration: &CalibrationInForce) {
-        match calibration.error() {
-            Some(reason) => tracing::error!(node = self.name, "{reason}"),
-            None => tracing::info!(node = self.name, "calibration: {}", calibration.describe()),
-        }
-    }
-
-    fn tell_flat_field(&self, flat: &FlatFieldInForce) {
-        tracing::info!(node = self.name, "flat field: {}", flat.describe());
-        self.flat_fields.publish(&Text {
-            data: flat.made().to_owned(),
-        });
-    }
-
-    /// Whether anything takes estimates or pictures of them.
-    fn is_wanted(&self) -> bool {
-        let subscriptions = self.estimates.subscriptions();
-        self.taker.is_wanted(subscriptions) || self.overlay.is_wanted()
-    }
-
-    /// The shot with the stamp that counts; one that cannot be judged is refused.
-    fn admit(
-        &self,
-        shot: Result<Shot, BadShot>,
-        arrival: &Arrival,
-        source: StampSource,
-        tally: &mut Tally,
-        card: &ModelCard,
-    ) -> Option<Shot> {
-        let mut shot = match shot {
-            Ok(shot) => shot,
-            Err(bad) => {
-                let of = arrival.stamped(bad.stamp, &bad.frame_id);
-                self.refuse(bad.to_string(), of, tally, card);
-                return None;
-            }
-        };
-        match arrival.stamp(shot.frame.stamp, source) {
-            Ok(stamp) if stamp == shot.frame.stamp => (),
-            Ok(stamp) => {
-                tally.restamped += 1;
-                Arc::make_mut(&mut shot.frame).stamp = stamp;
-            }
-            Err(error) => {
-                tally.bad_stamps += 1;
-                let of = arrival.stamped(shot.frame.stamp, &shot.frame_id);
-                self.refuse(error.to_string(), of, tally, card);
-                return None;
-            }
-        }
-        Some(shot)
-    }
-
-    /// Counts and tells a frame that cannot be judged, in the log and to the subscribers of estimates.
-    fn refuse(&self, reason: String, header: Header, tally: &mut Tally, card: &ModelCard) {
-        tracing::warn!(node = self.name, "frame refused: {reason}");
-        let estimate = FocusEstimate {
-            header,
-            reason: reason.clone(),
-            ..to_message(&Estimate::UNKNOWN, Duration::ZERO, &card.model_id)
-        };
-        tally.refused += 1;
-        tally.last_refusal = reason;
-        self.estimates.publish(&estimate);
-    }
-
-    /// Counts and publishes an estimate; what is wrong with the camera is told once.
-    fn publish(
-        &self,
-        shot: &Shot,
-        estimate: &Estimate,
-        left_out: usize,
-        decision: Duration,
-        tally: &mut Tally,
-        card: &ModelCard,
-    ) {
-        tally.decision_ms.push(1e3 * decision.as_secs_f64());
-        if tally.handle_estimate(estimate)
-            && let Some(doubt) = estimate.doubt.filter(Doubt::is_about_camera)
-        {
-            tracing::warn!(node = self.name, "frames are not trusted: {doubt}");
-        }
-        let message = FocusEstimate {
-            header: header(shot.frame.stamp, &shot.frame_id),
-            patches_left_out: left_out as u16,
-            ..to_message(estimate, decision, &card.model_id)
-        };
-        self.estimates.publish(&message);
-    }
-}
-
-impl Tally {
-    /// Publishes the second that is over, and begins the next.
-    fn report(&mut self, base: &mut Base, looks: bool) {
-        let refusal = std::mem::take(&mut self.last_refusal);
-        let refused = std::mem::take(&mut self.refused);
-        let decision_ms = std::mem::take(&mut self.decision_ms);
-        let [bad_stamps, restamped, outdated, untrusted] = self.take_counts().map(|count| count.to_string());
-        let doubt = self
-            .last_doubt
-            .map_or_else(String::new, |doubt| doubt.to_string());
-        let is_about_camera = self.last_doubt.is_some_and(|doubt| doubt.is_about_camera());
-        let (severity, message) = match (self.frames.frames(), refused) {
-            _ if !base.is_active() => (Severity::Warn, "not active"),
-            _ if !looks => (Severity::Ok, "nothing takes estimates"),
-            (0, 0) => (Severity::Warn, "no frame in the last second"),
-            (_, 0) if is_about_camera => (Severity::Error, doubt.as_str()),
-            (_, 0) => (Severity::Ok, "judging frames"),
-            (_, _) => (Severity::Error, refusal.as_str()),
-        };
-        if !looks {
-            self.frames.pause();
-        }
-        let slowest = decision_ms.iter().copied().max_by(f64::total_cmp);
-        let [rate, drops, age, oldest] = self.frames.values();
-        let values = [
-            rate,
-            drops,
-            age,
-            oldest,
-            ("refused_per_second", refused.to_string()),
-            ("bad_stamps_per_second", bad_stamps),
-            ("stamps_replaced_per_second", restamped),
-            ("outdated_per_second", outdated),
-            ("untrusted_per_second", untrusted),
-            ("last_doubt", doubt.clone()),
-            ("flat_field", self.flat_field.clone()),
-            ("patches_that_do_not_follow", self.left_out.to_string()),
-            ("calibration", self.calibration.clone()),
-            ("decision_ms_median", to_text(median(decision_ms))),
-            ("decision_ms_most", to_text(slowest)),
-        ];
-        let work = match severity {
-            Severity::Ok if looks => Work::Busy(message.into()),
-            Severity::Ok | Severity::Warn => Work::Idle(message.into()),
-            Severity::Error => Work::Fault(message.into()),
-        };
-        base.report(severity, message, &values, work);
-    }
+    let named = Some(parameters.model.as_str()).filter(|model| !model.is_empty());
+    let objective = &parameters.microscope.objective;
+    Ok(OnnxNetwork::for_objective(
+        named.map(Path::new),
+        objective,
+        threads,
+        "classifier.model",
+    )?)
 }
 
 #[cfg(test)]

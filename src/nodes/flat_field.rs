@@ -1,59 +1,28 @@
 //! The flat field in force: read from its file, and again when the file is replaced.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
 
+use super::in_force::InForce;
 use crate::drivers::flat_field_file::FlatFieldFile;
-use crate::drivers::whole_file::{Version, version};
 use crate::frame::Frame;
 
 /// What divides the frames of one node.
 #[derive(Default)]
 pub(super) struct FlatFieldInForce {
-    path: PathBuf,
-    objective: String,
-    /// Which file was read.
-    version: Option<Version>,
-    state: State,
+    file: InForce<Box<FlatFieldFile>>,
     /// Memory of a frame that was divided.
     spare: Vec<u8>,
-}
-
-/// What there is to divide by.
-#[derive(Default)]
-enum State {
-    /// No file is named.
-    #[default]
-    None,
-    /// The file is not there yet.
-    Absent,
-    /// It was read.
-    Ready(Box<FlatFieldFile>),
-    /// It cannot be used; why.
-    Unusable(String),
 }
 
 impl FlatFieldInForce {
     /// Reads the file that `path` names, if it is another than the one that was read; whether anything has changed. An empty path names
     /// none. Reading takes up to a second.
     pub(super) fn refresh(&mut self, path: &str, objective: &str) -> bool {
-        let path = Path::new(path);
-        let version = version(path);
-        if (path, objective, version) == (&self.path, &self.objective, self.version) {
-            return false;
-        }
-        (self.path, self.objective, self.version) = (path.to_owned(), objective.to_owned(), version);
-        self.state = match (path.as_os_str().is_empty(), version) {
-            (true, _) => State::None,
-            (false, None) => State::Absent,
-            (false, Some(_)) => match read(path, objective) {
-                Ok(file) => State::Ready(Box::new(file)),
-                Err(error) => State::Unusable(format!("{error:#}")),
-            },
-        };
-        true
+        let read = |path: &Path, objective: &str| read(path, objective).map(|file| Some(Box::new(file)));
+        self.file.refresh(path, objective, read)
     }
 
     /// The frame divided by the flat field; the frame itself where there is none.
@@ -61,40 +30,31 @@ impl FlatFieldInForce {
     /// # Errors
     /// If the frame is none of those that the flat field is for, or the file cannot be used.
     pub(super) fn correct(&mut self, frame: &Arc<Frame>) -> Result<Arc<Frame>> {
-        match &self.state {
-            State::None | State::Absent => Ok(frame.clone()),
-            State::Ready(file) => {
-                let memory = std::mem::take(&mut self.spare);
-                Ok(Arc::new(file.flat.correct_in(frame, memory)?))
-            }
-            State::Unusable(reason) => bail!("{reason}"),
+        if let Some(reason) = self.file.error() {
+            bail!("{reason}");
         }
+        let Some(file) = self.file.ready() else {
+            return Ok(frame.clone());
+        };
+        let memory = std::mem::take(&mut self.spare);
+        Ok(Arc::new(file.flat.correct_in(frame, memory)?))
     }
 
     /// Takes back a frame that nothing needs any more, for its memory.
     pub(super) fn take_back(&mut self, frame: Arc<Frame>) {
-        if let (State::Ready(_), Ok(frame)) = (&self.state, Arc::try_unwrap(frame)) {
+        if let (Some(_), Ok(frame)) = (self.file.ready(), Arc::try_unwrap(frame)) {
             self.spare = frame.into_rgb();
         }
     }
 
     /// When the flat field in force was made; empty without one.
     pub(super) fn made(&self) -> &str {
-        match &self.state {
-            State::Ready(file) => &file.record.made,
-            State::None | State::Absent | State::Unusable(_) => "",
-        }
+        self.file.ready().map_or("", |file| &file.record.made)
     }
 
     /// What there is to say of it.
     pub(super) fn describe(&self) -> String {
-        let path = self.path.display();
-        match &self.state {
-            State::None => "none".to_owned(),
-            State::Absent => format!("none yet: {path} is not there, call the action calibrate"),
-            State::Ready(file) => format!("of {} ({path})", file.record.made),
-            State::Unusable(reason) => reason.clone(),
-        }
+        self.file.describe(|file| format!("of {}", file.record.made))
     }
 }
 

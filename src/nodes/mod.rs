@@ -10,6 +10,7 @@ pub mod demand;
 mod flat_field;
 pub mod focus_controller;
 pub mod frames;
+mod in_force;
 pub mod microscope;
 mod move_goals;
 mod recorded;

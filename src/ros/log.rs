@@ -42,9 +42,10 @@ static LEVELS: Mutex<Option<Levels>> = Mutex::new(None);
 /// The way to `/rosout`.
 static ROSOUT: OnceLock<mpsc::SyncSender<Told>> = OnceLock::new();
 
-/// How often it is looked whether a listener has been found, and how long the network may take for the last line.
+/// How often it is looked whether a listener has been found, and how long the network has for the last line, at least and, where there is time, at
+/// most.
 const LOOK: Duration = Duration::from_millis(10);
-const ON_ITS_WAY: Duration = Duration::from_millis(50);
+const ON_ITS_WAY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(200));
 /// How long letting go of ROS may take.
 const END_LIMIT: Duration = Duration::from_millis(200);
 
@@ -136,7 +137,7 @@ fn deliver(publisher: &r2r::Publisher<Log>, line: &Log, until: std::time::Instan
             Ok(0) => std::thread::sleep(LOOK),
             Ok(_) => {
                 let left = until.saturating_duration_since(std::time::Instant::now());
-                return std::thread::sleep(left.clamp(ON_ITS_WAY, END_LIMIT));
+                return std::thread::sleep(left.clamp(ON_ITS_WAY.0, ON_ITS_WAY.1));
             }
             Err(_) => return,
         }

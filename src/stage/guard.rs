@@ -42,7 +42,7 @@ pub const BLIND_UM: f64 = 500.0;
 /// Greatest speed of that move, µm/s.
 pub const BLIND_UM_PER_S: f64 = 100.0;
 /// Names of the axes in sentences.
-const NAMES: [char; 3] = ['x', 'y', 'z'];
+pub(crate) const NAMES: [char; 3] = ['x', 'y', 'z'];
 /// What to do about a position that is not valid.
 const REMEDY: &str =
     "the position is not known: call ~/home, or ~/accept_position with where the stage stands";

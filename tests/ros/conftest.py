@@ -5,7 +5,9 @@ import os
 import select
 import signal
 import subprocess
+import threading
 import time
+import tty
 from pathlib import Path
 
 import pytest
@@ -101,6 +103,45 @@ def ended(process: subprocess.Popen, name: str, limit_s: float) -> int:
         process.kill()
         process.wait()
         raise AssertionError(f"{name} still ran {EXIT_LIMIT_S} s after it was told to end, and was killed") from None
+
+
+class RelayedPort:
+    """A port of its own, `path`, to the controller behind another one; what comes back is what `replies` makes of it."""
+
+    def __init__(self, port: Path):
+        self.port = port
+        self.ours, self.kept = os.openpty()
+        tty.setraw(self.kept)
+        self.path = os.ttyname(self.kept)
+        self.ends = False
+        self.thread = threading.Thread(target=self.run)
+        self.thread.start()
+
+    def replies(self, data: bytes) -> bytes:
+        """What is passed on now, of this and of what came before; `data` is empty where nothing new has come."""
+        return data
+
+    def run(self) -> None:
+        while not self.port.exists():
+            if self.ends:
+                return
+            time.sleep(0.02)
+        device = os.open(self.port, os.O_RDWR | os.O_NOCTTY)
+        tty.setraw(device)
+        while not self.ends:
+            ready = select.select([device, self.ours], [], [], 0.002)[0]
+            if self.ours in ready:
+                os.write(device, os.read(self.ours, 4096))
+            due = self.replies(os.read(device, 4096) if device in ready else b"")
+            if due:
+                os.write(self.ours, due)
+        os.close(device)
+
+    def close(self) -> None:
+        self.ends = True
+        self.thread.join()
+        os.close(self.ours)
+        os.close(self.kept)
 
 
 class Client(Node):

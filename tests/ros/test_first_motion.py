@@ -1,16 +1,11 @@
 """A controller that is not virtual moves nothing before `hhnet first-motion` was made with it, or waived."""
 
 import json
-import os
-import select
 import subprocess
-import threading
-import time
-import tty
 
 import pytest
 from action_msgs.msg import GoalStatus
-from conftest import RIGID, RUN
+from conftest import RIGID, RUN, RelayedPort
 from geometry_msgs.msg import TwistStamped
 from hhnet.action import MoveStage
 from hhnet.msg import StageState
@@ -19,42 +14,16 @@ from test_actions import NAN, Goal
 VIRTUAL = b"hhnet-virtual"
 
 
-class RealPort:
-    """A port behind which the controller of another one does not say that it is virtual."""
+class RealPort(RelayedPort):
+    """The controller of the other port, which does not say here that it is virtual."""
 
     def __init__(self, port):
-        self.port = port
-        self.ours, self.kept = os.openpty()
-        tty.setraw(self.kept)
-        self.path = os.ttyname(self.kept)
-        self.ends = False
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
+        self.line = b""
+        super().__init__(port)
 
-    def run(self) -> None:
-        while not self.port.exists():
-            if self.ends:
-                return
-            time.sleep(0.02)
-        device = os.open(self.port, os.O_RDWR | os.O_NOCTTY)
-        tty.setraw(device)
-        line = b""
-        while not self.ends:
-            for ready in select.select([device, self.ours], [], [], 0.01)[0]:
-                data = os.read(ready, 4096)
-                if ready == self.ours:
-                    os.write(device, data)
-                    continue
-                *lines, line = (line + data).split(b"\n")
-                for whole in lines:
-                    os.write(self.ours, whole.replace(VIRTUAL, b"LAB 7") + b"\n")
-        os.close(device)
-
-    def close(self) -> None:
-        self.ends = True
-        self.thread.join()
-        os.close(self.ours)
-        os.close(self.kept)
+    def replies(self, data: bytes) -> bytes:
+        *lines, self.line = (self.line + data).split(b"\n")
+        return b"".join(line.replace(VIRTUAL, b"LAB 7") + b"\n" for line in lines)
 
 
 @pytest.fixture

@@ -3,14 +3,11 @@
 import collections
 import os
 import random
-import select
-import threading
 import time
-import tty
 
 import pytest
 from action_msgs.msg import GoalStatus
-from conftest import RIGID
+from conftest import RIGID, RelayedPort
 from geometry_msgs.msg import TwistStamped
 from hhnet.action import MoveStage
 from rclpy.action import ActionClient
@@ -82,43 +79,21 @@ def check_stop_holds(client, joystick) -> None:
     assert client.z_um_now() == pytest.approx(stood, abs=0.05), "only half a second of silence releases a stop"
 
 
-class LatePort:
-    """A port behind which the replies of another come 40 to 80 ms late, in their order."""
+class LatePort(RelayedPort):
+    """The replies of the other port come 40 to 80 ms late, in their order."""
 
     def __init__(self, port):
-        self.port = port
-        self.ours, theirs = os.openpty()
-        tty.setraw(theirs)
-        self.path = os.ttyname(theirs)
-        self.kept = theirs
-        self.ends = False
-        self.thread = threading.Thread(target=self.run)
-        self.thread.start()
+        self.late = collections.deque()
+        super().__init__(port)
 
-    def run(self) -> None:
-        while not self.port.exists():
-            if self.ends:
-                return
-            time.sleep(0.02)
-        device = os.open(self.port, os.O_RDWR | os.O_NOCTTY)
-        tty.setraw(device)
-        late = collections.deque()
-        while not self.ends:
-            for ready in select.select([device, self.ours], [], [], 0.002)[0]:
-                data = os.read(ready, 4096)
-                if ready == self.ours:
-                    os.write(device, data)
-                else:
-                    late.append((time.monotonic() + random.uniform(0.04, 0.08), data))
-            while late and late[0][0] <= time.monotonic():
-                os.write(self.ours, late.popleft()[1])
-        os.close(device)
-
-    def close(self) -> None:
-        self.ends = True
-        self.thread.join()
-        os.close(self.ours)
-        os.close(self.kept)
+    def replies(self, data: bytes) -> bytes:
+        now = time.monotonic()
+        if data:
+            self.late.append((now + random.uniform(0.04, 0.08), data))
+        due = b""
+        while self.late and self.late[0][0] <= now:
+            due += self.late.popleft()[1]
+        return due
 
 
 @pytest.mark.parametrize("command_timeout", [0.06, 0.2])

@@ -6,7 +6,7 @@ mod recording;
 use std::io::Write as _;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::Args;
 use hhnet::calibration::report::{self, Known};
 use hhnet::drivers::calibration_file;
@@ -55,19 +55,9 @@ pub(crate) struct Arguments {
 /// Judges every frame, fits, prints the card.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let objective = Objective::by_name(&arguments.objective)?;
-    let path = match &arguments.model {
-        Some(path) => path.clone(),
-        None => crate::models::shipped(&objective.name)?,
-    };
-    let network = OnnxNetwork::open(&path, arguments.threads.into())?;
+    let (model, threads) = (arguments.model.as_deref(), arguments.threads.into());
+    let network = OnnxNetwork::for_objective(model, &objective.name, threads, "--model")?;
     let model = network.card().clone();
-    ensure!(
-        model.objective == objective.name,
-        "{} is for objective {}, not {}: name another with --model",
-        model.model_id,
-        model.objective,
-        objective.name
-    );
     let settings = ClassifierConfig::for_model(&model);
     let mut recording = Recording::open(arguments)?;
     let known = Known {

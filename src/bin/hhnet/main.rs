@@ -14,8 +14,6 @@ mod first_motion;
 mod flat_field;
 #[cfg(feature = "onnx")]
 mod metadata;
-#[cfg(feature = "onnx")]
-mod models;
 mod sim;
 
 use std::io::Write as _;

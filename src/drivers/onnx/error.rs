@@ -31,6 +31,32 @@ pub enum OnnxError {
         /// Path of the model.
         path: PathBuf,
     },
+    /// No model ships for the objective, or the package is not installed.
+    #[error(
+        "no model for objective {objective} is installed ({name}): build the package, or set {setting} to one that `make train` made"
+    )]
+    NoneShips {
+        /// The objective.
+        objective: String,
+        /// The file that was looked for.
+        name: String,
+        /// What chooses a model.
+        setting: &'static str,
+    },
+    /// A model for another objective.
+    #[error(
+        "model {path} is for objective {trained_for}, not {objective}: set {setting} to one trained for it (make train)"
+    )]
+    OtherObjective {
+        /// Path of the model.
+        path: PathBuf,
+        /// The model's objective.
+        trained_for: String,
+        /// The objective in use.
+        objective: String,
+        /// What chooses a model.
+        setting: &'static str,
+    },
     /// Not the file that was released.
     #[error(
         "the model {path} is not the one that ships, a byte of it has changed: install the package again, or name the file in classifier.model if it is meant to be another"

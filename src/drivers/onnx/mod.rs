@@ -21,6 +21,7 @@
 mod contract;
 mod error;
 mod file;
+mod shipped;
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};

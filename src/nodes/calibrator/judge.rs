@@ -1,11 +1,10 @@
 //! The network in the hands of the calibrator: it judges frames as the classifier does, but is not told of the condenser.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::super::classifier::shipped_model;
 use super::super::flat_field::FlatFieldInForce;
 use super::CalibratorParameters;
 use crate::calibration::pass::Look;
@@ -46,19 +45,14 @@ pub(super) struct Judge {
 impl Judge {
     /// Loads the model and the flat field; takes up to seconds.
     pub(super) fn open(wanted: &Wanted) -> Result<Self> {
-        let path = match wanted.model.as_str() {
-            "" => shipped_model(&wanted.objective)?,
-            named => PathBuf::from(named),
-        };
-        let network = OnnxNetwork::open(&path, wanted.threads)?;
+        let named = Some(wanted.model.as_str()).filter(|model| !model.is_empty());
+        let network = OnnxNetwork::for_objective(
+            named.map(Path::new),
+            &wanted.objective,
+            wanted.threads,
+            "calibrator.model",
+        )?;
         let card = network.card().clone();
-        ensure!(
-            card.objective == wanted.objective,
-            "model {} is for objective {}, not {}: set calibrator.model to one trained for it",
-            path.display(),
-            card.objective,
-            wanted.objective
-        );
         let settings = ClassifierConfig::for_model(&card);
         let mut flat = FlatFieldInForce::default();
         flat.refresh(&wanted.flat_field, &wanted.objective);

@@ -6,7 +6,7 @@ mod record;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use clap::Args;
 use hhnet::drivers::onnx::OnnxNetwork;
 use hhnet::estimate::network::{ModelCard, Network as _};
@@ -82,19 +82,9 @@ fn number(text: &str, least: f64, most: f64) -> Result<f64, String> {
 /// Records the fields, runs every strategy on them, prints what came of it.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let objective = Objective::by_name(&arguments.objective)?;
-    let path = match &arguments.model {
-        Some(path) => path.clone(),
-        None => crate::models::shipped(&objective.name)?,
-    };
-    let network = OnnxNetwork::open(&path, arguments.threads.into())?;
+    let (model, threads) = (arguments.model.as_deref(), arguments.threads.into());
+    let network = OnnxNetwork::for_objective(model, &objective.name, threads, "--model")?;
     let card = network.card().clone();
-    ensure!(
-        card.objective == objective.name,
-        "{} is for objective {}, not {}: choose it with --model, or that objective with --objective",
-        path.display(),
-        card.objective,
-        objective.name
-    );
     let recording = record::record(network, &objective, arguments)?;
     let durations = Durations {
         decision: seconds(arguments.decision_ms.unwrap_or(recording.decision_ms)),

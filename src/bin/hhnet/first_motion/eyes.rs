@@ -95,20 +95,15 @@ impl Eyes {
 /// What tells heights, if there is such a thing here: without it the checks by the picture are not made, which the record says.
 #[cfg(feature = "onnx")]
 fn classifier(arguments: &Arguments, objective: &Objective) -> Result<Option<Classifier<OnnxNetwork>>> {
-    let opened = match &arguments.model {
-        Some(path) => OnnxNetwork::open(path, 2).map_err(anyhow::Error::from),
-        None => {
-            crate::models::shipped(&objective.name).and_then(|path| Ok(OnnxNetwork::open_shipped(path, 2)?))
-        }
-    };
+    let opened = OnnxNetwork::for_objective(arguments.model.as_deref(), &objective.name, 2, "--model");
     match opened {
         Ok(network) => {
             let config = ClassifierConfig::for_model(network.card());
             Ok(Some(Classifier::new(network, config)?))
         }
-        Err(error) if arguments.model.is_some() => Err(error),
+        Err(error) if arguments.model.is_some() => Err(error.into()),
         Err(error) => {
-            crate::say(format_args!("no heights are told from pictures: {error:#}"));
+            crate::say(format_args!("no heights are told from pictures: {error}"));
             Ok(None)
         }
     }
