@@ -217,15 +217,18 @@ def start_graph(parameters: Path) -> subprocess.Popen:
 def live_line(record: Record, enabled: float):
     """Prints z, index and certainty: in place on a terminal, else twice a second."""
     terminal = sys.stderr.isatty()
-    last = [0.0]
+    # When the line was shown last, and of which moment.
+    last = [0.0, 0.0]
 
-    def show():
+    def show(is_end: bool = False):
         now = time.monotonic()
-        if not record.truth or not record.estimates or now - last[0] < (0.1 if terminal else 0.5):
+        if not record.truth or not record.estimates or (now - last[0] < (0.1 if terminal else 0.5) and not is_end):
             return
-        last[0] = now
         # One moment, of which all is known: on a busy machine one topic comes later than the other.
         at, z_um, defocus_um = record.truth[-1]
+        if at == last[1]:
+            return
+        last[:] = now, at
         judged = [row for row in record.estimates if row[0] <= at] or record.estimates[:1]
         _, index, certainty, trusted, _ = judged[-1]
         text = (
@@ -282,8 +285,10 @@ def run(settings: Settings, watcher: Watcher, graph: subprocess.Popen) -> dict:
     to_stage_um = record.stage_z_um - record.truth[-1][1]
     enabled = time.time()
     watcher.enable()
-    verdict = watch(watcher, alive, live_line(record, enabled))
+    show = live_line(record, enabled)
+    verdict = watch(watcher, alive, show)
     last = watcher.grab(alive)
+    show(is_end=True)
     if sys.stderr.isatty():
         print(file=sys.stderr)
     draw(settings, record, enabled, to_stage_um, (first, last))
