@@ -31,6 +31,7 @@ pub mod pictures;
 pub mod protocol;
 mod random;
 pub mod range;
+pub mod scan;
 pub mod sim;
 pub mod stage;
 pub mod statistics;

@@ -31,6 +31,8 @@ pub enum Quantity {
     CondenserNa,
     /// How far the motor turns before the lens follows, µm.
     Backlash,
+    /// By how much the stamps of frames are later than where the stage says it was, ms; negative: earlier.
+    Latency,
     /// Side of a pixel in the object plane, µm.
     PixelSize,
     /// How far the camera is turned against the stage, degrees.
@@ -41,12 +43,13 @@ pub enum Quantity {
 
 impl Quantity {
     /// All of them, in the order of the card.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::FocusHeight,
         Self::ResponseScale,
         Self::ResponseOffset,
         Self::CondenserNa,
         Self::Backlash,
+        Self::Latency,
         Self::PixelSize,
         Self::CameraRotation,
         Self::StageAspect,
@@ -60,6 +63,7 @@ impl Quantity {
             Self::ResponseOffset => "response_offset",
             Self::CondenserNa => "condenser_na",
             Self::Backlash => "backlash",
+            Self::Latency => "latency",
             Self::PixelSize => "pixel_size",
             Self::CameraRotation => "camera_rotation",
             Self::StageAspect => "stage_aspect",
@@ -70,6 +74,7 @@ impl Quantity {
     pub const fn unit(self) -> &'static str {
         match self {
             Self::FocusHeight | Self::ResponseOffset | Self::Backlash | Self::PixelSize => "µm",
+            Self::Latency => "ms",
             Self::CameraRotation => "°",
             Self::ResponseScale | Self::CondenserNa | Self::StageAspect => "",
         }
@@ -82,6 +87,7 @@ impl Quantity {
             Self::StageAspect => 4,
             Self::ResponseScale | Self::CondenserNa => 3,
             Self::FocusHeight | Self::ResponseOffset | Self::Backlash | Self::CameraRotation => 2,
+            Self::Latency => 1,
         }
     }
 }
@@ -284,6 +290,7 @@ fn is_possible(quantity: Quantity, value: f64) -> bool {
         Quantity::ResponseOffset => -1e3..=1e3,
         Quantity::CondenserNa => 0.05..=1.5,
         Quantity::Backlash => -10.0..=1000.0,
+        Quantity::Latency => -500.0..=500.0,
         Quantity::PixelSize => 1e-3..=100.0,
         Quantity::CameraRotation => -180.0..=180.0,
         Quantity::StageAspect => 0.1..=10.0,

@@ -3,6 +3,7 @@
 //! * [`places`], [`heights`]: where the stage goes.
 //! * [`pass`]: once through focus, frame by frame; [`focus_height`]: where focus lies by sharpness alone; [`response`]: what the network states of
 //!   heights that the stage knows; [`backlash`]: passes from above and from below.
+//! * [`latency`]: by how much the stamps of frames are late, by frames of a moving lens.
 //! * [`shift`]: how far a picture moved; [`pixel_size`]: moved pictures and a moved stage make a pixel.
 //! * [`card`]: what was measured, what it is worth, and what to do about it; [`report`] fills it in.
 
@@ -10,6 +11,7 @@ pub mod backlash;
 pub mod card;
 pub mod focus_height;
 pub mod heights;
+pub mod latency;
 pub mod pass;
 pub mod pixel_size;
 pub mod places;

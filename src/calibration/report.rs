@@ -3,6 +3,7 @@
 use super::backlash::backlash;
 use super::card::{Card, Quantity, Row, Value, Verdict};
 use super::focus_height::focus_height_um;
+use super::latency::{Passing, latency};
 use super::pass::{Approach, Pass};
 use super::pixel_size::{Moved, pixel_size};
 use super::response::{Stated, condenser_na, response};
@@ -23,6 +24,8 @@ const SURE_NA: f64 = 0.1;
 const SURE_PIXEL: f64 = 0.01;
 /// Part of a long play that it may be unsure by.
 const SURE_PLAY: f64 = 0.15;
+/// Standard deviation of a latency that is good enough, ms: at the speed of an approach a tenth of a depth of field.
+const SURE_MS: f64 = 3.0;
 /// Part by which x and y of a stage may differ.
 const ALIKE: f64 = 0.02;
 /// Part by which a pixel may differ from what was taken for granted.
@@ -302,6 +305,33 @@ pub fn backlash_rows(passes: &[Pass], known: &Known) -> Rows {
     vec![known.row(quantity, best, verdict, note)]
 }
 
+/// How late the stamps of frames are, by frames of a moving lens.
+pub fn latency_rows(frames: &[Passing], known: &Known) -> Rows {
+    let quantity = Quantity::Latency;
+    let found = match latency(frames, known.depth_um) {
+        Ok(found) => found,
+        Err(error) => return vec![known.missing(quantity, &error.to_string())],
+    };
+    let ms = Value {
+        value: 1e3 * found.seconds.value,
+        stddev: 1e3 * found.seconds.stddev,
+    };
+    let is_sure = ms.stddev <= SURE_MS;
+    let measures = format!(
+        "over {} of {} frames of a moving lens; play by the same frames {:.2} ± {:.2} µm",
+        found.frames,
+        frames.len(),
+        found.play_um.value,
+        found.play_um.stddev
+    );
+    let note = if is_sure {
+        measures
+    } else {
+        format!("it is not sure: {measures}")
+    };
+    vec![known.row(quantity, ms, verdict(is_sure), note)]
+}
+
 /// Pixel and camera; the error of `moves` says why there are none.
 pub fn pixel_rows(moves: Result<&[Moved], &str>, known: &Known) -> Rows {
     const ALL: [Quantity; 3] = [
@@ -413,7 +443,40 @@ mod tests {
         assert!((good(Quantity::Backlash) - 2.0).abs() < 0.1, "{card:?}");
         assert!((good(Quantity::CondenserNa) - 0.4).abs() < 0.02, "{card:?}");
         assert_eq!(card.rows[&Quantity::PixelSize].note, "nothing moved");
-        assert_eq!(card.rows.len(), Quantity::ALL.len());
+        // Frames of a stage at rest tell no latency.
+        let told = Quantity::ALL
+            .into_iter()
+            .filter(|&quantity| quantity != Quantity::Latency);
+        assert!(card.rows.keys().copied().eq(told), "{card:?}");
+    }
+
+    #[test]
+    fn a_latency_is_good_where_enough_frames_are_sure_of_it() {
+        let frame = |at: usize, wrong_um: f64| {
+            let um_per_s = [20.0, -20.0, 100.0, -100.0][at % 4];
+            let z_um = 45.0 + (3.7 * at as f64) % 10.0;
+            let chance_um = wrong_um * (2.0 * (0.618 * at as f64).fract() - 1.0);
+            Passing {
+                z_um,
+                um_per_s,
+                estimate_um: z_um - 0.025 * um_per_s - 50.0 + chance_um,
+            }
+        };
+        for (frames, wrong_um, expected) in [
+            (48, 0.2, Verdict::Good),
+            (16, 3.0, Verdict::Doubtful),
+            (8, 0.2, Verdict::Missing),
+        ] {
+            let frames: Vec<Passing> = (0..frames).map(|at| frame(at, wrong_um)).collect();
+            let rows = latency_rows(&frames, &known());
+            let [(Quantity::Latency, row)] = rows.as_slice() else {
+                panic!("{rows:?}")
+            };
+            assert_eq!((row.verdict, row.unit.as_str()), (expected, "ms"), "{row:?}");
+            if expected == Verdict::Good {
+                assert!((row.value.unwrap() - 25.0).abs() < 1.0, "{row:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! The calibration in force: read from its file, and again when the file is replaced.
 
+use std::time::Duration;
+
 use super::in_force::InForce;
 use super::microscope::MicroscopeParameters;
 use crate::calibration::card::{Card, Quantity};
 use crate::drivers::calibration_file::read;
+use crate::units::Instant;
 
 /// What was measured of the instrument, for one node.
 #[derive(Default)]
@@ -19,6 +22,17 @@ impl CalibrationInForce {
     /// A value that is good, in the unit of its quantity.
     pub(super) fn good(&self, quantity: Quantity) -> Option<f64> {
         self.0.ready().and_then(|card| card.good(quantity))
+    }
+
+    /// When a frame of this stamp was exposed, by the clock of the stage.
+    pub(super) fn exposed(&self, stamp: Instant) -> Instant {
+        let late_ms = self.good(Quantity::Latency).unwrap_or(0.0);
+        let apart = Duration::from_secs_f64(1e-3 * late_ms.abs());
+        if late_ms > 0.0 {
+            stamp.before(apart)
+        } else {
+            stamp + apart
+        }
     }
 
     /// Why the file cannot be used.

@@ -245,7 +245,7 @@ async fn calibrate(
             let plan = views::plan(goal, parameters).map_err(unfit)?;
             views::calibrate(&plan, tour, handle).await
         }
-        What::Backlash | What::FocusHeight | What::Response => {
+        What::Backlash | What::FocusHeight | What::Response | What::Latency => {
             let plan = through_focus::plan(what, goal, parameters).map_err(unfit)?;
             through_focus::calibrate(&plan, tour, handle).await
         }
@@ -260,6 +260,7 @@ enum What {
     PixelSize,
     FlatField,
     Response,
+    Latency,
 }
 
 impl What {
@@ -270,11 +271,12 @@ impl What {
             (Calibrate::Goal::PIXEL_SIZE as u8, Self::PixelSize),
             (Calibrate::Goal::FLAT_FIELD as u8, Self::FlatField),
             (Calibrate::Goal::RESPONSE as u8, Self::Response),
+            (Calibrate::Goal::LATENCY as u8, Self::Latency),
         ];
         let found = named.into_iter().find(|(number, _)| *number == goal.what);
         found.map(|(_, what)| what).with_context(|| {
             format!(
-                "what is {}, which names no property: give 0 (BACKLASH) to 4 (RESPONSE)",
+                "what is {}, which names no property: give 0 (BACKLASH) to 5 (LATENCY)",
                 goal.what
             )
         })
@@ -287,6 +289,7 @@ impl What {
             Self::FocusHeight => Some((Quantity::FocusHeight, 1e-6)),
             Self::PixelSize => Some((Quantity::PixelSize, 1e-6)),
             Self::Response => Some((Quantity::ResponseScale, 1.0)),
+            Self::Latency => Some((Quantity::Latency, 1e-3)),
             Self::FlatField => None,
         }
     }

@@ -373,7 +373,8 @@ impl FocusNode {
     fn handle_estimate(&mut self, estimate: &FocusEstimate, now: Instant) {
         let (session, outlets) = (&mut self.session, &mut self.outlets);
         outlets.tally.handle_estimate(estimate, now);
-        if let Some(observation) = to_observation(estimate) {
+        if let Some(mut observation) = to_observation(estimate) {
+            observation.exposed = self.calibration.exposed(observation.exposed);
             session.handle_estimate(observation, now);
         }
         outlets.heard = Heard {

@@ -2,6 +2,7 @@
 
 mod acceptance;
 mod outlets;
+mod silence;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use self::acceptance::{accept_position, answer_acceptance};
 use self::outlets::{Outlets, said_of};
+use self::silence::Silence;
 use super::commanders::Commanders;
 use super::microscope::MicroscopeParameters;
 use super::move_goals::{MoveGoals, Outcome};
@@ -159,6 +161,7 @@ pub async fn run(app: App) -> Result<()> {
         )?,
         outlets: Outlets::new(&mut node, &path, &parameters, zero)?,
         dispute: None,
+        silence: Silence::default(),
         commanded: false,
         aimed_at: Instant::default(),
         config: parameters.stage_config()?,
@@ -194,6 +197,7 @@ struct Bridge {
     commanders: Commanders,
     /// Why no command is obeyed.
     dispute: Option<String>,
+    silence: Silence,
     /// Whether the newest command was a motion.
     commanded: bool,
     /// When the newest height that was taken was decided.
@@ -322,7 +326,7 @@ impl Managed for Bridge {
 
     fn handle_second(&mut self, stage: &mut Stage, base: &mut Base) {
         let objection = self.objection(&stage.handle);
-        let status = said_of(&stage.status(), objection.as_deref(), base.now());
+        let status = said_of(&stage.status(), objection.as_deref(), self.silence.lasted());
         self.outlets
             .publish_diagnostics(&status, stage.handle.clearance(), base);
     }
@@ -465,7 +469,9 @@ impl Bridge {
         }
         self.outlets.set_orphaned(gone);
         let objection = self.objection(&stage.handle);
-        let status = said_of(&stage.status(), objection.as_deref(), now);
+        let status = stage.status();
+        self.silence.look(status.stamp, now);
+        let status = said_of(&status, objection.as_deref(), self.silence.lasted());
         self.outlets.report(&status, base);
     }
 }

@@ -33,6 +33,8 @@ mod optics_physics;
 mod optics_reference;
 mod positions;
 mod rendered_loop;
+#[cfg(feature = "camera")]
+mod scan;
 #[cfg(feature = "serial")]
 mod second_protocol;
 #[cfg(feature = "serial")]

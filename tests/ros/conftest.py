@@ -23,9 +23,14 @@ RUN = ROOT / "scripts" / "run"
 CONFIG = ROOT / "config" / "autofocus.yaml"
 # A stage whose lens is exactly where its motor is, for tests that compare the two or want perfect standstill.
 RIGID = {f"sim_microscope__{name}": 0.0 for name in ("backlash", "settling_frequency", "drift", "drift_swing")}
+# Frames of a virtual microscope that a test does not ask for otherwise, 1/s: with all that it can render the machine has no time for the test.
+FRAME_RATE = 10.0
 # From signal to exit; nodes promise one second, and a busy machine is slow.
 EXIT_LIMIT_S = 10.0
-DOMAINS = itertools.count(1 + os.getpid() % 90)
+# ROS has 101 domains on Linux; each process that runs tests has a range of its own.
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+DOMAINS = itertools.cycle(range(1 + WORKER * (100 // WORKERS), 1 + (WORKER + 1) * (100 // WORKERS)))
 
 
 def seconds(stamp) -> float:
@@ -43,9 +48,10 @@ class Graph:
     def start(
         self, executable: str, namespace: str = "", file: Path | None = None, extra: tuple = (), **parameters
     ) -> subprocess.Popen:
-        """Starts an executable once more; parameters are given as section__name=value, or in a further parameter file; `extra` are
-        other ROS arguments."""
-        parameters = {"sim_microscope__port": self.port, "stepper_bridge__port": self.port, **parameters}
+        """Starts an executable once more; parameters are given as section__name=value (None: as the shipped file has it), or in a further
+        parameter file; `extra` are other ROS arguments."""
+        ours = {"sim_microscope__port": self.port, "stepper_bridge__port": self.port, "sim_microscope__frame_rate": FRAME_RATE}
+        parameters = {name: value for name, value in (ours | parameters).items() if value is not None}
         command = [str(RUN), executable, "--ros-args", "--params-file", str(CONFIG), *extra]
         if file:
             command += ["--params-file", str(file)]
@@ -232,10 +238,18 @@ def descending(graph, client) -> None:
     client.spin_until(lambda: client.z_um() < start - 2.0, 20, "motion")
 
 
+# What takes longest comes first: at the end only one of the processes that run tests would be at work.
+LONG = ("test_calibrate.py", "test_flat_field.py", "test_actions.py", "test_supervision.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
 @pytest.fixture(autouse=True)
 def domain(tmp_path, monkeypatch):
     """What a test starts is heard by nobody else and remembers nothing of other tests."""
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + next(DOMAINS) % 100))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(next(DOMAINS)))
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
 

@@ -8,6 +8,7 @@ import pytest
 from action_msgs.msg import GoalStatus
 from conftest import RUN
 from hhnet.action import Calibrate
+from sensor_msgs.msg import Image
 from test_actions import Goal
 
 START_UM = 4.0
@@ -24,7 +25,6 @@ def card(graph, client, tmp_path):
         sim_microscope__start_defocus=1e-6 * START_UM,
         sim_microscope__seed=11,
         sim_microscope__backlash=1e-6 * BACKLASH_UM,
-        sim_microscope__frame_rate=5.0,
         classifier__threads=1,
         calibrator__threads=1,
         stepper_bridge__power_up_z=1e-6 * START_UM,
@@ -76,6 +76,40 @@ def test_the_pixel_is_measured(client, card):
     found = rows(card)
     assert found["camera_rotation"]["value"] == pytest.approx(0.0, abs=0.5)
     assert found["stage_aspect"]["value"] == pytest.approx(1.0, abs=0.02)
+
+
+class LateCamera:
+    """Stands between the virtual microscope and the rest, and stamps frames later than they were exposed."""
+
+    def __init__(self, client, late_s: float):
+        self.late_ns = round(1e9 * late_s)
+        self.publisher = client.create_publisher(Image, "image_raw", 1)
+        client.create_subscription(Image, "sim/image_raw", self.take, 1)
+
+    def take(self, message: Image) -> None:
+        stamp = message.header.stamp
+        seconds, stamp.nanosec = divmod(stamp.nanosec + self.late_ns, 10**9)
+        stamp.sec += seconds
+        self.publisher.publish(message)
+
+
+def test_late_stamps_are_measured_and_allowed_for(graph, client, tmp_path):
+    path = tmp_path / "instrument.json"
+    graph.start("sim_microscope_node", sim_microscope__start_defocus=1e-6 * START_UM, sim_microscope__seed=11)
+    graph.start("stepper_bridge_node", stepper_bridge__power_up_z=1e-6 * START_UM)
+    graph.start("focus_controller_node", microscope__calibration=path)
+    graph.start("classifier_node", microscope__calibration=path, classifier__threads=1)
+    graph.start("calibrator_node", microscope__calibration=path, calibrator__threads=1, calibrator__settle=0.1)
+    client.camera = LateCamera(client, 0.04)
+    client.spin_until(lambda: client.is_up() and client.estimates, 60, "stage and estimates")
+    result = measured(client, Calibrate.Goal.LATENCY, 240)
+    print(result.message)
+    assert result.value == pytest.approx(0.04, abs=0.01), result.message
+    found = rows(path)
+    assert set(found) == {"latency"} and found["latency"]["unit"] == "ms"
+    for node in ("focus_controller", "classifier"):
+        client.spin_until(lambda node=node: "calibration: latency" in graph.log(f"{node}_node"), 20, f"{node} to read the file")
+    client.focus()
 
 
 def test_the_network_is_measured_and_its_frames_can_teach(client, card, tmp_path):

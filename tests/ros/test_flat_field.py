@@ -64,7 +64,6 @@ def bench(graph, client, tmp_path):
         sim_microscope__start_defocus=start,
         sim_microscope__seed=11,
         sim_microscope__drift=0.0,
-        sim_microscope__frame_rate=5.0,
     )
     graph.start("stepper_bridge_node", stepper_bridge__power_up_z=start)
     graph.start("focus_controller_node")

@@ -135,7 +135,7 @@ def test_lists_know_prefix_and_depth_and_services_their_quality(graph, client):
 
 @pytest.mark.parametrize("path", sorted((ROOT / "config").glob("*.yaml")), ids=lambda path: path.name)
 def test_nodes_get_what_a_shipped_file_says(graph, client, path):
-    graph.start("autofocus")
+    graph.start("autofocus", sim_microscope__frame_rate=None)
     client.spin_until(client.is_up, 40, "the stage")
     sections = yaml.safe_load(path.read_text())["/**"]["ros__parameters"]
     shared = sections.pop("microscope", {})

@@ -173,3 +173,19 @@ def test_each_node_ends_within_a_second_in_motion(graph, client, number):
         states.clear()
         processes[victim] = graph.start(f"{victim}_node", **PATIENT)
     assert end_s(processes["sim_microscope"], number) < 1.0
+
+
+def test_a_process_that_was_not_let_run_misses_nothing(graph, client):
+    """What a throttled container or a suspended computer does: nobody ran, so nobody was silent."""
+    process = graph.start("autofocus", classifier__model="none")
+    client.spin_until(client.is_up, 40, "the stage")
+    client.stages.clear()
+    for _ in range(3):
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)
+        process.send_signal(signal.SIGCONT)
+        heard = len(client.stages)
+        client.spin_for(1.0)
+        assert client.stages[heard:]
+    assert {stage.state for stage in client.stages} == {StageState.IDLE} and client.stages[-1].position_valid
+    assert "has stopped" not in graph.log("autofocus") and "stopped answering" not in graph.log("autofocus")

@@ -14,6 +14,7 @@ mod first_motion;
 mod flat_field;
 #[cfg(feature = "onnx")]
 mod metadata;
+mod scan;
 mod sim;
 
 use std::io::Write as _;
@@ -34,6 +35,9 @@ enum Command {
     /// Frames of the virtual microscope.
     #[command(subcommand)]
     Sim(sim::Command),
+    /// Scans of a slide: what one would be.
+    #[command(subcommand)]
+    Scan(scan::Command),
     /// Labelled patches for training and scoring.
     #[command(subcommand)]
     Dataset(dataset::Command),
@@ -77,6 +81,7 @@ fn say(line: std::fmt::Arguments) {
 fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Sim(command) => sim::run(command),
+        Command::Scan(command) => scan::run(command),
         Command::Dataset(command) => dataset::run(command),
         Command::Features(arguments) => features::run(&arguments),
         #[cfg(feature = "serial")]

@@ -3,6 +3,8 @@
 //! The lens is raised first, and nothing is swept unless the network says that it rose: with z reversed, up leads to the slide. Then focus is where
 //! the network sees it; each pass begins a little beyond its first height, so that the play is taken up, and ends within the limits.
 
+mod in_motion;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,8 +16,9 @@ use super::stack::{Images, Stack};
 use super::tour::{End, Start, Tour};
 use super::{CalibratorParameters, Handle, Instrument, Outcome, What};
 use crate::calibration::heights::heights_um;
+use crate::calibration::latency::Passing;
 use crate::calibration::pass::{Approach, Look, Pass};
-use crate::calibration::report::{Rows, backlash_rows, focus_rows, response_rows};
+use crate::calibration::report::{Rows, backlash_rows, focus_rows, latency_rows, response_rows};
 use crate::drivers::calibration_file;
 use crate::frame::Frame;
 
@@ -95,6 +98,7 @@ pub(super) async fn calibrate(plan: &Plan, tour: &mut Tour, handle: &Handle) -> 
             stack: stack.map_err(|error| End::Failed(format!("{error:#}")))?,
         }),
         passes: Vec::new(),
+        passing: Vec::new(),
         done: 0,
         of: 1,
     };
@@ -104,6 +108,7 @@ pub(super) async fn calibrate(plan: &Plan, tour: &mut Tour, handle: &Handle) -> 
         start,
         hands,
         passes,
+        passing,
         ..
     } = sweep;
     if let Err(End::Failed(reason)) = swept {
@@ -118,6 +123,7 @@ pub(super) async fn calibrate(plan: &Plan, tour: &mut Tour, handle: &Handle) -> 
     let known = judge.known(plan.instrument.objective.depth_of_field_um());
     let own: Vec<Pass> = passes.iter().map(|(pass, _)| pass.clone()).collect();
     let rows: Rows = match plan.what {
+        What::Latency => latency_rows(&passing, &known),
         What::Backlash => [focus_rows(&own, &known), backlash_rows(&own, &known)].concat(),
         What::Response => [
             focus_rows(&own, &known),
@@ -151,6 +157,8 @@ struct Sweep<'a> {
     /// None while a frame is worked on.
     hands: Option<Hands>,
     passes: Vec<(Pass, Images)>,
+    /// What frames of the moving lens showed.
+    passing: Vec<Passing>,
     /// Frames taken, and to be taken.
     done: usize,
     of: usize,
@@ -162,6 +170,7 @@ impl Sweep<'_> {
         self.tour.look();
         let mut focus_um = self.rise().await?;
         match self.plan.what {
+            What::Latency => self.rides(focus_um).await,
             What::FocusHeight => self.passes("here", focus_um, &[FromBelow]).await,
             What::Backlash => {
                 self.passes("here", focus_um, &[FromBelow, FromAbove, FromBelow])
@@ -237,8 +246,8 @@ impl Sweep<'_> {
         Ok(look.estimate_um.map(|estimate_um| look.z_um - estimate_um))
     }
 
-    /// Passes around a height, one after the other.
-    async fn passes(&mut self, field: &str, focus_um: f64, approaches: &[Approach]) -> Result<(), End> {
+    /// How far the lens may go below and above focus, µm, so that there is a way left to take up the play.
+    fn room_um(&self, focus_um: f64) -> Result<[f64; 2], End> {
         let (low_um, high_um) = self.plan.instrument.limits_um[2];
         let below_um = (focus_um - low_um - LEAD_UM).min(self.plan.reach_um);
         let above_um = (high_um - LEAD_UM - focus_um).min(self.plan.reach_um);
@@ -249,6 +258,12 @@ impl Sweep<'_> {
                  microscope.z_min and z_max"
             )));
         }
+        Ok([below_um, above_um])
+    }
+
+    /// Passes around a height, one after the other.
+    async fn passes(&mut self, field: &str, focus_um: f64, approaches: &[Approach]) -> Result<(), End> {
+        let [below_um, above_um] = self.room_um(focus_um)?;
         let offsets = heights_um([below_um, above_um], self.depth_um());
         let more = if field == "place1" { PLACES.len() - 1 } else { 0 };
         if self.passes.is_empty() {
@@ -293,8 +308,13 @@ impl Sweep<'_> {
 
     /// A frame of where the stage stands, judged, and written for the pass at that place of the list.
     async fn take(&mut self, pass: Option<usize>) -> Result<Look, End> {
-        let frame: Arc<Frame> = self.tour.frame(self.plan.instrument.settle, self.handle).await?;
+        let frame = self.tour.frame(self.plan.instrument.settle, self.handle).await?;
         let [_, _, z_um] = self.tour.stands_um()?;
+        self.look(z_um, frame, pass).await
+    }
+
+    /// A frame that was exposed at a height, judged, and written for the pass at that place of the list.
+    async fn look(&mut self, z_um: f64, frame: Arc<Frame>, pass: Option<usize>) -> Result<Look, End> {
         let binning = self.tour.binning(&frame).await;
         let pixel_um = binning.map(|pixels| self.plan.instrument.pixel_um * f64::from(pixels));
         let taken = pass.map(|at| {

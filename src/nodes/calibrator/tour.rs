@@ -19,10 +19,11 @@ use super::super::recorded::{REFUSAL, Recorded};
 use super::super::stamps;
 use super::Handle;
 use crate::frame::Frame;
-use crate::ros::action::client::ActionClient;
+use crate::ros::action::client::{Accepted, ActionClient};
 use crate::ros::clock::Clock;
 use crate::ros::convert::from_time;
 use crate::ros::node::{Builder, Newest, latched};
+use crate::stage::heights::Heights;
 use crate::units::Instant;
 
 /// Age of a state of the stage above which the bridge counts as gone.
@@ -41,6 +42,8 @@ const FRAME_LIMIT: Duration = Duration::from_secs(20);
 const TRANSPORT: Duration = Duration::from_millis(500);
 /// Time in which a classifier reads a new flat field; on a busy computer that takes seconds.
 const READ_LIMIT: Duration = Duration::from_secs(20);
+/// Time after the end of a ride in which what was exposed on it, and where the stage was, still arrives.
+const TAIL: Duration = Duration::from_millis(300);
 /// How often a client's wish to cancel is looked for.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -52,6 +55,14 @@ pub(super) enum End {
     Stage(String),
     /// The frames are of no use, or something else is wrong.
     Failed(String),
+}
+
+/// A frame that was exposed on a way.
+pub(super) struct Seen {
+    pub(super) frame: Arc<Frame>,
+    /// Where the stage said it was at the frame's stamp, and how fast it went, µm and µm/s.
+    pub(super) z_um: f64,
+    pub(super) um_per_s: f64,
 }
 
 /// Where a calibration began.
@@ -182,12 +193,7 @@ impl Tour {
     pub(super) async fn go(&mut self, to_um: [f64; 3], start: &Start, handle: &Handle) -> Result<(), End> {
         let mut result = MoveStage::Result::default();
         for _ in 0..MOST_TRIES {
-            if self.state()?.stops != start.stops {
-                return Err(End::Stage("~/stop was called".to_owned()));
-            }
-            if is_stopped(&self.stopped, handle) {
-                return Err(End::Stopped);
-            }
+            self.check_goes_on(start, handle)?;
             result = self.drive(to_um, handle).await?;
             if result.code == MoveStage::Result::REACHED as u8 {
                 self.stood = self.clock.now();
@@ -199,10 +205,86 @@ impl Tour {
                 break;
             }
         }
-        Err(End::Stage(format!(
-            "the stage was not moved to its place: {}",
-            result.message
-        )))
+        Err(not_moved(&result))
+    }
+
+    /// Whether nobody has stopped the stage or the calibration.
+    fn check_goes_on(&mut self, start: &Start, handle: &Handle) -> Result<(), End> {
+        if self.state()?.stops != start.stops {
+            return Err(End::Stage("~/stop was called".to_owned()));
+        }
+        if is_stopped(&self.stopped, handle) {
+            return Err(End::Stopped);
+        }
+        Ok(())
+    }
+
+    /// Drives to a height at most at this speed, µm/s; what was exposed on the way, one frame in `every` time.
+    pub(super) async fn ride(
+        &mut self,
+        z_um: f64,
+        um_per_s: f64,
+        every: Duration,
+        start: &Start,
+        handle: &Handle,
+    ) -> Result<Vec<Seen>, End> {
+        self.check_goes_on(start, handle)?;
+        let goal = MoveStage::Goal {
+            x: f64::NAN,
+            y: f64::NAN,
+            z: 1e-6 * z_um,
+            max_speed: 1e-6 * um_per_s,
+            ..MoveStage::Goal::default()
+        };
+        let sent = self.mover.send(goal, PATIENCE).await;
+        let sent = sent.map_err(|error| End::Stage(error.to_string()))?;
+        let ended = self.mover.result(sent, MOVE_LIMIT).then(|result| async {
+            sleep(TAIL).await;
+            result
+        });
+        tokio::pin!(ended);
+        let mut heights = Heights::default();
+        let (mut seen, mut waiting): (Vec<Seen>, Vec<Arc<Frame>>) = (Vec::new(), Vec::new());
+        let result = loop {
+            tokio::select! {
+                result = &mut ended => break result,
+                Some(stage) = self.stages.next() => {
+                    let at = from_time(&stage.header.stamp);
+                    heights.handle_report(at, stage.z.is_finite().then_some(1e6 * stage.z));
+                    waiting.retain(|frame| {
+                        let Some(z_um) = heights.at(frame.stamp) else { return true };
+                        seen.push(Seen {
+                            frame: Arc::clone(frame),
+                            z_um,
+                            um_per_s: heights.um_per_s(frame.stamp),
+                        });
+                        false
+                    });
+                    self.stage = Some(stage);
+                }
+                shot = self.frames.next() => match shot {
+                    Some(Ok(shot)) => {
+                        let kept = waiting.last().or(seen.last().map(|seen| &seen.frame));
+                        if kept.is_none_or(|kept| shot.frame.stamp.since(kept.stamp) >= every) {
+                            waiting.push(shot.frame);
+                        }
+                    }
+                    Some(Err(bad)) => return Err(End::Failed(bad.to_string())),
+                    None => return Err(End::Failed("the camera has ended".to_owned())),
+                },
+                () = stop(&self.stopped, handle) => {
+                    call_off(&self.mover, sent).await;
+                    return Err(End::Stopped);
+                }
+            }
+        };
+        let (_, result) = result.map_err(|error| End::Stage(error.to_string()))?;
+        if result.code != MoveStage::Result::REACHED as u8 {
+            return Err(not_moved(&result));
+        }
+        self.stood = self.clock.now();
+        seen.retain(|seen| seen.um_per_s != 0.0);
+        Ok(seen)
     }
 
     /// One move; how it ended.
@@ -222,9 +304,7 @@ impl Tour {
                 Err(error) => Err(End::Stage(error.to_string())),
             },
             () = stop(&self.stopped, handle) => {
-                // Whether it is answered or not, the move ends at its target.
-                _ = self.mover.cancel(sent, STAND_LIMIT).await.is_ok();
-                _ = self.mover.result(sent, STAND_LIMIT).await.is_ok();
+                call_off(&self.mover, sent).await;
                 Err(End::Stopped)
             }
         }
@@ -303,6 +383,19 @@ impl Tour {
             () = stop(&self.stopped, handle) => false,
         }
     }
+}
+
+/// Ends a move; whether that is answered or not, it ends at its target.
+async fn call_off(mover: &ActionClient<MoveStage::Action>, sent: Accepted) {
+    _ = mover.cancel(sent, STAND_LIMIT).await.is_ok();
+    _ = mover.result(sent, STAND_LIMIT).await.is_ok();
+}
+
+fn not_moved(result: &MoveStage::Result) -> End {
+    End::Stage(format!(
+        "the stage was not moved to its place: {}",
+        result.message
+    ))
 }
 
 fn is_stopped(stopped: &watch::Receiver<bool>, handle: &Handle) -> bool {

@@ -85,7 +85,8 @@ impl Judge {
             shot.frame = Arc::new(to_model_pixels(&shot.frame, ratios)?);
         }
         let mut judged = self.classifier.judge(&shot.frame)?;
-        let height = self.heights.at(shot.frame.stamp).map(StageHeight::from_um);
+        let exposed = self.given.calibration.exposed(shot.frame.stamp);
+        let height = self.heights.at(exposed).map(StageHeight::from_um);
         let edges = &self.classifier.config().edges;
         self.following.handle_frame(height, &judged, edges);
         self.following.leave_out(&mut judged);

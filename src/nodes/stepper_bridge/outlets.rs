@@ -17,7 +17,7 @@ use crate::ros::presence::{Work, capabilities, limits};
 use crate::stage::status::{StageState, StageStatus};
 use crate::units::{Instant, Micrometres};
 
-/// Age of what the driver knows above which nothing is known.
+/// Silence of the driver after which nothing is known.
 const STATUS_LIMIT: Duration = Duration::from_millis(500);
 
 /// Time between two reports of a stage about which nothing changes; its driver asks no more often either.
@@ -32,20 +32,18 @@ fn trouble(status: &StageStatus) -> String {
     }
 }
 
-/// What is said of the stage: what its driver says, unless that is old or no command is obeyed, for the reason `dispute`.
-pub(super) fn said_of(status: &StageStatus, dispute: Option<&str>, now: Instant) -> StageStatus {
+/// What is said of the stage: what its driver says, unless it has been silent too long, or no command is obeyed, for the reason `dispute`.
+pub(super) fn said_of(status: &StageStatus, dispute: Option<&str>, silence: Duration) -> StageStatus {
     let is_known = !matches!(status.state, StageState::Disconnected | StageState::Fault);
     match dispute {
-        _ if now.since(status.stamp) > STATUS_LIMIT && status.state != StageState::Disconnected => {
-            StageStatus {
-                state: StageState::Disconnected,
-                reason: "the driver of the stage has stopped: restart the stepper bridge".to_owned(),
-                position_um: [f64::NAN; 3],
-                position_valid: false,
-                xy_valid: false,
-                ..status.clone()
-            }
-        }
+        _ if silence > STATUS_LIMIT && status.state != StageState::Disconnected => StageStatus {
+            state: StageState::Disconnected,
+            reason: "the driver of the stage has stopped: restart the stepper bridge".to_owned(),
+            position_um: [f64::NAN; 3],
+            position_valid: false,
+            xy_valid: false,
+            ..status.clone()
+        },
         Some(dispute) if is_known => StageStatus {
             state: StageState::Fault,
             reason: dispute.to_owned(),
@@ -313,7 +311,8 @@ mod tests {
                 "of the driver",
             ),
         ] {
-            let said = said_of(&status(state, told_ms), dispute, at(2000));
+            let silence = Duration::from_millis(2000 - told_ms);
+            let said = said_of(&status(state, told_ms), dispute, silence);
             assert_eq!(
                 said.state, expected,
                 "{state:?} told at {told_ms} ms, {dispute:?}"
