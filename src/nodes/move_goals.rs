@@ -21,6 +21,9 @@ const SPARE: Duration = Duration::from_secs(2);
 /// Time in which a stage at rest must have begun to move or have said why not.
 const START_LIMIT: Duration = Duration::from_millis(500);
 
+/// How long after a stop goals of a burst may go on to arrive that was sent before it.
+const LONGEST_BURST: Duration = Duration::from_secs(1);
+
 /// Why a goal ends.
 const STOPPED: &str = "~/stop was called";
 const SUPERSEDED: &str = "a newer goal took over";
@@ -47,6 +50,8 @@ pub(super) struct MoveGoals {
     waiting: Option<Request>,
     /// Goals that arrive until then were sent before `~/stop` was called.
     refused_until: Instant,
+    /// When that was called last.
+    stopped: Instant,
 }
 
 /// The goal being worked on.
@@ -68,12 +73,15 @@ impl MoveGoals {
             running: None,
             waiting: None,
             refused_until: Instant::default(),
+            stopped: Instant::default(),
         }
     }
 
     /// Takes up a goal, at once or when the one before it has come to a stand; rejects what the stage refuses.
     pub(super) fn take_up(&mut self, request: Request, stage: &StageHandle, now: Instant) {
         if now < self.refused_until {
+            // A burst that goes on was sent before the stop as a whole.
+            self.refused_until = (now + STOP_SHADOW).min(self.stopped + LONGEST_BURST);
             request.reject(STOPPED);
             return;
         }
@@ -121,7 +129,7 @@ impl MoveGoals {
         now: Instant,
     ) {
         self.stop(STOPPED, stage, now);
-        self.refused_until = now + STOP_SHADOW;
+        (self.stopped, self.refused_until) = (now, now + STOP_SHADOW);
         while let Some(goal) = goals.try_next() {
             goal.reject(STOPPED);
         }
